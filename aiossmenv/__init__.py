@@ -1,0 +1,93 @@
+"""
+Secrets and settings from AWS Systems Manager Parameter Store, in the environment of an asyncio service.
+
+    from aiossmenv import load_env
+
+    env = await load_env("/FAKEBOOK/TEST/")                    # once: os.environ is filled
+    async with load_env("/FAKEBOOK/TEST/", ttl=60) as env:     # kept current until the block ends
+        env["DB_URL"]
+
+Importing this package imports next to nothing: each name is fetched from its room when first used, and the SDK when
+the first request is sent.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiossmenv._env import Env, load_env
+    from aiossmenv._errors import (
+        AccessDenied,
+        AiossmenvError,
+        DecryptionFailed,
+        EmptyPath,
+        InvalidPath,
+        InvalidVariable,
+        KeyCollision,
+        MissingParameters,
+        ParameterNotFound,
+        RotationFailed,
+        StaleEnv,
+        StoreUnavailable,
+        Throttled,
+    )
+    from aiossmenv._parameter import Parameter
+    from aiossmenv._rotating import Rotating
+    from aiossmenv._schedule import Status
+    from aiossmenv._snapshot import Change, Snapshot, diff
+    from aiossmenv._store import ParameterStore
+
+    __version__: str
+
+__all__ = [
+    "AccessDenied",
+    "AiossmenvError",
+    "Change",
+    "DecryptionFailed",
+    "EmptyPath",
+    "Env",
+    "InvalidPath",
+    "InvalidVariable",
+    "KeyCollision",
+    "MissingParameters",
+    "Parameter",
+    "ParameterNotFound",
+    "ParameterStore",
+    "Rotating",
+    "RotationFailed",
+    "Snapshot",
+    "StaleEnv",
+    "Status",
+    "StoreUnavailable",
+    "Throttled",
+    "diff",
+    "load_env",
+]
+
+_ROOMS = {
+    "Change": "_snapshot",
+    "Env": "_env",
+    "Parameter": "_parameter",
+    "ParameterStore": "_store",
+    "Rotating": "_rotating",
+    "Snapshot": "_snapshot",
+    "Status": "_schedule",
+    "diff": "_snapshot",
+    "load_env": "_env",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("aiossmenv")
+    if name not in __all__:
+        raise AttributeError(f"module 'aiossmenv' has no attribute {name!r}")
+    value: object = getattr(import_module(f"aiossmenv.{_ROOMS.get(name, '_errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

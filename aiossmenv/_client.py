@@ -1,0 +1,289 @@
+# One owner: everything that is known of the SDK. No type and no exception of it gets out of here.
+"""One request to Parameter Store through aioboto3: a page comes back, or one of our errors."""
+
+import asyncio
+import os
+import re
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Any, get_args
+
+from aiossmenv._errors import (
+    AccessDenied,
+    AiossmenvError,
+    DecryptionFailed,
+    InvalidPath,
+    ParameterNotFound,
+    StoreUnavailable,
+    Throttled,
+)
+from aiossmenv._parameter import Parameter, ParameterType
+from aiossmenv._scan import BATCH, Answer, ByName, ByPath, One, Page, Request, TokenRefused
+
+# Seconds. The SDK's own (60 and 60) are longer than anybody waits for a service to start; a request that is lost is
+# better sent again.
+_CONNECT_TIMEOUT = 3.0
+_READ_TIMEOUT = 10.0
+
+_TYPES = frozenset(get_args(ParameterType))
+
+
+class Client:
+    """A connection to Parameter Store that opens itself; a `Caller`."""
+
+    def __init__(
+        self, *, session: object | None, region: str | None, endpoint_url: str | None, connections: int
+    ) -> None:
+        self.region = region
+        self._session = session
+        self._endpoint_url = endpoint_url
+        self._connections = connections
+        self._client: Any = None
+        self._opening = asyncio.Lock()
+
+    async def call(self, request: Request) -> Answer:
+        """Send one request; see `Caller`."""
+        fault: AiossmenvError
+        cause: Exception | None = None
+        try:
+            # The response holds plaintext. It lives in a frame below this one, which no traceback of ours shows.
+            answer = await self._send(request)
+        except Exception as error:
+            fault, cause = self._translated(error, request)
+        else:
+            if answer is not None:
+                return answer
+            fault = StoreUnavailable("Parameter Store sent an answer that cannot be read", remedy=_WAIT)
+        if isinstance(fault, _RefusedToken):
+            return TokenRefused()
+        fault.region = self.region
+        fault.path = request.path if isinstance(request, ByPath) else None
+        fault.parameter = fault.parameter or _names(request)
+        raise fault from cause
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        client, self._client = self._client, None
+        if client:
+            await client.__aexit__(None, None, None)
+
+    async def _send(self, request: Request) -> Answer | None:
+        client = await self._opened()
+        match request:
+            case ByPath(path, recursive, token):
+                more = {} if token is None else {"NextToken": token}
+                response = await client.get_parameters_by_path(
+                    Path=path, Recursive=recursive, WithDecryption=True, MaxResults=BATCH, **more
+                )
+                return _page(response.get("Parameters"), response)
+            case ByName(names):
+                response = await client.get_parameters(Names=list(names), WithDecryption=True)
+                return _page(response.get("Parameters"), response)
+            case One(name):
+                response = await client.get_parameter(Name=name, WithDecryption=True)
+                return _page([response.get("Parameter")], response)
+
+    async def _opened(self) -> Any:
+        async with self._opening:
+            if self._client is None:
+                # Importing the SDK and reading its models takes the processor for a third of a second, so that is
+                # done in a thread. Finding credentials may wait for a network, so that is done on the loop.
+                session: Any = self._session or await asyncio.to_thread(_new_session)
+                await session.get_credentials()
+                self._client = await asyncio.to_thread(self._create, session)
+                self.region = self._client.meta.region_name
+            return self._client
+
+    def _create(self, session: Any) -> Any:
+        from aiobotocore.config import AioConfig
+
+        # Retries are ours: they last until a deadline, and the SDK's count to five.
+        config = AioConfig(
+            connect_timeout=_CONNECT_TIMEOUT,
+            read_timeout=_READ_TIMEOUT,
+            max_pool_connections=self._connections,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            user_agent_extra="aiossmenv",
+        )
+        create = getattr(session, "create_client", None) or session.client
+        client: AbstractAsyncContextManager[Any] = create(
+            "ssm",
+            region_name=self.region or _region(session, ours=self._session is None),
+            endpoint_url=self._endpoint_url,
+            config=config,
+        )
+        # With credentials at hand nothing in here waits for anything, so no loop is remembered by the client.
+        return asyncio.run(_enter(client))
+
+    def _translated(self, error: Exception, request: Request) -> tuple[AiossmenvError, Exception | None]:
+        from botocore import exceptions as sdk
+        from botocore.parsers import ResponseParserError
+
+        for kinds, kind, remedy, transient in (
+            ((sdk.NoCredentialsError, sdk.PartialCredentialsError), AccessDenied, _NO_CREDENTIALS, False),
+            (
+                (sdk.CredentialRetrievalError, sdk.TokenRetrievalError, sdk.SSOError, sdk.ProfileNotFound),
+                AccessDenied,
+                _NO_CREDENTIALS,
+                False,
+            ),
+            ((sdk.NoRegionError,), StoreUnavailable, _NO_REGION, False),
+            ((sdk.ParamValidationError,), InvalidPath, _CHECK_NAME, False),
+            (
+                (sdk.InvalidRegionError, sdk.ConfigNotFound, sdk.ConfigParseError, sdk.SSLError),
+                StoreUnavailable,
+                _CONFIG,
+                False,
+            ),
+            # What aiohttp and the parser make of bodies may quote them, so those are never chained.
+            ((ResponseParserError,), StoreUnavailable, _WAIT, True),
+            ((sdk.HTTPClientError, sdk.ConnectionError), StoreUnavailable, _NETWORK, True),
+            ((sdk.BotoCoreError,), StoreUnavailable, _CONFIG, False),
+        ):
+            if isinstance(error, kinds):
+                unreadable = isinstance(error, ResponseParserError)
+                text = "Parameter Store sent an answer that cannot be read" if unreadable else str(error)
+                return kind(text, remedy=remedy, transient=transient), None if unreadable else error
+        if isinstance(error, sdk.ClientError):
+            return _refusal(error.response, request), error
+        if isinstance(error, ValueError) and not isinstance(error, UnicodeError) and self._client is None:
+            return StoreUnavailable(str(error), remedy=_CONFIG, transient=False), error
+        return StoreUnavailable("Parameter Store sent an answer that cannot be read", remedy=_WAIT), None
+
+
+class _RefusedToken(AiossmenvError):
+    pass
+
+
+_WAIT = "It is tried again until the deadline; if it lasts, look at the AWS health dashboard and at any proxy between."
+_NETWORK = "Check the network, the VPC endpoint or NAT, and AWS_ENDPOINT_URL_SSM if it is set."
+_CONFIG = "Check the region, the endpoint and the AWS configuration."
+_CHECK_NAME = "Check how the path or the name is written."
+_NO_CREDENTIALS = (
+    "Run where a role is attached, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY;"
+    " on a workstation, `aws sso login` may be all."
+)
+_RENEW = "Renew the credentials (on a workstation: `aws sso login`) and check the machine's clock."
+_NO_REGION = "Set AWS_REGION, or pass store=ParameterStore(region=...)."
+_KEY = "Check that the KMS key is enabled and in this region, and that the role may kms:Decrypt with it."
+
+_THROTTLED = frozenset({
+    "ThrottlingException", "Throttling", "ThrottledException", "RequestThrottledException", "RequestThrottled",
+    "TooManyRequestsException", "RequestLimitExceeded", "BandwidthLimitExceeded", "LimitExceededException",
+    "SlowDown", "PriorRequestNotComplete", "429",
+})  # fmt: skip
+_NOT_FOUND = frozenset({"ParameterNotFound", "ParameterVersionNotFound"})
+_BAD_CREDENTIALS = frozenset({
+    "ExpiredToken", "ExpiredTokenException", "RequestExpired", "InvalidClientTokenId", "UnrecognizedClientException",
+    "InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature", "MissingAuthenticationToken",
+    "MissingAuthenticationTokenException", "AuthFailure", "401",
+})  # fmt: skip
+_DENIED = frozenset({"AccessDeniedException", "AccessDenied", "UnauthorizedOperation", "403"})
+_INVALID = frozenset({"ValidationException", "InvalidFilterKey", "InvalidFilterOption", "InvalidFilterValue"})
+_KMS_RATE = "exceeded the rate at which you may call KMS"
+
+
+def _refusal(response: Mapping[str, Any], request: Request) -> AiossmenvError:
+    """Translate an error answer, the most specific first. Throttling and denials are not in the service's model."""
+    detail = response.get("Error", {})
+    code, text = str(detail.get("Code", "")), str(detail.get("Message", ""))
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    said = f"{code}: {text}" if text else code
+    if code == "InvalidNextToken":
+        return _RefusedToken(said)
+    if code in _THROTTLED or status == 429 or _KMS_RATE in text:
+        return Throttled(said, remedy="Wait, spread the callers, or raise the account's Parameter Store throughput.")
+    if status >= 500 or code.startswith("InternalServer"):
+        return StoreUnavailable(said, remedy=_WAIT)
+    if code in _NOT_FOUND:
+        return ParameterNotFound(
+            "there is no such parameter, version or label", remedy="Check the name and the region."
+        )
+    if code in {"InvalidKeyId", "KMSInvalidStateException"}:
+        return DecryptionFailed(said, remedy=_KEY)
+    if code in _BAD_CREDENTIALS:
+        return AccessDenied(said, remedy=_RENEW)
+    if code in _DENIED:
+        return _denial(said, text, request)
+    if code in _INVALID:
+        return InvalidPath(said, remedy=_CHECK_NAME)
+    return StoreUnavailable(said, remedy=_CONFIG, transient=False)
+
+
+def _denial(said: str, text: str, request: Request) -> AiossmenvError:
+    if "kms:Decrypt" in text or "(Service: AWSKMS" in text or "customer master key" in text:
+        key = re.search(r"on resource: (arn:\S+:kms:\S+)", text)
+        grant = f"Allow kms:Decrypt on {key[1]} for this role." if key else f"Allow kms:Decrypt for this role. {_KEY}"
+        return DecryptionFailed(said, remedy=grant)
+    resource = re.search(r"on resource: (arn:(\S+?):ssm:(\S*?):(\d*):\S*)", text)
+    action = {ByPath: "ssm:GetParametersByPath", ByName: "ssm:GetParameters", One: "ssm:GetParameter"}[type(request)]
+    stem = f"arn:{resource[2]}:ssm:{resource[3]}:{resource[4]}" if resource else "arn:aws:ssm:REGION:ACCOUNT"
+    if isinstance(request, ByPath):
+        # The service checks the path that was asked for, not what is under it.
+        name = f"{stem}:parameter{request.path}".rstrip("/")
+        grant = f"Allow {action} on both {name} and {name}/*."
+    else:
+        names = request.names if isinstance(request, ByName) else (request.name,)
+        grant = f"Allow {action} on {', '.join(stem + ':parameter/' + name.lstrip('/') for name in names)}."
+    if resource and resource[1].endswith(":*"):
+        grant += " Or the name is mistyped: a role without a broad grant is told so of a parameter that does not exist."
+    return AccessDenied(said, remedy=grant)
+
+
+def _page(parameters: Any, response: Mapping[str, Any]) -> Page | None:
+    """Read an answer, or return `None` if it is not one: a smaller set would pass for deletions."""
+    if not isinstance(parameters, list):
+        return None
+    read = tuple(_parameter(item) for item in parameters)
+    whole = tuple(parameter for parameter in read if parameter)
+    if len(whole) < len(read):
+        return None
+    return Page(whole, response.get("NextToken") or None, tuple(response.get("InvalidParameters") or ()))
+
+
+def _parameter(item: Any) -> Parameter | None:
+    if not isinstance(item, dict) or item.get("Type") not in _TYPES:
+        return None
+    name, value, version, modified = (item.get(key) for key in ("Name", "Value", "Version", "LastModifiedDate"))
+    if not (isinstance(name, str) and isinstance(value, str) and isinstance(version, int)):
+        return None
+    return Parameter(
+        name=name,
+        value=value,
+        type=item["Type"],
+        version=version,
+        last_modified=modified if isinstance(modified, datetime) else None,
+        arn=item.get("ARN", ""),
+        data_type=item.get("DataType", "text"),
+        selector=item.get("Selector") or "",
+    )
+
+
+def _names(request: Request) -> str | None:
+    match request:
+        case ByName(names):
+            return ", ".join(names)
+        case One(name):
+            return name
+    return None
+
+
+def _new_session() -> Any:
+    import aioboto3
+
+    return aioboto3.Session()
+
+
+def _region(session: Any, *, ours: bool) -> str | None:
+    # The SDK for Python knows AWS_DEFAULT_REGION only; ECS, Lambda and the other SDKs say AWS_REGION, which comes
+    # first there. What a user's own session was told comes before both.
+    named = os.environ.get("AWS_REGION") or None
+    if ours:
+        return named
+    find = getattr(session, "get_config_variable", None)
+    return (find("region") if find else session.region_name) or named
+
+
+async def _enter(client: AbstractAsyncContextManager[Any]) -> Any:
+    return await client.__aenter__()

@@ -1,0 +1,151 @@
+"""
+The errors, and what each asks of you.
+
+    AiossmenvError
+     +- AccessDenied        fix the credentials or the policy
+     +- Throttled           wait, or raise the quota
+     +- InvalidPath         fix the path or the name
+     +- EmptyPath           fix the path, or pass allow_empty=True
+     +- ParameterNotFound   fix the name, or create the parameter
+     +- MissingParameters   create what is named
+     +- KeyCollision        rename a parameter, or pass another to_key
+     +- InvalidVariable     pass another to_key, or environ=None
+     +- DecryptionFailed    fix the key, or the role's right to use it
+     +- StoreUnavailable    wait, or fix the network, the endpoint or the region
+     +- StaleEnv            find out why refreshes fail: env.status.last_error
+     +- RotationFailed      fix the resource or its credentials
+
+Every one carries *parameter*, *path*, *region* and *remedy*, each a `str` or `None`, and *transient*: whether the
+same call may succeed later with nothing changed by you. The text holds them all. No error holds a value.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+
+class AiossmenvError(Exception):
+    """Base of all errors that this library raises on purpose."""
+
+    transient = False
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        parameter: str | None = None,
+        path: str | None = None,
+        region: str | None = None,
+        remedy: str | None = None,
+        transient: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+        self.path = path
+        self.region = region
+        self.remedy = remedy
+        if transient is not None:
+            self.transient = transient
+
+    def __str__(self) -> str:
+        where = ", ".join(
+            f"{label} {value}"
+            for label, value in (("parameter", self.parameter), ("path", self.path), ("region", self.region))
+            if value is not None
+        )
+        text = super().__str__() + (f" ({where})" if where else "")
+        return f"{text}. {self.remedy}" if self.remedy else text
+
+
+class AccessDenied(AiossmenvError):
+    """There are no usable credentials, or IAM refused the call with them."""
+
+
+class Throttled(AiossmenvError):
+    """Parameter Store, or KMS behind it, asked us to slow down until the deadline was over."""
+
+    transient = True
+
+
+class InvalidPath(AiossmenvError):
+    """A path or a name that cannot exist, or none at all."""
+
+
+class EmptyPath(AiossmenvError):
+    """A path that holds no parameter: to Parameter Store a typo looks just so."""
+
+
+class ParameterNotFound(AiossmenvError):
+    """There is no parameter, version or label of this name."""
+
+
+class MissingParameters(AiossmenvError):
+    """Keys that were declared required have no parameter; *keys* holds all of them, sorted."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        keys: tuple[str, ...] = (),
+        path: str | None = None,
+        region: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(message, path=path, region=region, remedy=remedy)
+        self.keys = keys
+
+
+class KeyCollision(AiossmenvError):
+    """Parameters of one path map to one key; *collisions* maps each such key to its parameters' names."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        collisions: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+        path: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        super().__init__(message, path=path, remedy=remedy)
+        self.collisions = dict(collisions)
+
+
+class InvalidVariable(AiossmenvError):
+    """A parameter whose key or value cannot be put into an environment."""
+
+
+class DecryptionFailed(AiossmenvError):
+    """KMS refused or could not decrypt a SecureString."""
+
+
+class StoreUnavailable(AiossmenvError):
+    """Parameter Store gave no usable answer: network, server error, malformed body, or nothing to connect to."""
+
+    transient = True
+
+
+class StaleEnv(AiossmenvError):
+    """The newest complete snapshot is older than *max_stale* seconds."""
+
+
+class RotationFailed(AiossmenvError):
+    """A resource could not be built from the credentials at hand, or is closed."""
+
+
+ERRORS = (
+    AccessDenied,
+    AiossmenvError,
+    DecryptionFailed,
+    EmptyPath,
+    InvalidPath,
+    InvalidVariable,
+    KeyCollision,
+    MissingParameters,
+    ParameterNotFound,
+    RotationFailed,
+    StaleEnv,
+    StoreUnavailable,
+    Throttled,
+)
+for _error in ERRORS:
+    # They are imported from the package, so that is where tracebacks and pickles say they are.
+    _error.__module__ = "aiossmenv"

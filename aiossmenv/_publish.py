@@ -1,0 +1,101 @@
+# One owner: which variables of an environment are ours. Decides edits, and applies them all or none.
+"""Edits to an environment: what to set, what to unset, what to leave to others."""
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+
+from aiossmenv._errors import InvalidVariable
+from aiossmenv._parameter import Parameter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """
+    What one publication does to an environment.
+
+    *assign*: variables to set. *unset*: variables to remove. *owned*: what is ours afterwards, with the values we set.
+    *shadowed*: keys that somebody else's variable keeps.
+    """
+
+    assign: Mapping[str, str] = field(repr=False)
+    unset: tuple[str, ...]
+    owned: Mapping[str, str] = field(repr=False)
+    shadowed: frozenset[str]
+
+
+def plan(target: Mapping[str, str], owned: Mapping[str, str], environ: Mapping[str, str], *, override: bool) -> Edit:
+    """
+    Decide how *environ* comes to hold *target*, given what is *owned* by us in it.
+
+    A variable of ours that somebody changed is written only when its parameter changes and *override* allows it; one
+    whose parameter is gone is removed only if it still has the value that we set.
+    """
+    assign: dict[str, str] = {}
+    ours: dict[str, str] = {}
+    shadowed: set[str] = set()
+    for key, value in target.items():
+        if owned.get(key) == value:
+            ours[key] = value
+        elif override or environ.get(key) in (None, owned.get(key)):
+            # Without override: a variable that is not set, or our own, untouched.
+            assign[key] = ours[key] = value
+        else:
+            shadowed.add(key)
+    unset = tuple(key for key, value in owned.items() if key not in target and environ.get(key) == value)
+    return Edit(assign=assign, unset=unset, owned=ours, shadowed=frozenset(shadowed))
+
+
+def apply(edit: Edit, environ: MutableMapping[str, str]) -> str | None:
+    """
+    Carry out *edit*, or leave *environ* as it was and return what was wrong.
+
+    Returned and not raised, because the frames of a traceback would show the environment and the values.
+    """
+    before = {key: environ.get(key) for key in (*edit.assign, *edit.unset)}
+    key = ""
+    try:
+        for key, value in edit.assign.items():
+            environ[key] = value
+        for key in edit.unset:
+            environ.pop(key, None)
+    except Exception as error:
+        for name, old in before.items():
+            if old is None:
+                environ.pop(name, None)
+            elif environ.get(name) != old:
+                environ[name] = old
+        return f"the environment refused {key!r}: {type(error).__name__}"
+    return None
+
+
+def check(parameters: Mapping[str, Parameter]) -> None:
+    """Raise `InvalidVariable` for the first of *parameters* (by key) that no environment can hold."""
+    for key, parameter in parameters.items():
+        fault = _fault(key, parameter)
+        if fault:
+            raise InvalidVariable(
+                f"{key!r} {fault}",
+                parameter=parameter.name,
+                remedy="Pass a to_key that makes a variable's name of it, or environ=None to fill no environment.",
+            )
+
+
+def _fault(key: str, parameter: Parameter) -> str | None:
+    if not key:
+        return "is empty and cannot name an environment variable"
+    if "=" in key or "\0" in key:
+        return "cannot name an environment variable"
+    if "\0" in parameter.value:
+        return "has a NUL in its value, which no environment variable can hold"
+    if not _encodes(key) or not _encodes(parameter.value):
+        return "holds a character that no environment variable can hold"
+    return None
+
+
+def _encodes(text: str) -> bool:
+    # As os.environ does it on every system that has UTF-8 as its encoding.
+    try:
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,228 @@
+# One owner: the client's life, the cache of single reads, and which reads are under way.
+"""`ParameterStore`: drives a `Scan` against a `Caller`."""
+
+import asyncio
+import random as dice
+import warnings
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
+
+from cachetools import TTLCache
+
+from aiossmenv._clock import Clock, LoopClock
+from aiossmenv._errors import AiossmenvError, InvalidPath
+from aiossmenv._parameter import Parameter, normal_path
+from aiossmenv._scan import Answer, ByPath, One, Request, Scan, in_tens
+
+K = TypeVar("K")
+T = TypeVar("T")
+
+# As many parameters as an account has at its standard limit: the cache is for names that code spells out.
+_CACHED = 10_000
+
+
+class Caller(Protocol):
+    """What sends one request; it is open from its first call on."""
+
+    @property
+    def region(self) -> str | None:
+        """The region it talks to, once it knows."""
+
+    async def call(self, request: Request) -> Answer:
+        """Send one request; raises one of our errors."""
+
+    async def aclose(self) -> None:
+        """Let go of all connections; idempotent."""
+
+
+class SingleFlight(Generic[K, T]):
+    """
+    One running call for each key, shared by all who ask for it.
+
+    Who is cancelled leaves the others their call; the last to leave cancels it and waits until it has ended.
+    """
+
+    def __init__(self) -> None:
+        self._flights: dict[K, tuple[asyncio.Task[T], set[object]]] = {}
+
+    async def do(self, key: K, call: Callable[[], Coroutine[object, object, T]]) -> T:
+        """Return what the call that runs for *key* gives; *call* begins one if none does."""
+        if key not in self._flights:
+            task = asyncio.create_task(call(), name=f"aiossmenv {key}")
+            self._flights[key] = task, set()
+            task.add_done_callback(lambda done: self._landed(key, done))
+        task, waiters = self._flights[key]
+        me = object()
+        waiters.add(me)
+        try:
+            return await asyncio.shield(task)
+        finally:
+            waiters.discard(me)
+            if not waiters and not task.done():
+                # Off the board first: who comes now shall not board a flight that is being called off.
+                self._landed(key, task)
+                task.cancel()
+                await asyncio.wait({task})
+
+    def _landed(self, key: K, task: "asyncio.Task[T]") -> None:
+        if key in self._flights and self._flights[key][0] is task:
+            del self._flights[key]
+        if task.done() and not task.cancelled():
+            task.exception()  # seen: with nobody left to raise it to, asyncio would call it never retrieved
+
+    async def aclose(self) -> None:
+        """Cancel every call."""
+        tasks = [task for task, _ in self._flights.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class ParameterStore:
+    """
+    The async client of Parameter Store.
+
+    *session*: an `aioboto3.Session` or an `aiobotocore` session; default: a new one, with all that the SDK honours.
+    *region*, *endpoint_url*: instead of the SDK's own. *max_concurrency*: requests under way at once, 8.
+    *ttl*: seconds that `get()` keeps what it read, 60. *deadline*: seconds for one read, retries and all, 30.
+    *caller*, *clock*, *random* are for tests.
+
+    It connects when first needed. Use it with `async with`, or call `aclose()`.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: object | None = None,
+        region: str | None = None,
+        endpoint_url: str | None = None,
+        max_concurrency: int = 8,
+        ttl: float = 60.0,
+        deadline: float = 30.0,
+        caller: Callable[[], Caller] | None = None,
+        clock: Clock | None = None,
+        random: Callable[[], float] = dice.random,
+    ) -> None:
+        if max_concurrency < 1:
+            raise ValueError("max_concurrency is at least 1")
+        self.clock: Clock = clock or LoopClock()
+        self.random = random
+        self._connect = caller or _client(session, region, endpoint_url, max_concurrency)
+        self._caller: Caller | None = None
+        self._users = 0
+        self._width = max_concurrency
+        self._deadline = deadline
+        self._cache: TTLCache[str, Parameter] = TTLCache(_CACHED, ttl, timer=self.clock.now)
+        self._flights: SingleFlight[str, Parameter] = SingleFlight()
+
+    @property
+    def region(self) -> str | None:
+        """The region it reads from; `None` before the first request."""
+        return self._caller.region if self._caller else None
+
+    async def get(self, name: str) -> Parameter:
+        """
+        Return one parameter, decrypted; at most *ttl* seconds old.
+
+        *name*: a full name, with `:3` or `:label` for a version, or an ARN. Raises `ParameterNotFound`,
+        `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable` when the deadline is over.
+        """
+        cached = self._cache.get(name)
+        return cached or await self._flights.do(name, lambda: self._get(name))
+
+    async def get_many(self, names: Iterable[str]) -> dict[str, Parameter]:
+        """Return the parameters of these *names*, by the names as you gave them; as `get()` does, or raises as it does."""
+        wanted = tuple(dict.fromkeys(names))
+        found = await asyncio.gather(*(self.get(name) for name in wanted))
+        return dict(zip(wanted, found, strict=True))
+
+    async def scan(self, path: str, *, recursive: bool = True) -> AsyncIterator[Parameter]:
+        """Iterate over all parameters under *path*, decrypted, in the order of their names, after the last page is in."""
+        scan = await self.read([ByPath(normal_path(path), recursive)], deadline=self._deadline)
+        for _, parameter in sorted(scan.found.items()):
+            yield parameter
+
+    async def read(self, requests: Iterable[Request], *, deadline: float) -> Scan:
+        """Make one complete read within *deadline* seconds; returns the `Scan` that is done, or raises its error."""
+        now = self.clock.now
+        scan = Scan(requests, width=self._width, deadline=now() + deadline, random=self.random)
+        sent: dict[asyncio.Task[Answer], Request] = {}
+        try:
+            while not scan.done:
+                while request := scan.next(now()):
+                    sent[asyncio.create_task(self._open().call(request), name="aiossmenv request")] = request
+                for task in await self._first(sent, scan.wait(now())):
+                    request = sent.pop(task)
+                    try:
+                        scan.answered(request, task.result(), now())
+                    except AiossmenvError as error:
+                        scan.failed(request, error, now())
+                scan.expire(now())
+        finally:
+            for task in sent:
+                task.cancel()
+            await asyncio.gather(*sent, return_exceptions=True)
+        if scan.error:
+            raise scan.error
+        return scan
+
+    async def aclose(self) -> None:
+        """End what is under way and let go of all connections; idempotent. The store can be used again."""
+        await self._flights.aclose()
+        caller, self._caller = self._caller, None
+        if caller:
+            await caller.aclose()
+
+    async def __aenter__(self) -> Self:
+        self._users += 1
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Several Envs may share a store; the last one out puts out the light.
+        self._users -= 1
+        if not self._users:
+            await self.aclose()
+
+    def __del__(self) -> None:
+        if getattr(self, "_caller", None):
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+    def __repr__(self) -> str:
+        return f"<ParameterStore {self.region or 'not connected'}>"
+
+    def _open(self) -> Caller:
+        self._caller = self._caller or self._connect()
+        return self._caller
+
+    async def _get(self, name: str) -> Parameter:
+        if not name.strip():
+            raise InvalidPath("the name is empty", parameter=name, remedy="Give one like /FAKEBOOK/TEST/DB_URL.")
+        scan = await self.read([One(name)], deadline=self._deadline)
+        parameter = next(iter(scan.found.values()))
+        self._cache[name] = parameter
+        return parameter
+
+    async def _first(self, sent: "dict[asyncio.Task[Answer], Request]", seconds: float) -> "set[asyncio.Task[Answer]]":
+        alarm = asyncio.ensure_future(self.clock.sleep(seconds))
+        try:
+            done, _ = await asyncio.wait({*sent, alarm}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            alarm.cancel()
+        return {task for task in sent if task in done}
+
+
+def _client(
+    session: object | None, region: str | None, endpoint_url: str | None, max_concurrency: int
+) -> Callable[[], Caller]:
+    def connect() -> Caller:
+        from aiossmenv._client import Client
+
+        return Client(session=session, region=region, endpoint_url=endpoint_url, connections=max_concurrency)
+
+    return connect
+
+
+ParameterStore.__module__ = "aiossmenv"

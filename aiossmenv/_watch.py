@@ -1,0 +1,155 @@
+# One owner: who is told of changes, and what each has not read yet.
+"""Delivery of changes: a coalescing mailbox for each reader, and callbacks that cannot hurt."""
+
+import asyncio
+import inspect
+import logging
+import traceback
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from aiossmenv._snapshot import Change, coalesce
+
+logger = logging.getLogger("aiossmenv")
+
+Callback = Callable[[Change], None] | Callable[[Change], Awaitable[None]]
+
+
+class Mailbox(AsyncIterator[Change]):
+    """
+    Changes that one reader has not read yet: at most one for each key, however slow the reader.
+
+    Two changes of one key become one, from the oldest unread `old` to the newest `new`; two that cancel out vanish.
+    """
+
+    def __init__(self) -> None:
+        self._unread: dict[str, Change] = {}
+        self._arrived = asyncio.Event()
+        self._closed = False
+
+    def put(self, change: Change) -> None:
+        """Leave a change for the reader."""
+        before = self._unread.pop(change.key, None)
+        whole = coalesce(before, change) if before else change
+        if whole:
+            self._unread[change.key] = whole
+            self._arrived.set()
+
+    def close(self) -> None:
+        """Let the reader end after what it has not read yet."""
+        self._closed = True
+        self._arrived.set()
+
+    async def __anext__(self) -> Change:
+        while not self._unread:
+            if self._closed:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._unread.pop(next(iter(self._unread)))
+
+
+@dataclass(eq=False, slots=True)
+class _Subscriber:
+    callback: Callback
+    keys: frozenset[str]
+    mailbox: Mailbox
+    is_async: bool
+    working: bool = False
+
+
+class Watchers:
+    """All readers and callbacks of one `Env`."""
+
+    def __init__(self) -> None:
+        # A reader that lets go of its iterator has unsubscribed.
+        self._mailboxes: weakref.WeakSet[Mailbox] = weakref.WeakSet()
+        self._subscribers: list[_Subscriber] = []
+        self._workers: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def changes(self) -> Mailbox:
+        """Return a new reader, which sees every change from now on."""
+        mailbox = Mailbox()
+        if self._closed:
+            mailbox.close()
+        self._mailboxes.add(mailbox)
+        return mailbox
+
+    def subscribe(self, callback: Callback, keys: Iterable[str]) -> Callable[[], None]:
+        """Have *callback* called with each change of *keys*, of all if there are none; returns what ends it."""
+        subscriber = _Subscriber(callback, frozenset(keys), Mailbox(), _is_async(callback))
+        self._subscribers.append(subscriber)
+
+        def unsubscribe() -> None:
+            if subscriber in self._subscribers:
+                self._subscribers.remove(subscriber)
+            subscriber.mailbox.close()
+
+        return unsubscribe
+
+    def deliver(self, changes: Iterable[Change]) -> None:
+        """Tell everybody; nothing that a callback does gets out of here."""
+        for change in changes:
+            for mailbox in tuple(self._mailboxes):
+                mailbox.put(change)
+            for subscriber in tuple(self._subscribers):
+                if not subscriber.keys or change.key in subscriber.keys:
+                    self._call(subscriber, change)
+
+    async def aclose(self) -> None:
+        """End all readers and all callbacks under way."""
+        self._closed = True
+        for mailbox in tuple(self._mailboxes):
+            mailbox.close()
+        for subscriber in self._subscribers:
+            subscriber.mailbox.close()
+        self._subscribers.clear()
+        # A callback may be what closes the Env, and it cannot wait for itself.
+        others = self._workers - {asyncio.current_task()}
+        for worker in others:
+            worker.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+    def _call(self, subscriber: _Subscriber, change: Change) -> None:
+        if not subscriber.is_async:
+            try:
+                subscriber.callback(change)
+            except Exception as error:
+                _report(subscriber.callback, change, error)
+            return
+        # One call at a time, in order, and coalesced while one runs: a slow callback gets fewer calls, not a queue.
+        subscriber.mailbox.put(change)
+        if not subscriber.working:
+            subscriber.working = True
+            worker = asyncio.create_task(self._work(subscriber), name="aiossmenv callback")
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+
+    async def _work(self, subscriber: _Subscriber) -> None:
+        async for change in subscriber.mailbox:
+            try:
+                result = subscriber.callback(change)
+                if result is not None:
+                    await result
+            except Exception as error:
+                _report(subscriber.callback, change, error)
+
+
+def _is_async(callback: Callback) -> bool:
+    return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(type(callback).__call__)
+
+
+def _report(callback: Callback, change: Change, error: Exception) -> None:
+    name = getattr(callback, "__qualname__", type(callback).__name__)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    # Not the error's text: int("the secret") quotes the secret.
+    logger.error(
+        "callback %s failed on the change of %s with %s at %s:%s; refreshes go on",
+        name,
+        change.key,
+        type(error).__name__,
+        place.filename,
+        place.lineno,
+    )

@@ -1,0 +1,120 @@
+"""
+Watch a service keep answering while its database password changes: `examples/run`.
+
+With a command behind it, as in `examples/run python examples/quickstart.py`, runs that command against the embedded
+Parameter Store and database instead.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import sys
+
+from embedded import Database, Store, embedded_database, embedded_store
+from service import Tally, serve
+
+PATH = "/FAKEBOOK/TEST/"
+ROTATIONS = 8
+PAUSE = 1.3
+
+
+async def main(command: list[str]) -> int:
+    """Set the stage, then run the demo or a command; returns the exit status."""
+    with embedded_store() as store:
+        async with embedded_database() as database:
+            for variable in [name for name in os.environ if name.startswith("AWS_")]:
+                del os.environ[variable]
+            os.environ.update(store.environment, SSM_PATH=PATH)
+            rotator = Rotator(store, database)
+            await rotator.begin()
+            print(
+                f"Parameter Store: embedded, {store.endpoint_url}; database: {database.name}, {database.address}",
+                flush=True,
+            )
+            return await (run(command) if command else demo(rotator))
+
+
+async def run(command: list[str]) -> int:
+    """Run *command* with this Parameter Store in its environment."""
+    process = await asyncio.create_subprocess_exec(*command)
+    with contextlib.suppress(NotImplementedError):
+        # An interrupt goes to the command, which shares the terminal; we wait for it.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, lambda: None)
+    return await process.wait()
+
+
+async def demo(rotator: "Rotator") -> int:
+    """Rotate the credentials of a service under load, and say what it noticed."""
+    logging.basicConfig(format="%(asctime)s.%(msecs)03d  %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
+    for name in ("aiossmenv", "service", "demo"):
+        logging.getLogger(name).setLevel(logging.INFO)
+    tally = Tally()
+    service = asyncio.create_task(serve(tally, ttl=1.0))
+    try:
+        await asyncio.sleep(PAUSE)
+        for turn in range(ROTATIONS):
+            if service.done():
+                break
+            await (rotator.single_user() if turn % 2 == 0 else rotator.two_user())
+            await asyncio.sleep(PAUSE)
+    finally:
+        service.cancel()
+        done, _ = await asyncio.wait({service})
+    if not service.cancelled() and service.exception():
+        await service
+    print(f"""
+rotations          {rotator.rotations} ({rotator.rotations - rotator.switches} single-user, {rotator.switches} two-user)
+pool generations   {tally.generations}
+queries            {tally.queries:,}
+failed queries     {tally.failed}
+longest pause      {tally.longest * 1000:.0f} ms""")
+    return 1 if tally.failed or not tally.queries or tally.generations <= rotator.rotations else 0
+
+
+class Rotator:
+    """What rotates credentials in a database and in Parameter Store, in the order that AWS's own rotators do it."""
+
+    def __init__(self, store: Store, database: Database) -> None:
+        self._store = store
+        self._database = database
+        self._user = "service_a"
+        self.rotations = 0
+        self.switches = 0
+
+    async def begin(self) -> None:
+        """Create the user and its parameters."""
+        password = secrets.token_urlsafe(12)
+        await self._database.set_user(self._user, password)
+        await self._put(DB_URL=self._database.address, DB_USER=self._user, DB_PASSWORD=password)
+
+    async def single_user(self) -> None:
+        """Change the password in place: for a moment only the database knows the new one."""
+        password = secrets.token_urlsafe(12)
+        logging.getLogger("demo").info("rotating: %s gets a new password", self._user)
+        await self._database.set_user(self._user, password)
+        await asyncio.sleep(0.1)
+        await self._put(DB_PASSWORD=password)
+        self.rotations += 1
+
+    async def two_user(self) -> None:
+        """Switch to the other user; drop the old one when the service had time to follow."""
+        old, self._user = self._user, "service_b" if self._user == "service_a" else "service_a"
+        password = secrets.token_urlsafe(12)
+        logging.getLogger("demo").info("rotating: from %s to %s", old, self._user)
+        await self._database.set_user(self._user, password)
+        await self._put(DB_USER=self._user, DB_PASSWORD=password)
+        await asyncio.sleep(PAUSE)
+        await self._database.drop_user(old)
+        self.rotations += 1
+        self.switches += 1
+
+    async def _put(self, **values: str) -> None:
+        for key, value in values.items():
+            await asyncio.to_thread(self._store.put, PATH + key, value)
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(sys.argv[1:])))
