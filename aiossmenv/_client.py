@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any, get_args
 
 from aiossmenv._errors import (
@@ -184,7 +185,7 @@ _INVALID = frozenset({"ValidationException", "InvalidFilterKey", "InvalidFilterO
 _KMS_RATE = "exceeded the rate at which you may call KMS"
 
 
-def _refusal(response: Mapping[str, Any], request: Request) -> AiossmenvError:
+def _refusal(response: Mapping[str, Any], request: Request) -> AiossmenvError:  # noqa: PLR0911 - a table, and it reads as one
     """Translate an error answer, the most specific first. Throttling and denials are not in the service's model."""
     detail = response.get("Error", {})
     code, text = str(detail.get("Code", "")), str(detail.get("Message", ""))
@@ -192,9 +193,9 @@ def _refusal(response: Mapping[str, Any], request: Request) -> AiossmenvError:
     said = f"{code}: {text}" if text else code
     if code == "InvalidNextToken":
         return _RefusedToken(said)
-    if code in _THROTTLED or status == 429 or _KMS_RATE in text:
+    if code in _THROTTLED or status == HTTPStatus.TOO_MANY_REQUESTS or _KMS_RATE in text:
         return Throttled(said, remedy="Wait, spread the callers, or raise the account's Parameter Store throughput.")
-    if status >= 500 or code.startswith("InternalServer"):
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code.startswith("InternalServer"):
         return StoreUnavailable(said, remedy=_WAIT)
     if code in _NOT_FOUND:
         return ParameterNotFound(

@@ -106,7 +106,7 @@ class Env(Mapping[str, str]):
         self._flights: SingleFlight[str, tuple[Change, ...]] = SingleFlight()
         self._began = float("-inf")
         self._refresher: asyncio.Task[None] | None = None
-        self._sleeper: asyncio.Future[None] | None = None
+        self._sleeper: asyncio.Task[None] | None = None
         self._closed = False
         self.shadowed: frozenset[str] = frozenset()
 
@@ -140,7 +140,7 @@ class Env(Mapping[str, str]):
         """How current this is, at the moment of asking."""
         return self._schedule.status(self._clock.now())
 
-    async def refresh(self, *keys: str, min_gap: float = 0.0) -> tuple[Change, ...]:
+    async def refresh(self, *keys: str, min_gap: float = 0.0) -> tuple[Change, ...]:  # noqa: ARG002 - all are read
         """
         Read again now, and return what changed once it is published.
 
@@ -253,7 +253,7 @@ class Env(Mapping[str, str]):
         try:
             while True:
                 while (seconds := self._schedule.seconds_left(self._clock.now())) > 0:
-                    self._sleeper = asyncio.ensure_future(self._clock.sleep(seconds))
+                    self._sleeper = asyncio.create_task(self._clock.sleep(seconds))
                     await asyncio.wait({self._sleeper})
                 try:
                     await self._flights.do("refresh", self._refresh)
@@ -327,12 +327,9 @@ class Loading(Coroutine[object, None, Env]):
         """Run to the next await."""
         return self._coroutine.send(value)
 
-    def throw(
-        self, kind: type[BaseException] | BaseException, value: object = None, trace: TracebackType | None = None
-    ) -> object:
+    def throw(self, kind: type[BaseException] | BaseException, *more: object) -> object:
         """Raise inside."""
-        error = value if isinstance(value, BaseException) else kind
-        return self._coroutine.throw(error)
+        return self._coroutine.throw(next((value for value in more if isinstance(value, BaseException)), kind))
 
     def close(self) -> None:
         """Give up before it has run."""

@@ -345,15 +345,16 @@ class Rotating(Generic[T]):
     ) -> R:
         """Run *work* in a task that has ended when this returns; *undo* what it gives when nobody will have it."""
         task = asyncio.create_task(work)
+        in_time = False
         try:
             await self._pause(seconds, task)
-            if not task.done():
-                raise TimeoutError(f"not done within {seconds:g} s")
-        except BaseException:
+            in_time = task.done()
+        finally:
             await _insist(task)
-            if undo and task.done() and not task.cancelled() and not task.exception():
+            if undo and not in_time and task.done() and not task.cancelled() and not task.exception():
                 await undo(task.result())
-            raise
+        if not in_time:
+            raise TimeoutError(f"not done within {seconds:g} s")
         return task.result()
 
     async def _pause(self, seconds: float, until: "asyncio.Event | asyncio.Task[Any]") -> None:

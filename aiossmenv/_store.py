@@ -13,7 +13,7 @@ from cachetools import TTLCache
 from aiossmenv._clock import Clock, LoopClock
 from aiossmenv._errors import AiossmenvError, InvalidPath
 from aiossmenv._parameter import Parameter, normal_path
-from aiossmenv._scan import Answer, ByPath, One, Request, Scan, in_tens
+from aiossmenv._scan import Answer, ByPath, One, Request, Scan
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -206,7 +206,7 @@ class ParameterStore:
         return parameter
 
     async def _first(self, sent: "dict[asyncio.Task[Answer], Request]", seconds: float) -> "set[asyncio.Task[Answer]]":
-        alarm = asyncio.ensure_future(self.clock.sleep(seconds))
+        alarm = asyncio.create_task(self.clock.sleep(seconds))
         try:
             done, _ = await asyncio.wait({*sent, alarm}, return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -125,10 +125,10 @@ class RotatingPool:
 
     async def _probe(self, pool: aiomysql.Pool) -> None:
         # Logs in, and leaves the connections in the pool: tasks that find one waiting do not notice a rotation.
-        warmed = []
+        warmed: list[aiomysql.Connection] = []
         try:
-            for _ in range(max(1, self._warm)):
-                warmed.append(await pool.acquire())
+            while len(warmed) < max(1, self._warm):
+                warmed += [await pool.acquire()]
             await warmed[0].ping(reconnect=False)
         finally:
             for connection in warmed:

@@ -1,8 +1,8 @@
 """
 Watch a service keep answering while its database password changes: `examples/run`.
 
-With a command behind it, as in `examples/run python examples/quickstart.py`, runs that command against the embedded
-Parameter Store and database instead.
+`examples/run --mimic` uses no MariaDB, even where there is one. With a command behind it, as in
+`examples/run python examples/quickstart.py`, runs that command against the embedded Parameter Store and database.
 """
 
 import asyncio
@@ -21,10 +21,11 @@ ROTATIONS = 8
 PAUSE = 1.3
 
 
-async def main(command: list[str]) -> int:
+async def main(arguments: list[str]) -> int:
     """Set the stage, then run the demo or a command; returns the exit status."""
+    command = [argument for argument in arguments[:1] if argument != "--mimic"] + arguments[1:]
     with embedded_store() as store:
-        async with embedded_database() as database:
+        async with embedded_database(real=arguments[:1] != ["--mimic"]) as database:
             for variable in [name for name in os.environ if name.startswith("AWS_")]:
                 del os.environ[variable]
             os.environ.update(store.environment, SSM_PATH=PATH)
@@ -62,7 +63,7 @@ async def demo(rotator: "Rotator") -> int:
             await asyncio.sleep(PAUSE)
     finally:
         service.cancel()
-        done, _ = await asyncio.wait({service})
+        await asyncio.wait({service})
     if not service.cancelled() and service.exception():
         await service
     print(f"""

@@ -90,9 +90,9 @@ class Database(Protocol):
 
 
 @contextlib.asynccontextmanager
-async def embedded_database() -> AsyncIterator[Database]:
-    """Run the best database server that there is on this machine."""
-    async with mariadb() if find_mariadb() else mimic() as database:
+async def embedded_database(*, real: bool = True) -> AsyncIterator[Database]:
+    """Run the best database server that there is on this machine; *real* is whether it may be a MariaDB."""
+    async with mariadb() if real and find_mariadb() else mimic() as database:
         yield database
 
 
@@ -159,7 +159,8 @@ async def mariadb() -> AsyncIterator[MariaDB]:
         )
         port = free_port()
         log = Path(folder, "log")
-        process = subprocess.Popen(
+        # Started from here and not from a thread, because the signal of a parent's death is that of the thread's.
+        process = subprocess.Popen(  # noqa: ASYNC220
             [
                 server, "--no-defaults", data, f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}/s",
                 f"--pid-file={folder}/pid", f"--log-error={log}", "--skip-log-bin", "--performance-schema=0",
@@ -167,7 +168,7 @@ async def mariadb() -> AsyncIterator[MariaDB]:
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one call into libc
         )  # fmt: skip
         try:
             await asyncio.to_thread(_wait_for_greeting, f"{folder}/s", process, log)
@@ -182,7 +183,7 @@ async def mariadb() -> AsyncIterator[MariaDB]:
 class Mimic:
     """The MySQL protocol without a database behind it."""
 
-    name = "a MySQL protocol server in Python (no MariaDB is installed)"
+    name = "MySQL protocol server in Python, for want of a MariaDB"
 
     def __init__(self, port: int) -> None:
         self.address = f"127.0.0.1:{port}"

@@ -1,0 +1,94 @@
+"""What every test gets: an environment of its own, a Parameter Store, a proxy with faults, a MariaDB."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from hypothesis import settings
+
+from aiossmenv import ParameterStore
+from embedded import MariaDB, Store, embedded_store, mariadb
+from faults import FaultProxy
+from timing import ManualClock
+
+# No deadline: two cores that run MariaDB as well are no place to time an example.
+settings.register_profile("tests", max_examples=200, deadline=None)
+settings.register_profile("fast", max_examples=20, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give each test the environment of a machine that has never heard of AWS, and put back what was."""
+    before = dict(os.environ)
+    nowhere = str(tmp_path_factory.getbasetemp() / "nowhere")
+    for name in [name for name in os.environ if name.startswith(("AWS_", "SSM_"))]:
+        del os.environ[name]
+    os.environ |= {
+        "AWS_CONFIG_FILE": nowhere,
+        "AWS_SHARED_CREDENTIALS_FILE": nowhere,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    yield
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Store]:
+    """Run one Parameter Store for all tests: a second one in the process would share its state."""
+    with embedded_store() as store:
+        store.put("/WARM/UP", "the first request imports the backend")
+        yield store
+
+
+@pytest.fixture
+async def ssm(moto: Store) -> Store:
+    """Give an empty Parameter Store, which the environment's variables lead to."""
+    async with aiohttp.ClientSession() as session, session.post(f"{moto.endpoint_url}/moto-api/reset") as response:
+        assert response.status == 200
+    os.environ |= moto.environment
+    return moto
+
+
+@pytest.fixture
+async def proxy(ssm: Store) -> AsyncIterator[FaultProxy]:
+    """Put a proxy before the Parameter Store, and lead the environment's variables to it."""
+    async with FaultProxy(ssm.endpoint_url).running() as running:
+        os.environ["AWS_ENDPOINT_URL_SSM"] = running.url
+        yield running
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """Give a clock that stands still."""
+    return ManualClock()
+
+
+@pytest.fixture
+async def store(clock: ManualClock) -> AsyncIterator[ParameterStore]:
+    """Give a `ParameterStore` on that clock, with dice that always show a half."""
+    async with ParameterStore(clock=clock, random=lambda: 0.5) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[MariaDB]:
+    """Run one private MariaDB for all tests."""
+    with asyncio.Runner() as runner:
+        running = mariadb()
+        database = runner.run(running.__aenter__())
+        yield database
+        runner.run(running.__aexit__(None, None, None))
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    """Give the path of an AWS configuration file that the SDK reads."""
+    path = tmp_path / "config"
+    os.environ["AWS_CONFIG_FILE"] = str(path)
+    return path
