@@ -144,15 +144,14 @@ class Env(Mapping[str, str]):
         """
         Read again now, and return what changed once it is published.
 
-        *keys*: what must be news; everything, without any. *min_gap*: seconds that must lie between the beginnings of
-        two refreshes; it is waited for. Whoever asks while a refresh runs shares it. Raises what the read raises; the
-        last good snapshot stays then.
+        *keys*: what must be news; everything, without any. *min_gap*: seconds that lie between the beginning of the
+        last refresh and of this one at least; they are waited for. Whoever asks while a refresh runs shares it. Raises
+        what the read raises; the last good snapshot stays then.
         """
         if self._closed:
             raise RuntimeError("this Env is closed")
-        gap = self._began + min_gap - self._clock.now()
-        if gap > 0:
-            await self._clock.sleep(gap)
+        if min_gap:
+            return await self._flights.do("patient", lambda: self._refresh_after(min_gap))
         return await self._flights.do("refresh", self._refresh)
 
     def changes(self) -> AsyncIterator[Change]:
@@ -249,11 +248,16 @@ class Env(Mapping[str, str]):
         self._watchers.deliver(changes)
         return changes
 
+    async def _refresh_after(self, min_gap: float) -> tuple[Change, ...]:
+        # Shared from the waiting on: those who wait for one time shall not start one read each when it has come.
+        await self._clock.sleep(max(0.0, self._began + min_gap - self._clock.now()))
+        return await self._flights.do("refresh", self._refresh)
+
     async def _keep_fresh(self) -> None:
         try:
             while True:
                 while (seconds := self._schedule.seconds_left(self._clock.now())) > 0:
-                    self._sleeper = asyncio.create_task(self._clock.sleep(seconds))
+                    self._sleeper = asyncio.create_task(self._clock.sleep(seconds), name="aiossmenv sleep")
                     await asyncio.wait({self._sleeper})
                 try:
                     await self._flights.do("refresh", self._refresh)

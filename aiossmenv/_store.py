@@ -206,7 +206,7 @@ class ParameterStore:
         return parameter
 
     async def _first(self, sent: "dict[asyncio.Task[Answer], Request]", seconds: float) -> "set[asyncio.Task[Answer]]":
-        alarm = asyncio.create_task(self.clock.sleep(seconds))
+        alarm = asyncio.create_task(self.clock.sleep(seconds), name="aiossmenv alarm")
         try:
             done, _ = await asyncio.wait({*sent, alarm}, return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -12,7 +12,7 @@ from hypothesis import settings
 from aiossmenv import ParameterStore
 from embedded import MariaDB, Store, embedded_store, mariadb
 from faults import FaultProxy
-from timing import ManualClock
+from timing import ManualClock, our_tasks
 
 # No deadline: two cores that run MariaDB as well are no place to time an example.
 settings.register_profile("tests", max_examples=200, deadline=None)
@@ -47,12 +47,13 @@ def moto() -> Iterator[Store]:
 
 
 @pytest.fixture
-async def ssm(moto: Store) -> Store:
-    """Give an empty Parameter Store, which the environment's variables lead to."""
+async def ssm(moto: Store) -> AsyncIterator[Store]:
+    """Give an empty Parameter Store, which the environment's variables lead to; the test leaves no task of ours."""
     async with aiohttp.ClientSession() as session, session.post(f"{moto.endpoint_url}/moto-api/reset") as response:
         assert response.status == 200
     os.environ |= moto.environment
-    return moto
+    yield moto
+    assert set() == await our_tasks()
 
 
 @pytest.fixture

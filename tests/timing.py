@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import itertools
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -47,3 +48,16 @@ async def settle() -> None:
     """Let every task run until it waits for something outside the loop."""
     for _ in range(30):
         await asyncio.sleep(0)
+
+
+async def our_tasks() -> set[str]:
+    """Return the names of the library's tasks that have not ended, after those that were cancelled had their turn."""
+    await settle()
+    return {task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("aiossmenv")}
+
+
+async def eventually(condition: Callable[[], object], seconds: float = 5) -> None:
+    """Return once *condition* holds, which real sockets and threads bring about."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)

@@ -1,0 +1,1077 @@
+"""A resource that follows its keys, on a clock that stands still: no database, and every interleaving at will."""
+
+import asyncio
+import logging
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from aiossmenv import Change, Parameter, Rotating, RotationFailed, Snapshot, StoreUnavailable, diff
+from aiossmenv._rotating import Verdict
+from timing import ManualClock, settle
+
+_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Refused(Exception):
+    """The service does not know this password; the text quotes it, as drivers do."""
+
+
+class Busy(Exception):
+    """The service has no time now."""
+
+
+class Broken(Exception):
+    """Something that no second try helps."""
+
+
+class Source:
+    """What a `Rotating` needs of an `Env`: *snapshot* is what was read, *stored* what is there to be read."""
+
+    def __init__(self, clock: ManualClock, **values: str) -> None:
+        self.stored = values
+        self.snapshot = _snapshot(values)
+        self.gaps: list[float] = []
+        self.error: Exception | None = None
+        self._clock = clock
+        self._began = float("-inf")
+        self._watchers: list[tuple[Callable[[Change], None], tuple[str, ...]]] = []
+
+    @property
+    def watchers(self) -> int:
+        """How many callbacks there are."""
+        return len(self._watchers)
+
+    def store(self, **values: str) -> None:
+        """Write values that nobody has read yet."""
+        self.stored |= values
+
+    def publish(self, **values: str) -> None:
+        """Write values, and read them at once."""
+        self.store(**values)
+        self.read()
+
+    def read(self) -> None:
+        """Make what is stored the snapshot, and tell."""
+        before, self.snapshot = self.snapshot, _snapshot(self.stored)
+        for change in diff(before, self.snapshot):
+            for callback, keys in tuple(self._watchers):
+                if change.key in keys:
+                    callback(change)
+
+    def on_change(self, callback: Callable[[object], None], *keys: str) -> Callable[[], None]:
+        """See `Env`."""
+        entry = (callback, keys)
+        self._watchers.append(entry)
+        return lambda: self._watchers.remove(entry)
+
+    async def refresh(self, *keys: str, min_gap: float = 0.0) -> None:
+        """See `Env`."""
+        assert keys == ("USER", "PASSWORD")
+        self.gaps.append(min_gap)
+        gap = self._began + min_gap - self._clock.now()
+        if gap > 0:
+            await self._clock.sleep(gap)
+        self._began = self._clock.now()
+        if self.error:
+            raise self.error
+        self.read()
+
+
+def _snapshot(values: Mapping[str, str]) -> Snapshot:
+    return Snapshot(
+        {
+            key: Parameter(name=f"/T/{key}", value=value, type="SecureString", version=1)
+            for key, value in values.items()
+        },
+        _EPOCH,
+    )
+
+
+@dataclass(eq=False)
+class Client:
+    """The resource."""
+
+    user: str
+    password: str
+
+
+async def _turn() -> None:
+    await asyncio.sleep(0)
+
+
+async def forever() -> None:
+    """Wait for what never comes."""
+    await asyncio.get_running_loop().create_future()
+
+
+async def swallow() -> None:
+    """Take a cancellation for the answer, as `asyncio.wait_for` does on Python 3.11."""
+    with suppress(asyncio.CancelledError):
+        await forever()
+
+
+async def swallow_and_hang() -> None:
+    """Ignore a cancellation."""
+    await swallow()
+    await forever()
+
+
+@dataclass
+class Service:
+    """What clients are made for: it knows who may log in, and takes its time where a test says so."""
+
+    logins: set[tuple[str, str]] = field(default_factory=lambda: {("ann", "first")})
+    created: list[Client] = field(default_factory=list)
+    disposed: list[Client] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+    sessions: int = 0
+    creating: Callable[[], Awaitable[object]] = _turn
+    probing: Callable[[], Awaitable[object]] = _turn
+    disposing: Callable[[], Awaitable[object]] = _turn
+    entering: Callable[[], Awaitable[object]] = _turn
+    leaving: Callable[[], Awaitable[object]] = _turn
+
+    @property
+    def open(self) -> list[Client]:
+        """The clients that nobody has disposed of."""
+        return [client for client in self.created if client not in self.disposed]
+
+    async def create(self, values: Mapping[str, str]) -> Client:
+        """Make a client, without a login."""
+        await self.creating()
+        client = Client(values["USER"], values["PASSWORD"])
+        self.created.append(client)
+        return client
+
+    async def probe(self, client: Client) -> None:
+        """Log in."""
+        await self.probing()
+        self.check(client)
+
+    async def dispose(self, client: Client) -> None:
+        """Close a client, once."""
+        assert client in self.open
+        await self.disposing()
+        self.disposed.append(client)
+
+    @asynccontextmanager
+    async def session(self, client: Client) -> AsyncIterator[Client]:
+        """Log in, and out at the end."""
+        await self.entering()
+        self.check(client)
+        self.sessions += 1
+        try:
+            yield client
+        finally:
+            self.sessions -= 1
+            await self.leaving()
+
+    def check(self, client: Client) -> None:
+        """Refuse whoever may not log in."""
+        if (client.user, client.password) not in self.logins:
+            self.errors.append(Refused(1045, f"no entry for {client.user} with {client.password}"))
+            raise self.errors[-1]
+
+    def alter(self, user: str, password: str) -> None:
+        """Give the user another password, the only one from now on."""
+        self.logins = {(user, password)}
+
+
+def classify(error: Exception) -> Verdict:
+    """Say what helps."""
+    return "refused" if isinstance(error, Refused) else "transient" if isinstance(error, Busy) else None
+
+
+@pytest.fixture
+def service() -> Service:
+    """Give a service that ann may log in to with "first"."""
+    return Service()
+
+
+@pytest.fixture
+def source(clock: ManualClock) -> Source:
+    """Give a source of ann's credentials."""
+    return Source(clock, USER="ann", PASSWORD="first", COLOUR="red")
+
+
+@pytest.fixture
+def rotating(source: Source, service: Service, clock: ManualClock) -> Rotating[Client]:
+    """Give a client that follows the source; a fixture only makes it, a test enters it."""
+    return make(source, service, clock)
+
+
+def make(source: Source, service: Service, clock: ManualClock, **options: Any) -> Rotating[Client]:
+    """Return a client that follows the source, with dice that always show a half."""
+    defaults: dict[str, Any] = {"classify": classify, "clock": clock, "random": lambda: 0.5}
+    return Rotating(source, ["USER", "PASSWORD"], service.create, service.probe, service.dispose, **defaults | options)
+
+
+async def used(rotating: Rotating[Client], service: Service) -> Client:
+    """Use the client for a moment, and return which one it was."""
+    async with rotating.use(service.session) as client:
+        return client
+
+
+async def hold(rotating: Rotating[Client], end: asyncio.Event) -> Client:
+    """Use the client until *end*, and return which one it was."""
+    async with rotating.use() as client:
+        await end.wait()
+        return client
+
+
+# Following
+
+
+async def test_a_change_of_a_key_swaps(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """A new value is built into a new generation, which then serves, and the old one is disposed of."""
+    async with rotating:
+        assert (1, "READY") == (rotating.generation, rotating.state)
+        service.logins.add(("ann", "second"))
+
+        source.publish(PASSWORD="second")
+        await settle()
+
+        assert (2, "READY") == (rotating.generation, rotating.state)
+        assert "second" == (await used(rotating, service)).password
+        assert service.created[:1] == service.disposed
+    assert service.created == service.disposed
+
+
+async def test_other_keys_are_none_of_its_business(
+    source: Source, service: Service, rotating: Rotating[Client]
+) -> None:
+    """A change of a key that it is not made of builds nothing."""
+    async with rotating:
+        source.publish(COLOUR="blue")
+        await settle()
+
+        assert 1 == rotating.generation
+        assert 1 == len(service.created)
+
+
+async def test_the_same_values_are_not_built_again(
+    source: Source, service: Service, rotating: Rotating[Client]
+) -> None:
+    """A parameter that is there and back between two looks builds nothing: values count, not events."""
+    async with rotating:
+        source.publish(PASSWORD="second")
+        source.publish(PASSWORD="first")
+        await settle()
+
+        assert 1 == len(service.created)
+
+
+async def test_nothing_is_disposed_of_before_its_successor_serves(
+    source: Source, service: Service, rotating: Rotating[Client]
+) -> None:
+    """While the next generation is built the current one serves, and is open."""
+    async with rotating:
+        service.logins.add(("ann", "second"))
+        gate = asyncio.Event()
+        service.creating = gate.wait
+        source.publish(PASSWORD="second")
+        await settle()
+
+        assert "first" == (await used(rotating, service)).password
+        assert [] == service.disposed
+
+        gate.set()
+        await settle()
+        assert "second" == (await used(rotating, service)).password
+        assert service.created[:1] == service.disposed
+
+
+async def test_garbage_leaves_the_old_generation_in_place(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
+) -> None:
+    """Values that do not work make it DEGRADED and never serve; with the old ones back it is READY, unbuilt."""
+    async with rotating:
+        source.publish(PASSWORD="garbage")
+        await settle()
+
+        assert (1, "DEGRADED") == (rotating.generation, rotating.state)
+        assert "first" == (await used(rotating, service)).password
+        assert service.created[:1] == service.open
+        builds = len(service.created)
+
+        source.publish(PASSWORD="first")
+        await clock.advance(0.5)
+        assert (1, "READY") == (rotating.generation, rotating.state)
+        assert builds == len(service.created)
+        assert service.created[:1] == service.open
+
+
+async def test_a_torn_pair_never_serves(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
+) -> None:
+    """The new user with the old password is refused by the probe; when the password follows, it serves."""
+    async with rotating:
+        service.logins |= {("bob", "second")}
+        source.publish(USER="bob")
+        await settle()
+        assert (1, "DEGRADED") == (rotating.generation, rotating.state)
+        assert "ann" == (await used(rotating, service)).user
+
+        source.publish(PASSWORD="second")
+        await clock.advance(0.5)
+        assert (2, "READY") == (rotating.generation, rotating.state)
+        assert ("bob", "second") == (service.open[0].user, service.open[0].password)
+
+
+async def test_a_torn_pair_is_asked_after(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
+) -> None:
+    """What the probe refuses is read again without waiting for anybody's next refresh."""
+    async with rotating:
+        service.logins |= {("bob", "second")}
+        source.publish(USER="bob")
+        source.store(PASSWORD="second")
+        await clock.advance(1)
+
+        assert 2 == rotating.generation
+        assert ("bob", "second") == (service.open[0].user, service.open[0].password)
+
+
+async def test_a_burst_is_one_build(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """Of a hundred values in a burst only the last one is built."""
+    async with rotating:
+        service.logins |= {("ann", f"{n}") for n in range(100)}
+        for n in range(100):
+            source.publish(PASSWORD=f"{n}")
+        await settle()
+
+        assert ["first", "99"] == [client.password for client in service.created]
+        assert "99" == (await used(rotating, service)).password
+
+
+async def test_a_burst_during_a_build_is_one_more_build(
+    source: Source, service: Service, rotating: Rotating[Client]
+) -> None:
+    """Values that come while one is built wait, and only the newest of them is built."""
+    async with rotating:
+        service.logins |= {("ann", f"{n}") for n in range(100)}
+        gate = asyncio.Event()
+        service.creating = gate.wait
+        for n in range(100):
+            source.publish(PASSWORD=f"{n}")
+            await settle()
+        gate.set()
+        await settle()
+
+        assert ["first", "0", "99"] == [client.password for client in service.created]
+        assert "99" == (await used(rotating, service)).password
+
+
+@pytest.mark.parametrize("stage", ["creating", "probing"])
+async def test_a_build_that_hangs_is_called_off(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, stage: str
+) -> None:
+    """After `build_timeout` the old generation serves on, DEGRADED, nothing is left of the attempt, and the next is made."""
+    async with rotating:
+        service.logins.add(("ann", "second"))
+        setattr(service, stage, forever)
+        source.publish(PASSWORD="second")
+        await clock.advance(4.9)
+        assert "READY" == rotating.state
+
+        await clock.advance(0.101)
+        assert (1, "DEGRADED") == (rotating.generation, rotating.state)
+        assert "first" == (await used(rotating, service)).password
+        assert service.created[:1] == service.open
+
+        setattr(service, stage, _turn)
+        await clock.advance(6)
+        assert (2, "READY") == (rotating.generation, rotating.state)
+        assert "second" == (await used(rotating, service)).password
+    assert [] == service.open
+
+
+async def test_a_key_that_vanishes_changes_nothing(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
+) -> None:
+    """Without one of its keys it is DEGRADED and serves on; with the key back it is READY."""
+    async with rotating:
+        del source.stored["PASSWORD"]
+        source.read()
+        await clock.advance(60)
+        assert (1, "DEGRADED") == (rotating.generation, rotating.state)
+        assert "first" == (await used(rotating, service)).password
+
+        source.publish(PASSWORD="first")
+        await settle()
+        assert (1, "READY") == (rotating.generation, rotating.state)
+
+
+# Leases
+
+
+async def test_a_lease_outlives_swaps(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """Whoever is inside keeps what he entered, through three swaps; it is disposed of when he leaves."""
+    async with rotating:
+        end = asyncio.Event()
+        holder = asyncio.create_task(hold(rotating, end))
+        await settle()
+        for password in ("second", "third", "fourth"):
+            service.logins.add(("ann", password))
+            source.publish(PASSWORD=password)
+            await settle()
+
+        assert 4 == rotating.generation
+        assert ["first", "fourth"] == [client.password for client in service.open]
+
+        end.set()
+        await settle()
+        assert service.created[0] is await holder
+        assert ["fourth"] == [client.password for client in service.open]
+
+
+async def test_the_last_of_several_leases_ends_it(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """An old generation is open while anybody is inside."""
+    async with rotating:
+        ends = [asyncio.Event(), asyncio.Event()]
+        holders = [asyncio.create_task(hold(rotating, end)) for end in ends]
+        await settle()
+        service.logins.add(("ann", "second"))
+        source.publish(PASSWORD="second")
+        await settle()
+
+        ends[0].set()
+        await settle()
+        assert 2 == len(service.open)
+        ends[1].set()
+        await settle()
+        assert 1 == len(service.open)
+        await asyncio.gather(*holders)
+
+
+async def test_drain_timeout_closes_it_under_its_users(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A lease that does not end is waited for so long only; then the old generation is closed, with a warning."""
+    async with rotating:
+        end = asyncio.Event()
+        holders = [asyncio.create_task(hold(rotating, end)) for _ in range(2)]
+        await settle()
+        service.logins.add(("ann", "second"))
+        source.publish(PASSWORD="second")
+        await clock.advance(29.9)
+        assert 2 == len(service.open)
+        assert [] == caplog.messages
+
+        await clock.advance(0.2)
+        assert ["second"] == [client.password for client in service.open]
+        warning = "generation 1 of USER, PASSWORD is closed under 2 users after 30 s: make drain_timeout longer than"
+        assert [f"{warning} their longest use"] == caplog.messages
+        end.set()
+        await asyncio.gather(*holders)
+
+
+# Entering
+
+
+async def test_an_error_in_the_body_comes_out(service: Service, rotating: Rotating[Client]) -> None:
+    """What the block raises is nobody's business, even if it looks like a refusal: it comes out, and the block ran once."""
+    error = Refused(1045, "in the body")
+    runs = 0
+    async with rotating:
+
+        async def fail() -> None:
+            nonlocal runs
+            async with rotating.use(service.session):
+                runs += 1
+                raise error
+
+        with pytest.raises(Refused) as caught:
+            await fail()
+
+        assert error is caught.value
+        assert 1 == runs
+        assert 0 == service.sessions
+        assert "READY" == rotating.state
+
+
+async def test_an_error_on_leaving_comes_out(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """What leaving raises is not tried again either, and the lease has ended all the same."""
+    error = Busy("on leaving")
+
+    async def fail() -> None:
+        raise error
+
+    async with rotating:
+        service.leaving = fail
+        with pytest.raises(Busy) as caught:
+            await used(rotating, service)
+        assert error is caught.value
+
+        service.logins.add(("ann", "second"))
+        source.publish(PASSWORD="second")
+        await settle()
+        assert 1 == len(service.open)
+
+
+async def test_a_refusal_is_news(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
+) -> None:
+    """Whoever is refused has the keys read again, and enters the new generation at once."""
+    async with rotating:
+        service.alter("ann", "second")
+        source.store(PASSWORD="second")
+
+        task = asyncio.create_task(used(rotating, service))
+        await settle()
+
+        assert "second" == task.result().password
+        assert [0.25] == source.gaps
+        assert 0.0 == clock.now()
+        assert 2 == rotating.generation
+
+
+async def test_a_crowd_of_refused_asks_once(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """Twenty who are refused at the same time cause one refresh and one build."""
+    async with rotating:
+        service.alter("ann", "second")
+        source.store(PASSWORD="second")
+
+        tasks = [asyncio.create_task(used(rotating, service)) for _ in range(20)]
+        await settle()
+
+        assert {"second"} == {task.result().password for task in tasks}
+        assert 1 == len(source.gaps)
+        assert 2 == len(service.created)
+
+
+async def test_a_refusal_by_a_generation_that_is_old_is_no_news(
+    source: Source, service: Service, rotating: Rotating[Client]
+) -> None:
+    """Who is refused while a swap happens tries the new generation at once, and asks for nothing."""
+    async with rotating:
+        gate = asyncio.Event()
+        service.entering = gate.wait
+        task = asyncio.create_task(used(rotating, service))
+        await settle()
+        service.alter("ann", "second")
+        source.publish(PASSWORD="second")
+        await settle()
+        assert 2 == rotating.generation
+
+        gate.set()
+        await settle()
+        assert "second" == task.result().password
+        assert [] == source.gaps
+
+
+async def test_retry_deadline_raises_the_original_error(
+    service: Service, rotating: Rotating[Client], clock: ManualClock
+) -> None:
+    """Who is refused until `retry_deadline` gets the service's own error, the last of many."""
+    async with rotating:
+        service.alter("ann", "unheard of")
+        task = asyncio.create_task(used(rotating, service))
+        await clock.advance(9.9)
+        assert not task.done()
+
+        await clock.advance(0.2)
+        assert 5 < len(service.errors)
+        assert service.errors[-1] is task.exception()
+        assert 1 == rotating.generation
+
+
+async def test_a_transient_error_is_retried_without_a_refresh(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
+) -> None:
+    """An error that the credentials did not cause is waited out, and nothing is read again."""
+    errors = [Busy(), Busy(), Busy()]
+
+    async def busy() -> None:
+        if errors:
+            raise errors.pop()
+
+    async with rotating:
+        service.entering = busy
+        task = asyncio.create_task(used(rotating, service))
+        await clock.advance(1)
+
+        assert "first" == task.result().password
+        assert [] == source.gaps
+        assert 1 == len(service.created)
+
+
+async def test_other_errors_are_raised_at_once(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """An error that `classify` does not name comes out of the first try."""
+    error = Broken()
+    tries = 0
+
+    async def fail() -> None:
+        nonlocal tries
+        tries += 1
+        raise error
+
+    async with rotating:
+        service.entering = fail
+        task = asyncio.create_task(used(rotating, service))
+        await settle()
+
+        assert error is task.exception()
+        assert 1 == tries
+        assert [] == source.gaps
+
+
+async def test_by_default_every_error_is_raised_at_once(source: Source, service: Service, clock: ManualClock) -> None:
+    """Without `classify` nothing is tried again."""
+    plain = Rotating(source, ["USER", "PASSWORD"], service.create, clock=clock)
+    async with plain:
+        service.alter("ann", "second")
+        with pytest.raises(Refused):
+            await used(plain, service)
+
+
+async def test_probe_and_dispose_may_be_left_out(source: Source, service: Service, clock: ManualClock) -> None:
+    """What needs no proof and no end is followed as well."""
+    plain = Rotating(source, ["USER", "PASSWORD"], service.create, clock=clock)
+    async with plain:
+        source.publish(PASSWORD="second")
+        await settle()
+        async with plain.use() as client:
+            assert "second" == client.password
+
+
+# Asking
+
+
+async def test_refreshes_that_fail_do_not_end_the_follower(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While refreshes fail it keeps asking, and when they succeed again it swaps."""
+    async with rotating:
+        source.error = StoreUnavailable("no network")
+        service.alter("ann", "second")
+        source.store(PASSWORD="second")
+        source.publish(PASSWORD="typo")
+        await clock.advance(20)
+        assert (1, "DEGRADED") == (rotating.generation, rotating.state)
+        assert 3 < len(source.gaps)
+        assert "forced refresh of USER, PASSWORD failed: StoreUnavailable" in caplog.messages
+
+        source.error = None
+        source.store(PASSWORD="second")
+        await clock.advance(10)
+        assert (2, "READY") == (rotating.generation, rotating.state)
+
+
+async def test_it_asks_ever_more_rarely(source: Source, rotating: Rotating[Client], clock: ManualClock) -> None:
+    """The gap between forced refreshes doubles to 5 s while there is no news, and is short again after some."""
+    async with rotating:
+        source.publish(PASSWORD="garbage")
+        await clock.advance(25)
+        assert [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0] == source.gaps[:7]
+        source.gaps.clear()
+
+        source.store(PASSWORD="other garbage")
+        await clock.advance(12)
+        fresh = source.gaps[source.gaps.index(0.25) :]
+        assert [0.25, 0.5, 1.0, 2.0] == fresh[:4]
+
+
+async def test_it_asks_ever_more_rarely_for_users_too(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
+) -> None:
+    """Users who are refused for long do not have the keys read again each time; after a swap the gap is short again."""
+    async with rotating:
+        service.alter("ann", "second")
+        tasks = [asyncio.create_task(used(rotating, service)) for _ in range(5)]
+        await clock.advance(11)
+        assert {Refused} == {type(task.exception()) for task in tasks}
+        assert [0.25, 0.5, 1.0, 2.0, 4.0] == source.gaps[:5]
+        assert 7 > len(source.gaps)
+
+        source.publish(PASSWORD="second")
+        await clock.advance(5)
+        assert 2 == rotating.generation
+        source.gaps.clear()
+        service.alter("ann", "third")
+        source.store(PASSWORD="third")
+        task = asyncio.create_task(used(rotating, service))
+        await clock.advance(1)
+        assert "third" == task.result().password
+        assert [0.25] == source.gaps
+
+
+# Beginning and end
+
+
+async def test_a_first_build_that_fails_is_rotation_failed(
+    source: Source, service: Service, rotating: Rotating[Client]
+) -> None:
+    """Credentials that do not work at the start are an error that names the keys, with the cause, and leave nothing."""
+    service.alter("ann", "second")
+    with pytest.raises(RotationFailed, match="USER, PASSWORD: Refused 1045") as caught:
+        async with rotating:
+            pytest.fail("it was entered")
+
+    assert service.errors == [caught.value.__cause__]
+    assert "CLOSED" == rotating.state
+    assert 1 == len(service.created)
+    assert [] == service.open
+    assert 0 == source.watchers
+
+
+async def test_a_first_build_that_hangs_is_rotation_failed(
+    service: Service, rotating: Rotating[Client], clock: ManualClock
+) -> None:
+    """A start that takes longer than `build_timeout` is an error, and leaves nothing."""
+    service.probing = forever
+    entering = asyncio.create_task(rotating.__aenter__())
+    await clock.advance(5)
+
+    with pytest.raises(RotationFailed, match="TimeoutError"):
+        await entering
+    assert [] == service.open
+
+
+async def test_a_missing_key_is_rotation_failed(service: Service, clock: ManualClock) -> None:
+    """Keys that are not there at the start are all named."""
+    with pytest.raises(RotationFailed) as caught:
+        await make(Source(clock, COLOUR="red"), service, clock).__aenter__()
+
+    assert "there is no USER, PASSWORD" in f"{caught.value.__cause__}"
+    assert [] == service.created
+
+
+async def test_a_cancelled_start_leaves_nothing(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """Whoever gives up on entering gets his cancellation, and nothing is left."""
+    service.probing = forever
+    entering = asyncio.create_task(rotating.__aenter__())
+    await settle()
+    entering.cancel()
+    await asyncio.wait({entering})
+
+    assert entering.cancelled()
+    assert 1 == len(service.created)
+    assert [] == service.open
+    assert 0 == source.watchers
+
+
+async def test_closing_during_the_start_ends_it(service: Service, rotating: Rotating[Client]) -> None:
+    """What is closed while it is first built does not open afterwards."""
+    gate = asyncio.Event()
+    service.probing = gate.wait
+    entering = asyncio.create_task(rotating.__aenter__())
+    await settle()
+    await rotating.aclose()
+    gate.set()
+
+    with pytest.raises(RotationFailed):
+        await entering
+    assert 1 == len(service.created)
+    assert [] == service.open
+    assert "CLOSED" == rotating.state
+
+
+async def test_use_outside_of_the_block_is_rotation_failed(
+    source: Source, service: Service, rotating: Rotating[Client]
+) -> None:
+    """Before it is entered and after it is closed there is nothing to use; closing twice is fine."""
+    with pytest.raises(RotationFailed, match="not open"):
+        await used(rotating, service)
+
+    async with rotating:
+        await used(rotating, service)
+        await rotating.aclose()
+        await rotating.aclose()
+        with pytest.raises(RotationFailed, match="not open"):
+            await used(rotating, service)
+
+    assert "CLOSED" == rotating.state
+    assert service.created == service.disposed
+    assert 0 == source.watchers
+
+
+async def test_closing_waits_for_leases(service: Service, rotating: Rotating[Client], clock: ManualClock) -> None:
+    """`aclose()` lets those who are inside finish, lets nobody else in, and then disposes of all."""
+    end = asyncio.Event()
+    await rotating.__aenter__()
+    holder = asyncio.create_task(hold(rotating, end))
+    await settle()
+    closing = asyncio.create_task(rotating.aclose())
+    await clock.advance(29)
+
+    assert not closing.done()
+    assert 1 == len(service.open)
+    with pytest.raises(RotationFailed):
+        await used(rotating, service)
+
+    end.set()
+    await settle()
+    assert closing.done()
+    assert [] == service.open
+    await holder
+
+
+async def test_closing_does_not_wait_for_ever(service: Service, rotating: Rotating[Client], clock: ManualClock) -> None:
+    """`aclose()` disposes of what is still in use after `drain_timeout`."""
+    end = asyncio.Event()
+    await rotating.__aenter__()
+    holder = asyncio.create_task(hold(rotating, end))
+    await settle()
+    closing = asyncio.create_task(rotating.aclose())
+    await clock.advance(30)
+
+    assert closing.done()
+    assert [] == service.open
+    end.set()
+    await holder
+
+
+async def test_closing_wakes_who_waits_to_try_again(service: Service, rotating: Rotating[Client]) -> None:
+    """Whoever is refused while it is closed does not wait until his deadline."""
+    await rotating.__aenter__()
+    service.alter("ann", "second")
+    task = asyncio.create_task(used(rotating, service))
+    await settle()
+    assert not task.done()
+
+    await rotating.aclose()
+    await settle()
+    assert isinstance(task.exception(), RotationFailed)
+
+
+@pytest.mark.parametrize("stage", ["creating", "probing"])
+@pytest.mark.parametrize("trouble", [forever, swallow, swallow_and_hang])
+async def test_closing_during_a_build_leaves_nothing(
+    source: Source,
+    service: Service,
+    rotating: Rotating[Client],
+    stage: str,
+    trouble: Callable[[], Awaitable[object]],
+) -> None:
+    """`aclose()` ends a build that is under way, also one that swallows a cancellation, and all that was made is gone."""
+    before = asyncio.all_tasks()
+    await rotating.__aenter__()
+    setattr(service, stage, trouble)
+    service.logins.add(("ann", "second"))
+    source.publish(PASSWORD="second")
+    await settle()
+
+    await rotating.aclose()
+    await settle()
+
+    assert [] == service.open
+    assert before == asyncio.all_tasks()
+
+
+@pytest.mark.parametrize("turns", range(31))
+async def test_closing_at_any_turn_of_a_swap_leaves_nothing(
+    source: Source, service: Service, rotating: Rotating[Client], turns: int
+) -> None:
+    """Wherever a build, a swap and a disposal are when `aclose()` comes: all that was made is gone."""
+    before = asyncio.all_tasks()
+    await rotating.__aenter__()
+    service.logins.add(("ann", "second"))
+    source.publish(PASSWORD="second")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+    await rotating.aclose()
+    await settle()
+
+    assert [] == service.open
+    assert before == asyncio.all_tasks()
+
+
+async def test_dispose_that_hangs_is_bounded(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A disposal may take `dispose_timeout`; then it is given up, with a warning."""
+    await rotating.__aenter__()
+    service.disposing = forever
+    service.logins.add(("ann", "second"))
+    source.publish(PASSWORD="second")
+    await settle()
+    assert 2 == rotating.generation
+    service.disposing = _turn
+
+    closing = asyncio.create_task(rotating.aclose())
+    await clock.advance(2.9)
+    assert not closing.done()
+    await clock.advance(0.2)
+    assert closing.done()
+    assert ["an old generation of USER, PASSWORD was not closed: TimeoutError"] == caplog.messages
+    assert ["first"] == [client.password for client in service.open]
+
+
+async def test_dispose_that_raises_is_logged(
+    source: Source, service: Service, rotating: Rotating[Client], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a disposal raises gets no further than the log."""
+
+    async def fail() -> None:
+        raise Broken("with first, which is a secret")
+
+    async with rotating:
+        service.disposing = fail
+        service.logins.add(("ann", "second"))
+        source.publish(PASSWORD="second")
+        await settle()
+
+        assert ["an old generation of USER, PASSWORD was not closed: Broken"] == caplog.messages
+        assert (2, "READY") == (rotating.generation, rotating.state)
+
+
+# Cancellation
+
+
+async def _idle_turns() -> None:
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+@pytest.mark.parametrize("turns", range(31))
+async def test_a_cancelled_use_leaves_nothing(
+    source: Source, service: Service, clock: ManualClock, turns: int, *, refused: bool
+) -> None:
+    """Wherever `use` is when it is cancelled: its lease has ended, its session too, and no task is left of it."""
+    rotating = make(source, service, clock)
+
+    async def enter() -> None:
+        await _idle_turns()
+        if refused and (turns % 2 or not source.gaps):
+            # Refused, with a refresh that helps or one that does not.
+            raise Refused(1045, "not yet")
+
+    async def use() -> None:
+        async with rotating.use(service.session):
+            await _idle_turns()
+
+    async with rotating:
+        await settle()
+        before = asyncio.all_tasks()
+        service.entering, service.leaving = enter, _idle_turns
+        task = asyncio.create_task(use())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        await settle()
+
+        assert 0 == service.sessions
+        assert before == asyncio.all_tasks()
+        # An old generation without leases is disposed of at once.
+        service.logins.add(("ann", "second"))
+        source.publish(PASSWORD="second")
+        await settle()
+        assert ["second"] == [client.password for client in service.open]
+
+
+@pytest.mark.parametrize("turns", range(31))
+async def test_a_cancelled_start_leaves_nothing_at_any_turn(
+    source: Source, service: Service, rotating: Rotating[Client], turns: int
+) -> None:
+    """Wherever the first build is when it is cancelled, nothing is left of it."""
+    before = asyncio.all_tasks()
+    service.creating = service.probing = _idle_turns
+    entering = asyncio.create_task(rotating.__aenter__())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    if entering.done():
+        await rotating.aclose()
+    else:
+        entering.cancel()
+        await asyncio.wait({entering})
+    await settle()
+
+    assert [] == service.open
+    assert before == asyncio.all_tasks()
+    assert 0 == source.watchers
+
+
+# Secrets
+
+
+async def test_repr_has_no_value(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """The repr says which keys, the state and the generation."""
+    assert "<Rotating USER, PASSWORD: NEW, generation 0, 0 retiring>" == repr(rotating)
+    async with rotating:
+        end = asyncio.Event()
+        holder = asyncio.create_task(hold(rotating, end))
+        await settle()
+        service.logins.add(("ann", "second"))
+        source.publish(PASSWORD="second")
+        await settle()
+        assert "<Rotating USER, PASSWORD: READY, generation 2, 1 retiring>" == repr(rotating)
+        end.set()
+        await holder
+    assert "<Rotating USER, PASSWORD: CLOSED, generation 2, 0 retiring>" == repr(rotating)
+
+
+async def test_no_value_is_logged(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever goes wrong, no log record has a value in it, at DEBUG, of anybody, asyncio included."""
+    caplog.set_level(logging.DEBUG)
+
+    async def fail() -> None:
+        raise Broken("zoe and s3cret")
+
+    async with rotating:
+        service.disposing = fail
+        service.alter("zoe", "s3cret")
+        source.publish(USER="zoe", PASSWORD="s3cret")
+        await settle()
+        assert 2 == rotating.generation
+
+        service.disposing = _turn
+        source.publish(USER="bob-s3cret")
+        await clock.advance(1)
+        service.creating = fail
+        source.publish(USER="joe-s3cret")
+        await clock.advance(1)
+        service.creating = forever
+        source.publish(USER="jim-s3cret")
+        await clock.advance(6)
+        source.error = Broken("s3cret")
+        service.creating = _turn
+        await clock.advance(6)
+        assert "DEGRADED" == rotating.state
+
+    assert 8 < len(caplog.messages)
+    assert [] == [text for text in caplog.text.splitlines() if "s3cret" in text or "zoe" in text]
+
+
+@pytest.mark.parametrize("stage", ["creating", "probing", "login", "missing", "hanging"])
+async def test_no_value_is_in_a_traceback(service: Service, clock: ManualClock, stage: str) -> None:
+    """A traceback that shows local variables, as error trackers do, shows no value in any frame of this library."""
+
+    async def fail() -> None:
+        raise Broken("with ann-s3cret and s3cret")
+
+    source = Source(clock, USER="ann-s3cret", PASSWORD="s3cret")
+    rotating = make(source, service, clock)
+    if stage in {"creating", "probing"}:
+        setattr(service, stage, fail)
+    elif stage == "missing":
+        del source.stored["USER"]
+        source.read()
+    elif stage == "hanging":
+        service.probing = forever
+    entering = asyncio.create_task(rotating.__aenter__())
+    await clock.advance(5)
+    error = entering.exception()
+    assert isinstance(error, RotationFailed)
+
+    trace = traceback.TracebackException.from_exception(error, capture_locals=True)
+    assert "s3cret" not in str(trace)
+    traces = [trace, trace.__cause__]
+    frames = 0
+    for trace in filter(None, traces):
+        for frame in trace.stack:
+            if "/aiossmenv/" in frame.filename.replace("\\", "/"):
+                frames += 1
+                assert "s3cret" not in f"{frame.locals}", frame.name
+    assert 2 <= frames

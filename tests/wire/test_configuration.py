@@ -1,0 +1,102 @@
+"""Everything that the SDK honours is honoured."""
+
+import os
+from pathlib import Path
+
+import aioboto3
+import aiobotocore.session
+import pytest
+
+from aiossmenv import ParameterStore, load_env
+from embedded import Store
+from faults import FaultProxy
+
+
+@pytest.fixture(autouse=True)
+def parameter(ssm: Store) -> None:
+    """Have something to load, in the embedded store's own region."""
+    ssm.put("/R/A", "1")
+
+
+def regions(proxy: FaultProxy) -> list[str]:
+    """Return the regions that calls were signed for."""
+    return [call.request.headers["Authorization"].split("/")[2] for call in proxy.calls]
+
+
+@pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SSM"])
+async def test_endpoint_from_the_environment(proxy: FaultProxy, variable: str) -> None:
+    """`AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_SSM` lead to another store."""
+    del os.environ["AWS_ENDPOINT_URL_SSM"]
+    os.environ[variable] = proxy.url
+
+    assert {"A": "1"} == dict(await load_env("/R"))
+    assert 1 == proxy.count()
+
+
+@pytest.mark.parametrize(
+    ("variables", "region"),
+    [
+        ({"AWS_REGION": "eu-west-3"}, "eu-west-3"),
+        ({"AWS_DEFAULT_REGION": "eu-west-2"}, "eu-west-2"),
+        ({"AWS_REGION": "eu-west-3", "AWS_DEFAULT_REGION": "eu-west-2"}, "eu-west-3"),
+    ],
+)
+async def test_region_from_the_environment(proxy: FaultProxy, variables: dict[str, str], region: str) -> None:
+    """`AWS_REGION` comes before `AWS_DEFAULT_REGION`, as in the other SDKs."""
+    del os.environ["AWS_REGION"], os.environ["AWS_DEFAULT_REGION"]
+    os.environ |= variables
+
+    await load_env("/R", allow_empty=True)
+
+    assert [region] == regions(proxy)
+
+
+async def test_profile(proxy: FaultProxy, config_file: Path) -> None:
+    """A profile's credentials and region are used."""
+    config_file.write_text(
+        "[profile night]\nregion = eu-north-1\naws_access_key_id = NIGHT\naws_secret_access_key = owl\n"
+    )
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        del os.environ[name]
+    os.environ["AWS_PROFILE"] = "night"
+
+    await load_env("/R", allow_empty=True)
+
+    assert ["eu-north-1"] == regions(proxy)
+    assert "Credential=NIGHT/" in proxy.calls[0].request.headers["Authorization"]
+
+
+async def test_options_of_the_store(proxy: FaultProxy) -> None:
+    """`region` and `endpoint_url` come before the environment."""
+    os.environ["AWS_ENDPOINT_URL_SSM"] = "http://127.0.0.1:9"
+
+    async with ParameterStore(region="eu-south-1", endpoint_url=proxy.url) as store:
+        await load_env("/R", store=store, allow_empty=True)
+        assert "eu-south-1" == store.region
+
+    assert ["eu-south-1"] == regions(proxy)
+
+
+async def test_session_of_aioboto3(proxy: FaultProxy) -> None:
+    """An `aioboto3.Session` is used with its own credentials and region, which come before the environment."""
+    session = aioboto3.Session(aws_access_key_id="MINE", aws_secret_access_key="s", region_name="eu-west-1")
+
+    async with ParameterStore(session=session) as store:
+        await load_env("/R", store=store, allow_empty=True)
+
+    assert ["eu-west-1"] == regions(proxy)
+    assert "Credential=MINE/" in proxy.calls[0].request.headers["Authorization"]
+
+
+async def test_session_of_aiobotocore(proxy: FaultProxy) -> None:
+    """An `aiobotocore` session is used as well; one that has no region gets the environment's."""
+    session = aiobotocore.session.get_session()
+    session.set_credentials("MINE", "s")
+    del os.environ["AWS_DEFAULT_REGION"]
+    os.environ["AWS_REGION"] = "eu-west-3"
+
+    async with ParameterStore(session=session) as store:
+        await load_env("/R", store=store, allow_empty=True)
+
+    assert ["eu-west-3"] == regions(proxy)
+    assert "Credential=MINE/" in proxy.calls[0].request.headers["Authorization"]
