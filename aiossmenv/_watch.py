@@ -6,14 +6,15 @@ import inspect
 import logging
 import traceback
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 
 from aiossmenv._snapshot import Change, coalesce
 
 logger = logging.getLogger("aiossmenv")
 
-Callback = Callable[[Change], None] | Callable[[Change], Awaitable[None]]
+# What it returns is awaited if it can be, and forgotten.
+Callback = Callable[[Change], object]
 
 
 class Mailbox(AsyncIterator[Change]):
@@ -131,7 +132,7 @@ class Watchers:
         async for change in subscriber.mailbox:
             try:
                 result = subscriber.callback(change)
-                if result is not None:
+                if inspect.isawaitable(result):
                     await result
             except Exception as error:
                 _report(subscriber.callback, change, error)

@@ -183,7 +183,7 @@ async def mariadb() -> AsyncIterator[MariaDB]:
 class Mimic:
     """The MySQL protocol without a database behind it."""
 
-    name = "MySQL protocol server in Python, for want of a MariaDB"
+    name = "MySQL protocol server in Python (no MariaDB)"
 
     def __init__(self, port: int) -> None:
         self.address = f"127.0.0.1:{port}"
