@@ -19,7 +19,7 @@ from aiossmenv._errors import (
     StoreUnavailable,
     Throttled,
 )
-from aiossmenv._parameter import Parameter, ParameterType
+from aiossmenv._parameter import Parameter, ParameterType, base_name
 from aiossmenv._scan import BATCH, Answer, ByName, ByPath, One, Page, Request, TokenRefused
 
 # Seconds. The SDK's own (60 and 60) are longer than anybody waits for a service to start; a request that is lost is
@@ -226,7 +226,7 @@ def _denial(said: str, text: str, request: Request) -> AiossmenvError:
         grant = f"Allow {action} on both {name} and {name}/*."
     else:
         names = request.names if isinstance(request, ByName) else (request.name,)
-        grant = f"Allow {action} on {', '.join(stem + ':parameter/' + name.lstrip('/') for name in names)}."
+        grant = f"Allow {action} on {', '.join(stem + ':parameter/' + base_name(name).lstrip('/') for name in names)}."
     if resource and resource[1].endswith(":*"):
         grant += " Or the name is mistyped: a role without a broad grant is told so of a parameter that does not exist."
     return AccessDenied(said, remedy=grant)

@@ -53,7 +53,7 @@ def normal_path(path: str) -> str:
             remedy=f"Write it as /{text.rstrip('/')}/, if that is what you mean.",
         )
     normal = text[:-1] if text.endswith("/") and text != "/" else text
-    if not _PATH.fullmatch(normal):
+    if not _PATH.fullmatch(normal) or text == "//":
         raise InvalidPath(
             "a path is made of single slashes and of letters, digits and _ . -",
             path=path,
@@ -72,6 +72,13 @@ def relative_name(path: str, name: str) -> str:
     if path == "/":
         return name.removeprefix("/")
     return name.removeprefix(path + "/")
+
+
+def base_name(name: str) -> str:
+    """Return *name* without its selector, and an ARN as the name that it ends in: what IAM knows the parameter by."""
+    if name.startswith("arn:"):
+        name = "/" + name.partition(":parameter/")[2]
+    return name.partition(":")[0]
 
 
 def split_names(text: str) -> tuple[str, ...]:

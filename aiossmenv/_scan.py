@@ -94,6 +94,7 @@ class Scan:
         self._failures: dict[Request, int] = {}
         self._found: dict[Request, dict[str, Parameter]] = {self._root(request): {} for request in self._ready}
         self._tokens: dict[Request, set[str]] = {}
+        self._restarts: dict[Request, int] = {}
         self._last_error: AiossmenvError | None = None
         self._width = width
         self._deadline = deadline
@@ -177,7 +178,10 @@ class Scan:
         self._found[root].clear()
         self._tokens.pop(root, None)
         assert isinstance(root, ByPath)
+        # Its own count, which a first page that comes well does not set back: all callers share one quota.
+        self._restarts[root] = restarts = self._restarts.get(root, 0) + 1
         error = StoreUnavailable("Parameter Store did not continue a listing that it had begun", path=root.path)
+        self._failures[root] = restarts - 1
         self._again(root, error, now)
 
     @staticmethod
