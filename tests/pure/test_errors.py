@@ -1,0 +1,109 @@
+"""The errors: what they say, where they can be sent, and that their tree is the documented one."""
+
+import copy
+import pickle
+import re
+from collections.abc import Callable
+
+import pytest
+
+import aiossmenv
+from aiossmenv import AiossmenvError, KeyCollision, MissingParameters, StoreUnavailable, Throttled, _errors
+
+ERRORS = sorted(
+    {error for error in vars(_errors).values() if isinstance(error, type) and issubclass(error, AiossmenvError)}
+    - {AiossmenvError},
+    key=lambda error: error.__name__,
+)
+each = pytest.mark.parametrize("kind", [AiossmenvError, *ERRORS], ids=lambda kind: kind.__name__)
+
+
+def test_tree_is_the_documented_one() -> None:
+    """The module's docstring names each error once, with something to do, and no other."""
+    documented = re.findall(r"^     \+- (\w+)  +\S", _errors.__doc__ or "", re.MULTILINE)
+
+    assert [error.__name__ for error in ERRORS] == sorted(documented)
+    assert {AiossmenvError} == {base for error in ERRORS for base in error.__bases__}
+    assert {AiossmenvError, *ERRORS} == set(_errors.ERRORS)
+
+
+@each
+def test_is_at_home_in_the_package(kind: type[AiossmenvError]) -> None:
+    """Each error is imported from the package, and says that it comes from there."""
+    assert kind is getattr(aiossmenv, kind.__name__)
+    assert "aiossmenv" == kind.__module__
+
+
+@each
+def test_transient_is_what_may_pass_by_itself(kind: type[AiossmenvError]) -> None:
+    """Only throttling and an unavailable store may pass by themselves, unless the error itself says otherwise."""
+    assert (kind in {Throttled, StoreUnavailable}) == kind("text").transient
+
+
+def test_transient_can_be_said_of_one_error() -> None:
+    """An error can say of itself whether it passes, and its class stays as it was."""
+    assert not StoreUnavailable("text", transient=False).transient
+    assert AiossmenvError("text", transient=True).transient
+    assert StoreUnavailable("text").transient
+    assert not AiossmenvError("text").transient
+
+
+@each
+def test_text_holds_everything(kind: type[AiossmenvError]) -> None:
+    """The text holds message, parameter, path, region and remedy, as they are when it is asked for."""
+    error = kind("it broke", path="/P", remedy="Mend it.")
+    assert "it broke (path /P). Mend it." == str(error)
+
+    error.parameter, error.region = "/P/X", "eu-west-1"
+    assert "it broke (parameter /P/X, path /P, region eu-west-1). Mend it." == str(error)
+
+
+def test_text_without_details() -> None:
+    """What is not known is not in the text."""
+    assert "it broke" == str(AiossmenvError("it broke")) == str(AiossmenvError(message="it broke"))
+    assert "it broke (region eu-west-1)" == str(AiossmenvError("it broke", region="eu-west-1"))
+    assert "it broke. Mend it." == str(AiossmenvError("it broke", remedy="Mend it."))
+
+
+def made(kind: type[AiossmenvError]) -> AiossmenvError:
+    """Return an error with all that its kind can hold."""
+    if issubclass(kind, MissingParameters):
+        return kind("it broke", keys=("A", "B"), path="/P", region="eu-west-1", remedy="Mend it.")
+    if issubclass(kind, KeyCollision):
+        return kind("it broke", collisions={"A": ("/P/A", "/P/a")}, path="/P", remedy="Mend it.")
+    return kind("it broke", parameter="/P/X", path="/P", region="eu-west-1", remedy="Mend it.", transient=True)
+
+
+@each
+@pytest.mark.parametrize("sent", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
+def test_comes_through_a_process_border(
+    kind: type[AiossmenvError], sent: Callable[[AiossmenvError], AiossmenvError]
+) -> None:
+    """An error that was pickled or copied is of its class, with its text and all of its attributes."""
+    error = made(kind)
+
+    arrived = sent(error)
+
+    assert kind is type(arrived)
+    assert str(error) == str(arrived)
+    assert error.transient == arrived.transient
+    assert vars(error) == vars(arrived)
+
+
+def test_attributes_of_missing_parameters() -> None:
+    """`MissingParameters` has all keys; it has no parameter, as there is none."""
+    error = MissingParameters("gone", keys=("A", "B"), region="eu-west-1")
+
+    assert ("A", "B") == error.keys
+    assert (None, None, "eu-west-1", None) == (error.parameter, error.path, error.region, error.remedy)
+    assert () == MissingParameters("gone").keys
+
+
+def test_attributes_of_key_collision() -> None:
+    """`KeyCollision` has all collisions, of its own: what it was made from may change."""
+    collisions = {"A": ("/P/A", "/P/a")}
+    error = KeyCollision("twice", collisions=collisions)
+    collisions.clear()
+
+    assert {"A": ("/P/A", "/P/a")} == error.collisions
+    assert {} == KeyCollision("twice").collisions

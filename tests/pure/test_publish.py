@@ -1,0 +1,213 @@
+"""Edits to an environment: decided as data, applied all or none, and never to what is somebody else's."""
+
+import dataclasses
+from collections.abc import Mapping, MutableMapping
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from aiossmenv import InvalidVariable, Parameter
+from aiossmenv._publish import apply, check, plan
+
+KEYS = "ABCD"
+VARIABLES = st.dictionaries(st.sampled_from(KEYS), st.sampled_from("xy"))
+SECRET = "hunter2"
+
+
+class Refusing(dict[str, str]):
+    """An environment that refuses one key, to be set or to be removed."""
+
+    def __init__(self, variables: Mapping[str, str], refused: str) -> None:
+        """Hold *variables*, and refuse the key *refused*."""
+        super().__init__(variables)
+        self.refused = refused
+
+    def __setitem__(self, key: str, value: str) -> None:
+        if key == self.refused:
+            raise OSError(f"no room for {value}")
+        super().__setitem__(key, value)
+
+    def pop(self, key: str, *default: object) -> object:  # type: ignore[override]
+        """Remove a key, but not that one."""
+        if key == self.refused and key in self:
+            raise OSError(f"cannot part with {self[key]}")
+        return super().pop(key, *default)
+
+
+def published(
+    target: Mapping[str, str], owned: Mapping[str, str], environ: MutableMapping[str, str], *, override: bool = True
+) -> tuple[Mapping[str, str], frozenset[str]]:
+    """Publish, and return what is ours and what is shadowed."""
+    edit = plan(target, owned, environ, override=override)
+    assert apply(edit, environ) is None
+    return edit.owned, edit.shadowed
+
+
+@given(VARIABLES, VARIABLES, VARIABLES, st.booleans())
+def test_environment_holds_the_target(
+    others: dict[str, str], first: dict[str, str], second: dict[str, str], override: bool
+) -> None:
+    """After each publication the environment is what others had, with all of the target on top that is not shadowed."""
+    environ = dict(others)
+
+    owned, shadowed = published(first, {}, environ, override=override)
+    assert others | {key: value for key, value in first.items() if key not in shadowed} == environ
+    assert (set() if override else others.keys() & first.keys()) == shadowed
+    assert first.keys() - shadowed == owned.keys()
+
+    owned, shadowed = published(second, owned, environ, override=override)
+    kept = {key: value for key, value in others.items() if override is False or key not in first}
+    assert kept | {key: value for key, value in second.items() if key not in shadowed} == environ
+    assert second.keys() - shadowed == owned.keys()
+
+
+@given(VARIABLES, VARIABLES, VARIABLES, st.booleans())
+def test_publishing_twice_is_publishing_once(
+    target: dict[str, str], owned: dict[str, str], environ: dict[str, str], override: bool
+) -> None:
+    """Whatever others did in between: an edit applied twice, or planned anew, changes nothing more."""
+    edit = plan(target, owned, environ, override=override)
+    apply(edit, environ)
+    once = dict(environ)
+
+    apply(edit, environ)
+    again = plan(target, edit.owned, environ, override=override)
+
+    assert once == environ
+    assert ({}, ()) == (again.assign, again.unset)
+    assert (edit.owned, edit.shadowed) == (again.owned, again.shadowed)
+
+
+@given(VARIABLES, VARIABLES, VARIABLES, st.booleans())
+def test_variables_of_others_are_untouched(
+    target: dict[str, str], owned: dict[str, str], environ: dict[str, str], override: bool
+) -> None:
+    """A variable that is neither wanted nor ours stays, and so does one of ours that somebody gave another value."""
+    theirs = {key: value for key, value in environ.items() if key not in target and owned.get(key) != value}
+
+    published(target, owned, environ, override=override)
+
+    assert theirs == {key: value for key, value in environ.items() if key not in target}
+
+
+def test_removed_only_while_the_value_is_ours() -> None:
+    """A parameter that is gone takes its variable along, unless somebody changed or removed it."""
+    owned = {"A": "x", "B": "x", "C": "x"}
+    environ = {"A": "x", "B": "theirs"}
+
+    assert ({}, frozenset()) == published({}, owned, environ)
+    assert {"B": "theirs"} == environ
+
+
+@pytest.mark.parametrize(("override", "value"), [(True, "new"), (False, "theirs")])
+def test_change_by_somebody_else_stays_until_the_parameter_changes(value: str, *, override: bool) -> None:
+    """A variable of ours that somebody changed is theirs until its parameter changes, and with override=False then too."""
+    environ = {"A": "theirs"}
+
+    owned, shadowed = published({"A": "old"}, {"A": "old"}, environ, override=override)
+    assert {"A": "theirs"} == environ
+    assert frozenset() == shadowed
+
+    owned, shadowed = published({"A": "new"}, owned, environ, override=override)
+    assert {"A": value} == environ
+    assert ({} if shadowed else {"A": "new"}) == owned
+    assert (frozenset() if override else {"A"}) == shadowed
+
+
+def test_without_override_others_are_left_alone() -> None:
+    """With override=False what was there before stays, is listed, and is never ours; an empty variable is one, too."""
+    environ = {"A": "theirs", "B": "", "C": "x"}
+
+    owned, shadowed = published(dict.fromkeys("ABCD", "x"), {}, environ, override=False)
+
+    assert {"A": "theirs", "B": "", "C": "x", "D": "x"} == environ
+    assert set("ABC") == shadowed
+    assert {"D": "x"} == owned
+
+
+def test_shadowed_key_that_vanishes_is_taken() -> None:
+    """A shadowed variable that its owner removes is ours from the next publication on."""
+    environ = {"A": "theirs"}
+    owned, _ = published({"A": "x"}, {}, environ, override=False)
+    del environ["A"]
+
+    owned, shadowed = published({"A": "x"}, owned, environ, override=False)
+
+    assert ({"A": "x"}, frozenset()) == (environ, shadowed)
+    assert {"A": "x"} == owned
+
+
+def test_our_own_variable_follows_its_parameter_without_override() -> None:
+    """With override=False a variable that we set is updated and removed like any of ours."""
+    environ: dict[str, str] = {}
+    owned, _ = published({"A": "old", "B": "old"}, {}, environ, override=False)
+    del environ["B"]
+
+    owned, shadowed = published({"A": "new", "B": "new"}, owned, environ, override=False)
+
+    assert ({"A": "new", "B": "new"}, frozenset()) == (environ, shadowed)
+    published({}, owned, environ, override=False)
+    assert {} == environ
+
+
+@given(VARIABLES, VARIABLES, VARIABLES, st.sampled_from(KEYS))
+def test_all_or_nothing(target: dict[str, str], owned: dict[str, str], before: dict[str, str], refused: str) -> None:
+    """An environment that refuses one key is left exactly as it was, and the key is named."""
+    environ = Refusing(before, refused)
+    edit = plan(target, owned, environ, override=True)
+    assume(refused in edit.assign or refused in edit.unset)
+
+    fault = apply(edit, environ)
+
+    assert before == environ
+    assert f"the environment refused '{refused}': OSError" == fault
+
+
+def test_no_text_shows_a_value() -> None:
+    """Neither the repr of an edit nor what a refusal returns has a value, whatever the environment says."""
+    environ = Refusing({"A": SECRET, "B": SECRET}, "B")
+    edit = plan({"A": SECRET + "2"}, {"A": SECRET, "B": SECRET}, environ, override=True)
+
+    assert SECRET not in repr(edit)
+    assert SECRET not in str(apply(edit, environ))
+
+
+def test_edit_is_frozen() -> None:
+    """An edit is data, and cannot be changed."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan({}, {}, {}, override=True).unset = ("A",)  # type: ignore[misc]
+
+
+def made(value: str) -> Parameter:
+    """Return a parameter of this value."""
+    return Parameter(name="/P/odd", value=value, type="SecureString", version=1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("", SECRET),
+        ("A=B", SECRET),
+        ("A\0", SECRET),
+        ("A", f"{SECRET}\0"),
+        ("A", f"{SECRET}\ud800"),
+        ("A\ud800", SECRET),
+    ],
+)
+def test_what_no_environment_can_hold_is_refused(key: str, value: str) -> None:
+    """A key or value that cannot be a variable is `InvalidVariable`; it names parameter and remedy, never the value."""
+    with pytest.raises(InvalidVariable) as caught:
+        check({"FINE": made("fine"), key: made(value)})
+
+    assert "/P/odd" == caught.value.parameter
+    assert caught.value.remedy
+    assert repr(key) in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["A", "a b", "Ä", "A\udc80", "2", "A\nB"])
+@pytest.mark.parametrize("value", ["", " x ", "a=b\n", "Ä😀", "\udc80"])
+def test_what_an_environment_can_hold_is_let_through(key: str, value: str) -> None:
+    """Odd keys and values that a variable can have pass: bytes that are no UTF-8, line ends, no letters at all."""
+    check({key: made(value)})

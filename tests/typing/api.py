@@ -1,0 +1,232 @@
+"""The public face as a type checker sees it: checked, never run. An ignore that is not needed is an error, too."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Literal, assert_type
+
+from aiossmenv import (
+    AccessDenied,
+    AiossmenvError,
+    Change,
+    DecryptionFailed,
+    EmptyPath,
+    Env,
+    InvalidPath,
+    InvalidVariable,
+    KeyCollision,
+    MissingParameters,
+    Parameter,
+    ParameterNotFound,
+    ParameterStore,
+    Rotating,
+    RotationFailed,
+    Snapshot,
+    StaleEnv,
+    Status,
+    StoreUnavailable,
+    Throttled,
+    __version__,
+    diff,
+    load_env,
+)
+
+assert_type(__version__, str)
+
+
+async def loads() -> None:
+    """Load in each of the ways there are."""
+    assert_type(await load_env(), Env)
+    assert_type(await load_env("/A", "/B", ttl=60, required={"X"}), Env)
+    async with load_env("/A", ttl=60.0) as env:
+        assert_type(env, Env)
+    assert_type(await asyncio.create_task(load_env("/A")), Env)
+    assert_type(await asyncio.gather(load_env("/A"), load_env("/B")), tuple[Env, Env])
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(load_env("/A"))
+    assert_type(task.result(), Env)
+
+    load_env("/A")  # type: ignore[unused-awaitable]
+    load_env("/A", 60)  # type: ignore[arg-type,unused-awaitable]
+    load_env("/A", ttl="60")  # type: ignore[arg-type,unused-awaitable]
+
+
+async def options(store: ParameterStore, environ: dict[str, str]) -> None:
+    """Pass every option."""
+    await load_env(
+        "/A",
+        ttl=None,
+        keys=("DB_URL", "DB_USER"),
+        required=["DB_URL"],
+        recursive=False,
+        to_key=str,
+        environ=environ,
+        override=False,
+        allow_empty=True,
+        deadline=5,
+        max_stale=3600,
+        store=store,
+    )
+    await load_env("/A", to_key=lambda name: name.upper(), environ=None)
+
+
+async def reads(env: Env) -> None:
+    """Use an `Env` as the mapping it is, and all it has besides."""
+    assert_type(env["X"], str)
+    assert_type(env.get("X"), str | None)
+    assert_type(env.get("X", ""), str)
+    assert_type(len(env), int)
+    assert_type(iter(env), Iterator[str])
+    assert_type(dict(env), dict[str, str])
+    mapping: Mapping[str, str] = env
+    assert_type(mapping["X"], str)
+    env["X"] = "y"  # type: ignore[index]
+
+    assert_type(env.snapshot, Snapshot)
+    assert_type(env.parameters, Mapping[str, Parameter])
+    assert_type(env.parameters["X"].last_modified, datetime | None)
+    assert_type(env.shadowed, frozenset[str])
+    assert_type(await env.refresh(), tuple[Change, ...])
+    assert_type(await env.refresh("X", "Y", min_gap=0.5), tuple[Change, ...])
+    env.refresh()  # type: ignore[unused-coroutine]
+    await env.aclose()
+
+
+def states(status: Status) -> None:
+    """Read every field of a status."""
+    assert_type(status.fresh, bool)
+    assert_type(status.age, float)
+    assert_type(status.last_success, datetime)
+    assert_type(status.last_error, AiossmenvError | None)
+    assert_type(status.failures, int)
+    assert_type(status.next_refresh, float | None)
+    assert_type(status.refreshes, int)
+    assert_type(status.changes, int)
+    status.failures = 0  # type: ignore[misc]
+
+
+async def follows(env: Env) -> None:
+    """Follow changes in each of the ways there are."""
+    assert_type(env.status, Status)
+    assert_type(env.changes(), AsyncIterator[Change])
+    async for change in env.changes():
+        assert_type(change.key, str)
+        assert_type(change.kind, Literal["added", "updated", "removed"])
+        assert_type(change.old, Parameter | None)
+        assert_type(change.new, Parameter | None)
+
+    def function(change: Change) -> None: ...
+    async def coroutine_function(change: Change) -> None: ...
+    def of_nothing() -> None: ...
+
+    assert_type(env.on_change(function), Callable[[], None])
+    assert_type(env.on_change(coroutine_function, "X", "Y"), Callable[[], None])
+    env.on_change(of_nothing)  # type: ignore[arg-type]
+
+
+def snapshots(old: Snapshot, new: Snapshot) -> None:
+    """Read and compare snapshots."""
+    assert_type(old["X"], str)
+    assert_type(old.parameters, Mapping[str, Parameter])
+    assert_type(old.taken_at, datetime)
+    assert_type(diff(old, new), tuple[Change, ...])
+    old["X"] = "y"  # type: ignore[index]
+    old.parameters["X"] = new.parameters["X"]  # type: ignore[index]
+
+
+def parameters() -> None:
+    """Make a parameter and read all of it."""
+    parameter = Parameter(name="/A/X", value="x", type="SecureString", version=1)
+    assert_type(parameter.name, str)
+    assert_type(parameter.value, str)
+    assert_type(parameter.type, Literal["String", "StringList", "SecureString"])
+    assert_type(parameter.version, int)
+    assert_type(parameter.arn, str)
+    assert_type(parameter.data_type, str)
+    assert_type(parameter.selector, str)
+    parameter.value = "y"  # type: ignore[misc]
+    Parameter("/A/X", "x", "String", 1)  # type: ignore[call-arg]
+    Parameter(name="/A/X", value="x", type="Secret", version=1)  # type: ignore[arg-type]
+
+
+async def stores() -> None:
+    """Read single parameters, several and all."""
+    async with ParameterStore(region="eu-west-1", endpoint_url=None, max_concurrency=4, ttl=10, deadline=5) as store:
+        assert_type(store, ParameterStore)
+        assert_type(await store.get("/A/X:3"), Parameter)
+        assert_type(await store.get_many(["/A/X", "/A/Y"]), dict[str, Parameter])
+        assert_type([found async for found in store.scan("/A", recursive=False)], list[Parameter])
+        assert_type(store.region, str | None)
+    await store.aclose()
+
+
+class Pool:
+    """A resource."""
+
+    async def check(self) -> bool:
+        """Prove that it works."""
+        return True
+
+    async def close(self) -> None:
+        """Close it."""
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[int]:
+        """Take a connection, which is a number here."""
+        yield 1
+
+
+async def rotates(env: Env) -> None:
+    """Build a resource that follows its keys, and lease it whole and in part."""
+
+    async def create(values: Mapping[str, str]) -> Pool:
+        return Pool()
+
+    def classify(error: Exception) -> Literal["refused", "transient"] | None:
+        return "refused" if isinstance(error, PermissionError) else None
+
+    async with Rotating(env, ["DB_URL"], create, Pool.check, Pool.close, classify=classify) as rotating:
+        assert_type(rotating, Rotating[Pool])
+        assert_type(rotating.generation, int)
+        assert_type(rotating.state, Literal["NEW", "READY", "DEGRADED", "CLOSED"])
+        async with rotating.use() as pool:
+            assert_type(pool, Pool)
+        async with rotating.use(Pool.acquire) as connection:
+            assert_type(connection, int)
+        async with rotating.use(lambda pool: pool.acquire()) as connection:
+            assert_type(connection, int)
+    await rotating.aclose()
+
+    def create_at_once(values: Mapping[str, str]) -> Pool:
+        return Pool()
+
+    Rotating(env, ["DB_URL"], create_at_once)  # type: ignore[arg-type]
+    Rotating(env, ["DB_URL"], create, drain_timeout=5.0, probe=Pool.check)
+
+
+def errors(error: AiossmenvError, collision: KeyCollision, missing: MissingParameters) -> None:
+    """Read the attributes of errors; all have the same, and two have one more."""
+    assert_type(error.parameter, str | None)
+    assert_type(error.path, str | None)
+    assert_type(error.region, str | None)
+    assert_type(error.remedy, str | None)
+    assert_type(error.transient, bool)
+    assert_type(collision.collisions, dict[str, tuple[str, ...]])
+    assert_type(missing.keys, tuple[str, ...])
+
+
+EVERY: tuple[type[AiossmenvError], ...] = (
+    AccessDenied,
+    DecryptionFailed,
+    EmptyPath,
+    InvalidPath,
+    InvalidVariable,
+    KeyCollision,
+    MissingParameters,
+    ParameterNotFound,
+    RotationFailed,
+    StaleEnv,
+    StoreUnavailable,
+    Throttled,
+)
