@@ -7,14 +7,15 @@ the values change, a follower task builds the next generation and proves it with
 one assignment. The old one is retired: it is disposed of when its last lease ends, or after `drain_timeout`. A build
 that fails changes nothing: the old generation serves on, and values are asked for anew.
 
-Refused credentials are news: whoever is refused on entering sets `_refused`, the follower asks for a refresh, and the
-entering is tried again, on a newer generation at once, else with full jitter, until `retry_deadline`. A body is never
+Refused credentials are news: whoever is refused on entering sets `_refused`, the follower asks for a refresh (which
+ends early if the values change meanwhile), and the entering is tried again, on a newer generation at once, else with full jitter, until `retry_deadline`. A body is never
 tried again. All that changes a generation is in `_Generations`, which has no await.
 """
 
 import asyncio
 import logging
 import random as dice
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -127,6 +128,8 @@ class Rotating(Generic[T]):
         clock: Clock | None = None,
         random: Callable[[], float] = dice.random,
     ) -> None:
+        if isinstance(keys, str):
+            raise TypeError(f"keys takes several names: write keys=[{keys!r}]")
         self._env = env
         self._keys = tuple(keys)
         self._create = create
@@ -143,12 +146,14 @@ class Rotating(Generic[T]):
         self._asking = Backoff(base=min_gap, cap=max(min_gap, 5.0))
         self._generations: _Generations[T] = _Generations()
         self._state: State = "NEW"
+        self._changed = asyncio.Event()
         self._refused = False
-        self._news = asyncio.Event()
-        self._swapped = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._swapped: asyncio.Future[None] | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
         self._follower: asyncio.Task[None] | None = None
-        self._retirements: set[asyncio.Task[None]] = set()
+        self._closing: asyncio.Task[None] | None = None
+        self._chores: set[asyncio.Task[None]] = set()
 
     @property
     def state(self) -> State:
@@ -180,19 +185,20 @@ class Rotating(Generic[T]):
 
     async def aclose(self) -> None:
         """Let leases end, for at most `drain_timeout` seconds, and dispose of everything; idempotent."""
-        if self._state == "CLOSED":
-            return
-        self._state = "CLOSED"
-        self._unsubscribe()
-        self._swapped.set()
-        if self._follower:
-            await _insist(self._follower)
-        self._retire(self._generations.close())
-        while self._retirements:
-            await asyncio.wait(set(self._retirements))
+        if self._closing is None:
+            self._state = "CLOSED"
+            self._unsubscribe()
+            self._retire(self._generations.close())
+            self._tell_of_swap()
+            self._closing = asyncio.create_task(self._close(), name="aiossmenv close")
+        # A closer that is cancelled leaves the closing to go on, and to be waited for by the next.
+        await asyncio.shield(self._closing)
+        await self._chores_done()
 
     async def __aenter__(self) -> Self:
-        self._unsubscribe = self._env.on_change(lambda _: self._news.set(), *self._keys)
+        if self._state != "NEW":
+            raise RotationFailed(f"{self!r} was entered before", remedy="Make a new one.")
+        self._unsubscribe = self._env.on_change(self._on_change, *self._keys)
         try:
             await self._build(self._values())
         except BaseException as error:
@@ -203,7 +209,7 @@ class Rotating(Generic[T]):
                 f"nothing could be built from {', '.join(self._keys)}: {_named(error)}",
                 remedy="Check these parameters, and that what they lead to is up.",
             ) from error
-        self._follower = asyncio.create_task(self._follow(), name=f"aiossmenv follower of {', '.join(self._keys)}")
+        self._follower = asyncio.create_task(self._follow(), name="aiossmenv follower")
         return self
 
     async def __aexit__(
@@ -213,21 +219,27 @@ class Rotating(Generic[T]):
 
     async def _enter(self, enter: Callable[[T], AbstractAsyncContextManager[R]], stack: AsyncExitStack) -> R:
         deadline = self._clock.now() + self._retry_deadline
-        failures = 0
+        failures, last = 0, _Last()
         while True:
-            generation = self._generations.acquire()
-            if generation is None:
+            generation, swapped = self._generations.acquire(), self._swapped
+            if generation is None or swapped is None:
                 raise RotationFailed(f"{self!r} is not open", remedy="Use it inside its `async with` block.")
             try:
                 context = enter(generation.resource)
-                entered = await context.__aenter__()
+                # A login that hangs shall not outlive the deadline; it is another one that may go well.
+                async with asyncio.timeout(min(self._build_timeout, max(0.0, deadline - self._clock.now()))):
+                    entered = await context.__aenter__()
             except BaseException as error:
                 self._generations.release(generation)
-                verdict = self._classify(error) if isinstance(error, Exception) else None
+                verdict = self._verdict(error)
                 failures += 1
                 delay = self._entering.delay_within(failures, self._random(), deadline - self._clock.now())
-                if verdict is None or delay is None:
+                if verdict is None or (delay is None and not isinstance(error, TimeoutError)):
                     raise
+                if delay is None:
+                    # What the driver said before the last try ran out of time says more.
+                    raise last.error or TimeoutError(f"no answer within {self._retry_deadline:g} s") from None
+                last.keep(error)
             else:
                 stack.callback(self._generations.release, generation)
                 stack.push_async_exit(context)
@@ -235,13 +247,34 @@ class Rotating(Generic[T]):
             if self._generations.current is generation:
                 if verdict == "refused":
                     self._refused = True
-                    self._news.set()
-                await self._pause(delay, self._swapped)
+                    self._wake.set()
+                await self._pause(delay, swapped)
+
+    def _on_change(self, _: object) -> None:
+        self._changed.set()
+        self._wake.set()
+
+    def _verdict(self, error: BaseException) -> Verdict:
+        if not isinstance(error, Exception):
+            return None
+        try:
+            return "transient" if isinstance(error, TimeoutError) else self._classify(error)
+        except Exception as fault:
+            logger.error("classify failed on %s: %s", _named(error), _named(fault))  # noqa: TRY400 - texts quote secrets
+            return None
 
     async def _follow(self) -> None:
+        try:
+            await self._keep_up()
+        finally:
+            if self._state != "CLOSED":
+                # Cancelled from outside: the loop is going down and nobody closed this.
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+
+    async def _keep_up(self) -> None:
         failures, tried, asked = 0, None, self._clock.now()
         while True:
-            self._news.clear()
+            self._changed.clear()
             try:
                 values = self._values()
                 current = self._generations.current
@@ -253,53 +286,73 @@ class Rotating(Generic[T]):
                     continue
                 self._state, tried = "READY", None
                 if not self._refused:
-                    await self._news.wait()
+                    await self._wake.wait()
+                    self._wake.clear()
                     if self._clock.now() - asked > 2 * self._asking.cap:
                         failures = 0
                     continue
-                self._refused = False
                 failures += 1
             except Exception as error:
                 self._state = "DEGRADED"
                 failures += 1
-                logger.warning("generation %d serves on, the next cannot be built: %s", self.generation, _named(error))
-                if self._classify(error) != "refused":
-                    await self._pause(self._entering.delay(failures, self._random()), self._news)
-                    continue
-            asked = self._clock.now()
-            await self._ask(failures)
+                if failures & (failures - 1) == 0:  # the first, second, fourth, eighth ...
+                    logger.warning(
+                        "generation %d of %s serves on, the next cannot be built: %s",
+                        self.generation,
+                        ", ".join(self._keys),
+                        _named(error),
+                    )
+                await self._pause(self._entering.delay(failures, self._random()), self._changed)
+                if self._verdict(error) == "transient" and not self._refused:
+                    continue  # nothing that news of the keys would heal
+            if not self._changed.is_set():
+                self._refused = False
+                asked = self._clock.now()
+                await self._ask(failures)
 
     async def _ask(self, failures: int) -> None:
-        """Ask for news of the keys; ever more rarely while there is none."""
+        """Ask for news of the keys, ever more rarely while there is none; end when they come from elsewhere."""
         gap = self._asking.ceiling(failures)
+        asking = asyncio.create_task(self._refresh(gap), name="aiossmenv forced refresh")
+        try:
+            await self._pause(None, asking, self._changed)
+        finally:
+            asking.cancel()
+        if asking.done() and not asking.cancelled() and asking.result():
+            await self._pause(gap, self._changed)
+
+    async def _refresh(self, gap: float) -> bool:
+        """Return whether it failed."""
         try:
             await self._env.refresh(*self._keys, min_gap=gap)
         except Exception as error:
             logger.warning("forced refresh of %s failed: %s", ", ".join(self._keys), _named(error))
-            await self._pause(gap, self._news)
+            return True
+        return False
 
     async def _build(self, values: Mapping[str, str]) -> None:
         """Make the next generation from *values* and let it serve, or raise and change nothing."""
-        resource = await self._bounded(self._built(values), self._build_timeout, undo=self._close)
-        if self._state == "CLOSED":
-            await self._close(resource)
-            raise RotationFailed(f"{self!r} was closed while it was built")
-        self._retire(self._generations.swap(values, resource))
-        self._state, self._refused = "READY", False
-        self._swapped.set()
-        self._swapped.clear()
+        made: list[T] = []
+        try:
+            await self._bounded(self._make(values, made), self._build_timeout)
+            if self._state == "CLOSED":
+                raise RotationFailed(f"{self!r} was closed while it was built")  # noqa: TRY301 - undone below
+        except BaseException:
+            # In a task of its own: who calls off a build shall not cut short what undoes it.
+            while made:
+                self._chore(self._dispose_of(made.pop()))
+            raise
+        self._retire(self._generations.swap(values, made.pop()))
+        self._state = "READY"
+        self._refused = False
+        self._tell_of_swap()
         if self.generation > 1:
             logger.info("generation %d of %s serves", self.generation, ", ".join(self._keys))
 
-    async def _built(self, values: Mapping[str, str]) -> T:
-        resource = await self._create(values)
-        try:
-            if self._probe:
-                await self._probe(resource)
-        except BaseException:
-            await self._close(resource)
-            raise
-        return resource
+    async def _make(self, values: Mapping[str, str], made: list[T]) -> None:
+        made.append(await self._create(values))
+        if self._probe:
+            await self._probe(made[0])
 
     def _values(self) -> Mapping[str, str]:
         snapshot = self._env.snapshot
@@ -310,11 +363,31 @@ class Rotating(Generic[T]):
             )
         return _Values(snapshot, self._keys)
 
+    def _tell_of_swap(self) -> None:
+        # A future for each swap and not one event: who begins to wait between a set and a clear would miss it.
+        swapped = self._swapped
+        self._swapped = asyncio.get_running_loop().create_future()
+        if swapped and not swapped.done():
+            swapped.set_result(None)
+
     def _retire(self, generation: _Generation[T] | None) -> None:
         if generation:
-            retirement = asyncio.create_task(self._drain(generation), name="aiossmenv drain")
-            self._retirements.add(retirement)
-            retirement.add_done_callback(self._retirements.discard)
+            self._chore(self._drain(generation))
+
+    def _chore(self, work: Coroutine[object, None, None]) -> None:
+        chore = asyncio.create_task(work, name="aiossmenv drain")
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
+
+    async def _close(self) -> None:
+        if self._follower:
+            self._follower.cancel()
+            await asyncio.wait({self._follower})
+        await self._chores_done()
+
+    async def _chores_done(self) -> None:
+        while self._chores:
+            await asyncio.wait(set(self._chores))
 
     async def _drain(self, generation: _Generation[T]) -> None:
         await self._pause(self._drain_timeout, generation.idle)
@@ -326,46 +399,42 @@ class Rotating(Generic[T]):
                 generation.leases,
                 self._drain_timeout,
             )
-        await self._close(generation.resource)
+        await self._dispose_of(generation.resource)
         self._generations.retiring.discard(generation)
 
-    async def _close(self, resource: T) -> None:
+    async def _dispose_of(self, resource: T) -> None:
         if self._dispose:
             try:
-                await self._bounded(self._disposed(resource), self._dispose_timeout)
+                await self._bounded(_run(self._dispose, resource), self._dispose_timeout)
             except Exception as error:
                 logger.warning("an old generation of %s was not closed: %s", ", ".join(self._keys), _named(error))
 
-    async def _disposed(self, resource: T) -> None:
-        assert self._dispose
-        await self._dispose(resource)
-
-    async def _bounded(
-        self, work: Coroutine[object, None, R], seconds: float, undo: Callable[[R], Awaitable[None]] | None = None
-    ) -> R:
-        """Run *work* in a task that has ended when this returns; *undo* what it gives when nobody will have it."""
-        task = asyncio.create_task(work)
-        in_time = False
+    async def _bounded(self, work: Coroutine[object, None, None], seconds: float) -> None:
+        """Run *work* in a task that has ended, whatever it does about being cancelled, when this returns."""
+        task = asyncio.create_task(work, name="aiossmenv build or disposal")
         try:
             await self._pause(seconds, task)
-            in_time = task.done()
+            if not task.done():
+                raise TimeoutError(f"not done within {seconds:g} s")
+            if task.cancelled():
+                raise RotationFailed("it cancelled itself")
+            task.result()
         finally:
             await _insist(task)
-            if undo and not in_time and task.done() and not task.cancelled() and not task.exception():
-                await undo(task.result())
-        if not in_time:
-            raise TimeoutError(f"not done within {seconds:g} s")
-        return task.result()
+            # Its repr quotes its error, and that quotes user names.
+            del task
 
-    async def _pause(self, seconds: float, until: "asyncio.Event | asyncio.Task[Any]") -> None:
-        what = asyncio.create_task(until.wait()) if isinstance(until, asyncio.Event) else until
-        alarm = asyncio.create_task(self._clock.sleep(seconds))
+    async def _pause(self, seconds: float | None, *until: "asyncio.Event | asyncio.Future[Any]") -> None:
+        """Wait for one of *until*, at most so many seconds."""
+        ours = [asyncio.create_task(event.wait()) for event in until if isinstance(event, asyncio.Event)]
+        if seconds is not None:
+            ours.append(asyncio.create_task(self._clock.sleep(seconds)))  # type: ignore[arg-type] # nobody looks
         try:
-            await asyncio.wait({what, alarm}, return_when=asyncio.FIRST_COMPLETED)
+            theirs = [future for future in until if isinstance(future, asyncio.Future)]
+            await asyncio.wait([*ours, *theirs], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            alarm.cancel()
-            if what is not until:
-                what.cancel()
+            for task in ours:
+                task.cancel()
 
 
 class _Values(Mapping[str, str]):
@@ -387,13 +456,29 @@ class _Values(Mapping[str, str]):
         return f"<values of {', '.join(self)}>"
 
 
+class _Last:
+    """An error that was not raised yet; unlike it, its repr quotes nothing in a traceback's local variables."""
+
+    error: BaseException | None = None
+
+    def keep(self, error: BaseException) -> None:
+        if not isinstance(error, TimeoutError):
+            self.error = error
+
+
+async def _run(call: Callable[[T], Awaitable[object]], argument: T) -> None:
+    await call(argument)
+
+
 async def _insist(task: "asyncio.Task[Any]") -> None:
     """Cancel until it has ended: on Python 3.11 `asyncio.wait_for`, which drivers use, can swallow a cancellation."""
     for _ in range(50):
         if task.done():
-            return
+            break
         task.cancel()
         await asyncio.wait({task}, timeout=0.1)
+    if task.done() and not task.cancelled():
+        task.exception()  # seen: asyncio would print it, and it quotes user names
 
 
 def _named(error: BaseException) -> str:

@@ -15,7 +15,7 @@ new credentials can be read within `retry_deadline` seconds after the old ones s
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -104,7 +104,7 @@ class RotatingPool:
         Waits for one of *maxsize* places first. Raises the driver's error when no login succeeded for
         *retry_deadline* seconds, and at once for what no retry can help.
         """
-        async with self._slots, self._rotating.use(_acquire) as connection:
+        async with self._slots, self._rotating.use(_lend) as connection:
             yield connection
 
     async def aclose(self) -> None:
@@ -132,19 +132,30 @@ class RotatingPool:
             await warmed[0].ping(reconnect=False)
         finally:
             for connection in warmed:
-                await pool.release(connection)
+                pool.release(connection)
 
     def _connect_options(self, values: Mapping[str, str]) -> dict[str, object]:
-        options: dict[str, object] = {option: values[key] for option, key in self._keys.items()}
-        if "port" in options:
-            options["port"] = _port(values[self._keys["port"]])
-        elif "host" in options:
-            host, port = _address(values[self._keys["host"]])
-            options |= {"host": host} if port is None else {"host": host, "port": _port(port)}
-        return options
+        # No local variable here or below holds a value when an error is raised: a traceback may show them all.
+        if not _has_port(values, self._keys):
+            raise RotationFailed("the port is not a number", remedy="Check which key it is taken from.")
+        address = _address(values[self._keys["host"]], port="port" in self._keys) if "host" in self._keys else {}
+        port = {"port": int(values[self._keys["port"]])} if "port" in self._keys else {}
+        return {option: values[key] for option, key in self._keys.items()} | address | port
 
 
-def _address(text: str) -> tuple[str, str | None]:
+def _has_port(values: Mapping[str, str], keys: Mapping[str, str]) -> bool:
+    if "port" in keys:
+        return values[keys["port"]].isdecimal()
+    _, port = _split(values[keys["host"]]) if "host" in keys else ("", None)
+    return port is None or port.isdecimal()
+
+
+def _address(text: str, *, port: bool) -> dict[str, object]:
+    host, number = _split(text)
+    return {"host": text} if port else {"host": host} if number is None else {"host": host, "port": int(number)}
+
+
+def _split(text: str) -> tuple[str, str | None]:
     """Split `host`, `host:port`, `[::1]` or `[::1]:port`; a bare IPv6 address has no port."""
     host, colon, port = text.rpartition(":")
     if text.startswith("["):
@@ -153,24 +164,29 @@ def _address(text: str) -> tuple[str, str | None]:
     return (host, port) if colon and ":" not in host else (text, None)
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal():
-        # Without the text: int() would quote it, and whoever mixed up two keys would find a password there.
-        raise RotationFailed("the port is not a number", remedy="Check which key it is taken from.")
-    return int(text)
-
-
-def _acquire(pool: aiomysql.Pool) -> AbstractAsyncContextManager[aiomysql.Connection]:
-    lent: AbstractAsyncContextManager[aiomysql.Connection] = pool.acquire()
-    return lent
+@asynccontextmanager
+async def _lend(pool: aiomysql.Pool) -> AsyncIterator[aiomysql.Connection]:
+    connection = await pool.acquire()
+    try:
+        yield connection
+    finally:
+        # Not awaited: what it returns wakes those who wait inside the pool, and nobody does; but it waits itself for a
+        # lock that aiomysql holds while it connects, so whoever is done would wait for somebody else's login.
+        pool.release(connection)
 
 
 async def _dispose(pool: aiomysql.Pool) -> None:
-    with suppress(TimeoutError):
-        # Says goodbye to the server, which counts what is closed without as aborted. It waits for a connect that is
-        # under way.
+    with suppress(Exception):
+        # One by one, to say goodbye to the server, which counts what is closed without as aborted. Not by clear(), which
+        # forgets a connection that was reset; acquire() closes those. It waits for a login that is under way.
         async with asyncio.timeout(1):
-            await pool.clear()
+            while pool.freesize:
+                connection = await pool.acquire()
+                try:
+                    await connection.ensure_closed()
+                finally:
+                    connection.close()
+                    pool.release(connection)
     pool.terminate()
     await pool.wait_closed()
 

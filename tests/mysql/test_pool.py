@@ -1,0 +1,623 @@
+"""`RotatingPool` on a real MariaDB."""
+
+import asyncio
+import gc
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiomysql
+import pytest
+
+from aiossmenv import RotationFailed, load_env
+from aiossmenv.mysql import RotatingPool
+from embedded import MariaDB, Store, free_port
+from timing import eventually
+
+if TYPE_CHECKING:
+    from mysql.conftest import Account, Relay, Source
+
+
+async def ask(pool: RotatingPool, statement: str) -> Any:
+    """Run a statement on a connection of the pool, and return the first column of its first row."""
+    async with pool.acquire() as connection, connection.cursor(aiomysql.Cursor) as cursor:
+        await cursor.execute(statement)
+        row = await cursor.fetchone()
+        return row[0] if row else None
+
+
+def code(error: BaseException | None) -> int:
+    """Return the number that the server gave an error."""
+    assert isinstance(error, aiomysql.MySQLError)
+    return int(error.args[0])
+
+
+# Use
+
+
+async def test_acquire_and_execute(source: "Source", account: "Account") -> None:
+    """A connection of the pool is logged in as the user of the keys."""
+    async with RotatingPool(source, maxsize=2) as pool:
+        assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
+        assert (1, "READY") == (pool.generation, pool.state)
+
+
+async def test_a_real_env(ssm: Store, server: MariaDB, account: "Account") -> None:
+    """With an `Env` that is not refreshed by itself, a refused login is what makes it read the new password."""
+    for key, value in {"DB_URL": server.address, "DB_USER": account.name, "DB_PASSWORD": "first"}.items():
+        await asyncio.to_thread(ssm.put, f"/FAKEBOOK/TEST/{key}", value)
+    async with (
+        load_env("/FAKEBOOK/TEST/", ttl=3600) as env,
+        RotatingPool(env, maxsize=2, warm=1) as pool,
+        pool.acquire(),
+    ):
+        await account.set_password("second")
+        await asyncio.to_thread(ssm.put, "/FAKEBOOK/TEST/DB_PASSWORD", "second")
+
+        assert 42 == await ask(pool, "SELECT 6 * 7")
+        assert 2 == pool.generation
+
+
+@pytest.mark.parametrize(("options", "wanted"), [({}, True), ({"autocommit": False}, False)])
+async def test_autocommit_is_on_unless_told_otherwise(
+    source: "Source", options: dict[str, Any], *, wanted: bool
+) -> None:
+    """Without an option a connection commits each statement."""
+    async with RotatingPool(source, maxsize=1, **options) as pool, pool.acquire() as connection:
+        assert wanted is connection.get_autocommit()
+
+
+async def test_options_go_to_aiomysql(source: "Source") -> None:
+    """Options of aiomysql that are not keys are passed on."""
+    async with (
+        RotatingPool(source, maxsize=1, db="app", cursorclass=aiomysql.DictCursor) as pool,
+        pool.acquire() as connection,
+        connection.cursor() as cursor,
+    ):
+        await cursor.execute("SELECT DATABASE() AS name")
+        assert {"name": "app"} == await cursor.fetchone()
+
+
+async def test_an_option_that_aiomysql_does_not_know(source: "Source") -> None:
+    """A misspelt option is an error at the start."""
+    with pytest.raises(RotationFailed, match="TypeError"):
+        await RotatingPool(source, databse="app").__aenter__()
+
+
+async def test_maxsize_is_at_least_one(source: "Source") -> None:
+    """A pool without places is refused: nobody would ever get a connection."""
+    with pytest.raises(ValueError, match="maxsize"):
+        RotatingPool(source, maxsize=0)
+
+
+@pytest.mark.parametrize(("warm", "wanted"), [(None, 3), (0, 1), (2, 2), (9, 3)])
+async def test_warm_connections(source: "Source", account: "Account", warm: int | None, wanted: int) -> None:
+    """A new pool has that many connections open, one at least and *maxsize* at most and by default."""
+    async with RotatingPool(source, maxsize=3, warm=warm) as pool:
+        assert wanted == await account.connections()
+        await ask(pool, "SELECT 1")
+        assert wanted == await account.connections()
+
+
+async def test_minsize_is_not_passed_on(source: "Source", account: "Account") -> None:
+    """aiomysql does not fill the pool up by itself, whatever one says: it would do so with old credentials."""
+    async with RotatingPool(source, maxsize=3, minsize=3, warm=1) as pool:
+        await ask(pool, "SELECT 1")
+        assert 1 == await account.connections()
+
+
+async def test_outside_of_the_block(source: "Source") -> None:
+    """Before it is entered and after it is closed the pool lends nothing; closing again is fine."""
+    pool = RotatingPool(source, maxsize=1)
+    with pytest.raises(RotationFailed, match="not open"):
+        await ask(pool, "SELECT 1")
+    async with pool:
+        await ask(pool, "SELECT 1")
+    await pool.aclose()
+    with pytest.raises(RotationFailed, match="not open"):
+        await ask(pool, "SELECT 1")
+
+
+async def test_repr(source: "Source") -> None:
+    """The repr names the keys, the state and the generation, and no value."""
+    async with RotatingPool(source, maxsize=1) as pool:
+        assert "<RotatingPool DB_URL, DB_USER, DB_PASSWORD: READY, generation 1, 0 retiring>" == repr(pool)
+
+
+def test_without_aiomysql() -> None:
+    """Where aiomysql is missing the import says how to install it."""
+    script = "import sys; sys.modules['aiomysql'] = None; import aiossmenv.mysql"
+    run = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert "ImportError: aiossmenv.mysql needs aiomysql: pip install 'aiossmenv[mysql]'" in run.stderr
+
+
+# Keys
+
+
+async def test_an_address_with_a_port(relay: "Relay", source: "Source") -> None:
+    """The host may have its port with it, also where it is an IPv6 address."""
+    source.publish(DB_URL=relay.address)
+    async with RotatingPool(source, maxsize=1) as pool:
+        assert 1 == await ask(pool, "SELECT 1")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_host_and_a_port_key(source: "Source", server: MariaDB, host: str) -> None:
+    """The port may have a key of its own."""
+    source.publish(HOST=host, PORT=f"{server.port}")
+    keys = {"host": "HOST", "port": "PORT", "user": "DB_USER", "password": "DB_PASSWORD"}
+    async with RotatingPool(source, keys, maxsize=1) as pool:
+        assert server.port == await ask(pool, "SELECT @@port")
+
+
+async def test_a_host_alone(relay: "Relay", source: "Source") -> None:
+    """A host without a port leaves the port to the options, also where it is an IPv6 address, in brackets or not."""
+    host, _, port = relay.address.rpartition(":")
+    for text in (host, host.strip("[]")):
+        source.publish(DB_URL=text)
+        async with RotatingPool(source, maxsize=1, port=int(port)) as pool:
+            assert 1 == await ask(pool, "SELECT 1")
+
+
+async def test_other_keys(source: "Source", server: MariaDB, account: "Account") -> None:
+    """Any option of aiomysql may come from a key, and the others from where they are said."""
+    source.publish(RW_USER=account.name, RW_PASSWORD="first", RW_SCHEMA="app")
+    keys = {"user": "RW_USER", "password": "RW_PASSWORD", "db": "RW_SCHEMA"}
+    async with RotatingPool(source, keys, maxsize=1, host="127.0.0.1", port=server.port) as pool:
+        assert "app" == await ask(pool, "SELECT DATABASE()")
+
+
+@pytest.mark.parametrize("values", [{"DB_URL": "127.0.0.1:s3cret"}, {"DB_URL": "[::1]s3cret"}, {"PORT": "s3cret"}])
+async def test_a_port_that_is_no_number(source: "Source", values: dict[str, str]) -> None:
+    """It is an error at the start, which does not quote the text: it might be a password."""
+    source.publish(**values)
+    keys = {"host": "DB_URL", "user": "DB_USER", "password": "DB_PASSWORD"}
+    with pytest.raises(RotationFailed) as caught:
+        await RotatingPool(source, keys | ({"port": "PORT"} if "PORT" in values else {})).__aenter__()
+
+    assert "the port is not a number" in str(caught.value.__cause__)
+    assert "s3cret" not in f"{caught.value} {caught.value.__cause__}"
+
+
+@pytest.mark.parametrize("values", [{"DB_URL": "127.0.0.1:s3cret"}, {"DB_URL": "127.0.0.1:x", "DB_PASSWORD": "s3cret"}])
+async def test_a_port_that_is_no_number_in_a_traceback(source: "Source", values: dict[str, str]) -> None:
+    """A traceback with local variables, as error trackers make, does not show it in any frame of this library."""
+    source.publish(**values)
+    with pytest.raises(RotationFailed) as caught:
+        await RotatingPool(source).__aenter__()
+
+    trace = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert trace.__cause__
+    frames = [frame for frame in trace.__cause__.stack if Path(frame.filename).parent.name == "aiossmenv"]
+    assert 3 < len(frames)
+    assert [] == [frame.name for frame in frames if "s3cret" in f"{frame.locals}"]
+
+
+# Beginning
+
+
+async def test_a_wrong_password_at_the_start(source: "Source") -> None:
+    """Credentials that the server refuses are an error, with the server's own as its cause."""
+    source.publish(DB_PASSWORD="wrong")
+    with pytest.raises(RotationFailed, match="DB_URL, DB_USER, DB_PASSWORD: OperationalError 1045") as caught:
+        await RotatingPool(source).__aenter__()
+    assert 1045 == code(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
+async def test_nobody_there_at_the_start(source: "Source", host: str) -> None:
+    """An address where no server listens is an error, without waiting."""
+    source.publish(DB_URL=f"{host}:{free_port()}")
+    began = time.monotonic()
+    with pytest.raises(RotationFailed, match="OperationalError 2003"):
+        await RotatingPool(source).__aenter__()
+    assert 2 > time.monotonic() - began
+
+
+async def test_a_server_that_never_speaks(source: "Source", account: "Account") -> None:
+    """An address that accepts connections and says nothing is an error at the start, and DEGRADED later on."""
+    ends: list[asyncio.StreamWriter] = []
+    async with await asyncio.start_server(lambda _, writer: ends.append(writer), "127.0.0.1", 0) as listener:
+        silent = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        async with RotatingPool(source, maxsize=1, build_timeout=0.2) as pool:
+            address = source.stored["DB_URL"]
+            source.publish(DB_URL=silent)
+            with pytest.raises(RotationFailed, match="TimeoutError"):
+                await RotatingPool(source, build_timeout=0.1).__aenter__()
+            await eventually(lambda: pool.state == "DEGRADED")
+            assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
+
+            source.publish(DB_URL=address)
+            await eventually(lambda: pool.state == "READY")
+            assert 1 == pool.generation
+        # Inside of the block: from Python 3.12 on a listener waits for its connections.
+        for end in ends:
+            end.close()
+
+
+async def test_a_start_that_fails_half_way_leaves_no_connection(
+    source: "Source", account: "Account", server: MariaDB
+) -> None:
+    """Where the second connection is refused the first one is closed, with a goodbye."""
+    aborted = await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
+    await account.alter("WITH MAX_USER_CONNECTIONS 1")
+    with pytest.raises(RotationFailed, match="OperationalError 1226"):
+        await RotatingPool(source, maxsize=3).__aenter__()
+    assert 0 == await account.gone()
+    assert aborted == await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
+
+
+# Refusals
+
+
+TROUBLES = {
+    1044: ("REVOKE ALL ON app.* FROM '{0}'@'%'", "GRANT ALL ON app.* TO '{0}'@'%'"),
+    1045: ("ALTER USER '{0}'@'%' IDENTIFIED BY 'second'", "ALTER USER '{0}'@'%' IDENTIFIED BY 'first'"),
+    4151: ("ALTER USER '{0}'@'%' ACCOUNT LOCK", "ALTER USER '{0}'@'%' ACCOUNT UNLOCK"),
+}
+
+
+@pytest.mark.parametrize("number", TROUBLES)
+async def test_a_refusal_is_retried_until_it_heals(
+    source: "Source", account: "Account", server: MariaDB, number: int
+) -> None:
+    """A login that the server refuses is tried again, with the keys read again in between."""
+    harm, heal = (statement.format(account.name) for statement in TROUBLES[number])
+    async with RotatingPool(source, db="app", maxsize=2, warm=1) as pool, pool.acquire():
+        await server.execute(harm)
+        with pytest.raises(RotationFailed) as caught:
+            await RotatingPool(source, db="app").__aenter__()
+        assert number == code(caught.value.__cause__)
+
+        asking = asyncio.create_task(ask(pool, "SELECT 1"))
+        await eventually(lambda: source.asked)
+        assert not asking.done()
+        await server.execute(heal)
+        assert 1 == await asking
+        assert 1 == pool.generation
+
+
+async def test_a_refusal_until_the_deadline(source: "Source", account: "Account") -> None:
+    """What does not heal is the server's own error in the end."""
+    async with RotatingPool(source, maxsize=2, warm=1, retry_deadline=0.2) as pool, pool.acquire():
+        await account.set_password("second")
+        began = time.monotonic()
+        with pytest.raises(aiomysql.OperationalError) as caught:
+            await ask(pool, "SELECT 1")
+        assert 1045 == code(caught.value)
+        assert 0.1 < time.monotonic() - began < 2
+
+
+async def test_a_blocked_account_is_not_retried(source: "Source", account: "Account", server: MariaDB) -> None:
+    """Where the server blocks for too many wrong passwords no further login is tried."""
+    before = (await server.execute("SELECT @@global.max_password_errors"))[0][0]
+    try:
+        async with RotatingPool(source, maxsize=2, warm=1) as pool, pool.acquire():
+            await server.execute("SET GLOBAL max_password_errors = 1")
+            for number in (1045, 4150):
+                with pytest.raises(aiomysql.OperationalError) as caught:
+                    await aiomysql.connect(host="127.0.0.1", port=server.port, user=account.name, password="wrong")
+                assert number == code(caught.value)
+
+            began = time.monotonic()
+            with pytest.raises(aiomysql.OperationalError) as caught:
+                await ask(pool, "SELECT 1")
+            assert 4150 == code(caught.value)
+            assert 1 > time.monotonic() - began
+            assert 0 == source.asked
+    finally:
+        await server.execute(f"SET GLOBAL max_password_errors = {before}")
+        await server.execute("FLUSH PRIVILEGES")
+
+
+async def test_too_many_connections_are_waited_out(source: "Source", account: "Account") -> None:
+    """Where the server allows no further connection the acquire waits for one, and reads nothing again."""
+    await account.alter("WITH MAX_USER_CONNECTIONS 1")
+    async with RotatingPool(source, maxsize=2, warm=1) as pool:
+        async with pool.acquire():
+            asking = asyncio.create_task(ask(pool, "SELECT 1"))
+            await asyncio.sleep(0.1)
+            assert not asking.done()
+        assert 1 == await asking
+        assert 0 == source.asked
+
+
+async def test_garbage_does_not_reach_users(source: "Source", account: "Account") -> None:
+    """A password that does not log in is found out before anybody gets it."""
+    async with RotatingPool(source, maxsize=2) as pool:
+        source.publish(DB_PASSWORD="garbage")
+        await eventually(lambda: pool.state == "DEGRADED")
+        assert 1 == await ask(pool, "SELECT 1")
+        assert 1 == pool.generation
+
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2)
+        assert "READY" == pool.state
+
+
+# Swaps
+
+
+async def test_a_transaction_outlives_a_swap(source: "Source", account: "Account", server: MariaDB) -> None:
+    """Whoever is in a transaction when the password changes commits it on the connection that he has."""
+    await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
+    async with RotatingPool(source, db="app", maxsize=2) as pool, pool.acquire() as connection:
+        await connection.begin()
+        async with connection.cursor() as cursor:
+            await cursor.execute(f"INSERT INTO {account.name} VALUES (1)")
+            await account.set_password("second")
+            source.publish(DB_PASSWORD="second")
+            await eventually(lambda: pool.generation == 2)
+            assert 1 == await ask(pool, "SELECT 1")
+            await asyncio.sleep(0.1)
+            await cursor.execute(f"INSERT INTO {account.name} VALUES (2)")
+        await connection.commit()
+        assert ((2,),) == await server.execute(f"SELECT COUNT(*) FROM app.{account.name}")
+    await server.execute(f"DROP TABLE app.{account.name}")
+
+
+async def test_an_old_pool_ends_when_its_last_connection_is_back(source: "Source", account: "Account") -> None:
+    """After a swap the old connections are closed, all of them, as soon as nobody uses one."""
+    async with RotatingPool(source, maxsize=3) as pool:
+        async with pool.acquire():
+            await account.set_password("second")
+            source.publish(DB_PASSWORD="second")
+            await eventually(lambda: pool.generation == 2)
+            assert 6 == await account.connections()
+        await eventually(lambda: "0 retiring" in repr(pool))
+        await asyncio.sleep(0.05)
+        assert 3 == await account.connections()
+
+
+async def test_an_old_pool_is_closed_politely(source: "Source", account: "Account", server: MariaDB) -> None:
+    """The server is told of each connection that ends: it counts none as aborted."""
+    aborted = await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
+    async with RotatingPool(source, maxsize=3) as pool:
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2)
+    assert 0 == await account.gone()
+    assert aborted == await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
+
+
+async def test_drain_timeout_cuts(source: "Source", account: "Account", caplog: pytest.LogCaptureFixture) -> None:
+    """Who stays longer than *drain_timeout* loses his connection, and nobody else does."""
+    async with RotatingPool(source, maxsize=2, drain_timeout=0.1) as pool:
+        async with pool.acquire() as connection:
+            await account.set_password("second")
+            source.publish(DB_PASSWORD="second")
+            await eventually(lambda: pool.generation == 2 and "0 retiring" in repr(pool))
+            assert connection.closed
+            assert 1 == await ask(pool, "SELECT 1")
+        assert 1 == await ask(pool, "SELECT 1")
+        assert 1 == sum("closed under 1 users" in message for message in caplog.messages)
+
+
+# Places
+
+
+async def test_no_more_than_maxsize_at_a_time(source: "Source", account: "Account") -> None:
+    """Twelve tasks on three places: each gets its turn, and never more than three have one."""
+    inside = most = 0
+    async with RotatingPool(source, maxsize=3) as pool:
+
+        async def work() -> None:
+            """Be inside for 10 ms."""
+            nonlocal inside, most
+            async with pool.acquire() as connection, connection.cursor() as cursor:
+                inside += 1
+                most = max(most, inside)
+                await cursor.execute("SELECT SLEEP(0.01)")
+                inside -= 1
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(12):
+                group.create_task(work())
+        assert 3 == most
+        assert 3 == await account.connections()
+
+
+async def _in_a_transaction(connection: aiomysql.Connection) -> None:
+    """Leave a transaction open."""
+    await connection.begin()
+
+
+async def _closed(connection: aiomysql.Connection) -> None:
+    """Close the connection."""
+    connection.close()
+
+
+@pytest.mark.parametrize("spoil", [_in_a_transaction, _closed])
+async def test_a_spoilt_connection_strands_nobody(source: "Source", spoil: Callable[..., Any]) -> None:
+    """Those who wait get a connection when one comes back closed or in a transaction: aiomysql forgets to wake them."""
+    async with RotatingPool(source, maxsize=1) as pool:
+        async with pool.acquire() as connection:
+            tasks = [asyncio.create_task(ask(pool, "SELECT 1")) for _ in range(3)]
+            await asyncio.sleep(0.01)
+            await spoil(connection)
+        async with asyncio.timeout(5):
+            assert [1, 1, 1] == await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_cancelled_waiter_strands_nobody(source: "Source", turns: int) -> None:
+    """Who is cancelled while a connection comes back leaves it to the next: aiomysql loses that wake-up."""
+    async with RotatingPool(source, maxsize=1) as pool:
+        async with pool.acquire():
+            first, second = (asyncio.create_task(ask(pool, "SELECT 1")) for _ in range(2))
+            await asyncio.sleep(0.01)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        first.cancel()
+        async with asyncio.timeout(5):
+            assert 1 == await second
+            assert (await asyncio.gather(first, return_exceptions=True))[0].__class__ in {int, asyncio.CancelledError}
+
+
+async def test_a_killed_connection_is_replaced(source: "Source", server: MariaDB) -> None:
+    """A connection that the server ended while nobody used it is not lent again."""
+    async with RotatingPool(source, maxsize=1) as pool:
+        number = await ask(pool, "SELECT CONNECTION_ID()")
+        await server.execute(f"KILL {number}")
+        await asyncio.sleep(0.05)
+        assert number != await ask(pool, "SELECT CONNECTION_ID()")
+
+
+# Cancellation and end
+
+
+# aiomysql's: a connection whose login was cancelled is left to the garbage collector, which warns and closes it.
+unclosed = pytest.mark.filterwarnings(
+    "ignore:Unclosed connection:ResourceWarning",
+    "ignore:Exception ignored in.*Connection.__del__:pytest.PytestUnraisableExceptionWarning",
+)
+
+
+@unclosed
+async def test_cancelled_starts_leave_no_connection(source: "Source", account: "Account") -> None:
+    """Wherever a first build is when it is cancelled: its connections are closed."""
+    for turns in range(0, 120, 3):
+        pool = RotatingPool(source, maxsize=3)
+        entering = asyncio.create_task(pool.__aenter__())
+        for _ in range(turns):
+            await asyncio.sleep(0 if turns % 2 else 0.00005)
+        entering.cancel()
+        await asyncio.wait({entering})
+        await pool.aclose()
+    assert 0 == await account.gone()
+
+
+@unclosed
+async def test_closing_during_builds_leaves_no_connection(source: "Source", account: "Account") -> None:
+    """Wherever a later build is when the pool is closed: its connections are closed."""
+    for turns in range(0, 120, 3):
+        source.publish(DB_PASSWORD="first")
+        async with RotatingPool(source, maxsize=3, warm=turns % 4) as pool:
+            # Two passwords that both log in, and are different to the pool: the build succeeds.
+            source.publish(DB_PASSWORD="first", DB_URL=source.stored["DB_URL"].replace("127.0.0.1", "localhost"))
+            for _ in range(turns):
+                await asyncio.sleep(0 if turns % 2 else 0.00005)
+            assert pool.generation in {1, 2}
+        source.publish(DB_URL=source.stored["DB_URL"].replace("localhost", "127.0.0.1"))
+    assert 0 == await account.gone()
+
+
+@unclosed
+async def test_cancelled_users_leave_nothing(source: "Source", account: "Account") -> None:
+    """Wherever users are when they are cancelled: all places are free again, and the connections work."""
+    async with RotatingPool(source, maxsize=2, warm=1) as pool:
+        for turns in range(60):
+            tasks = [asyncio.create_task(ask(pool, "SELECT SLEEP(0.001)")) for _ in range(4)]
+            for _ in range(turns):
+                await asyncio.sleep(0 if turns % 2 else 0.00005)
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [] == [end for end in ends if end != 0 and not isinstance(end, asyncio.CancelledError)]
+        async with asyncio.timeout(5), AsyncExitStack() as stack:
+            for _ in range(2):
+                connection = await stack.enter_async_context(pool.acquire())
+                await connection.ping(reconnect=False)
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2 and "0 retiring" in repr(pool))
+    assert 0 == await account.gone()
+
+
+async def test_closing_leaves_no_connection(source: "Source", account: "Account") -> None:
+    """After the block the server has no connection of the pool."""
+    async with RotatingPool(source, maxsize=5) as pool:
+        await ask(pool, "SELECT 1")
+        assert 5 == await account.connections()
+    assert 0 == await account.gone()
+
+
+async def test_those_who_wait_are_told_of_the_end(source: "Source") -> None:
+    """Closing lets who has a connection finish, and who waits for one fail."""
+    pool = RotatingPool(source, maxsize=1)
+    async with pool, pool.acquire() as connection:
+        waiting = asyncio.create_task(ask(pool, "SELECT 1"))
+        await asyncio.sleep(0.01)
+        closing = asyncio.create_task(pool.aclose())
+        await asyncio.sleep(0.05)
+        await connection.ping(reconnect=False)
+        assert not closing.done()
+    await closing
+    with pytest.raises(RotationFailed, match="not open"):
+        await waiting
+
+
+async def test_a_reset_of_all_connections(relay: "Relay", source: "Source", account: "Account") -> None:
+    """After the network has reset every idle connection the pool lends new ones, and ends cleanly."""
+    source.publish(DB_URL=relay.address)
+    async with RotatingPool(source, maxsize=3) as pool:
+        relay.cut()
+        await asyncio.sleep(0.05)
+        assert 1 == await ask(pool, "SELECT 1")
+    assert 0 == await account.gone()
+
+
+@pytest.mark.parametrize("most", [1, 3])
+async def test_an_old_pool_whose_connections_were_reset(
+    relay: "Relay", source: "Source", account: "Account", caplog: pytest.LogCaptureFixture, most: int
+) -> None:
+    """Connections that are dead already do not keep a swap from closing the others, and are no reason to warn."""
+    source.publish(DB_URL=relay.address)
+    async with RotatingPool(source, maxsize=3) as pool:
+        relay.cut(most)
+        await asyncio.sleep(0.05)
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2 and "0 retiring" in repr(pool))
+        await asyncio.sleep(0.05)
+        there = await account.connections()
+    # What was left to the garbage collector warns here, and not in another test.
+    gc.collect()
+    assert 3 == there
+    assert [] == [record.message for record in caplog.records if record.levelname == "WARNING"]
+
+
+async def test_a_login_that_hangs_holds_up_nobody_for_long(
+    source: "Source", server: MariaDB, account: "Account"
+) -> None:
+    """When a server takes logins and does not answer, entering ends at its deadline, and who is inside can leave."""
+    silent = asyncio.Event()
+    hanging: set[asyncio.Task[None]] = set()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if silent.is_set():
+            task = asyncio.current_task()
+            assert task
+            hanging.add(task)
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            writer.close()
+            return
+        upstream, downstream = await asyncio.open_connection("127.0.0.1", server.port)
+
+        async def pump(source_: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            while data := await source_.read(65536):
+                target.write(data)
+            target.close()
+
+        await asyncio.gather(pump(reader, downstream), pump(upstream, writer))
+
+    listening = await asyncio.start_server(relay, "127.0.0.1", 0)
+    source.publish(DB_URL=f"127.0.0.1:{listening.sockets[0].getsockname()[1]}", DB_USER=account.name)
+    async with RotatingPool(source, maxsize=3, warm=1, retry_deadline=0.5) as pool:
+        async with pool.acquire():
+            silent.set()
+            outside = asyncio.create_task(ask(pool, "SELECT 1"))
+            await eventually(lambda: hanging)
+        with pytest.raises(TimeoutError):
+            await outside
+    for task in hanging:
+        task.cancel()
+    listening.close()
+    await listening.wait_closed()
