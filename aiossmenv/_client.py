@@ -2,12 +2,15 @@
 """One request to Parameter Store through aioboto3: a page comes back, or one of our errors."""
 
 import asyncio
+import json
 import os
 import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from datetime import UTC, datetime
+from hashlib import sha256
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, get_args
 
 from aiossmenv._errors import (
@@ -19,7 +22,7 @@ from aiossmenv._errors import (
     StoreUnavailable,
     Throttled,
 )
-from aiossmenv._parameter import Parameter, ParameterType, base_name
+from aiossmenv._parameter import Parameter, ParameterType, Reading, Sealed, base_name, is_reference
 from aiossmenv._scan import BATCH, Answer, ByName, ByPath, One, Page, Request, TokenRefused
 
 # Seconds. The SDK's own (60 and 60) are longer than anybody waits for a service to start; a request that is lost is
@@ -72,18 +75,18 @@ class Client:
     async def _send(self, request: Request) -> Answer | None:
         client = await self._opened()
         match request:
-            case ByPath(path, recursive, token):
+            case ByPath(path, recursive, decrypt, token):
                 more = {} if token is None else {"NextToken": token}
                 response = await client.get_parameters_by_path(
-                    Path=path, Recursive=recursive, WithDecryption=True, MaxResults=BATCH, **more
+                    Path=path, Recursive=recursive, WithDecryption=decrypt, MaxResults=BATCH, **more
                 )
-                return _page(response.get("Parameters"), response)
-            case ByName(names):
-                response = await client.get_parameters(Names=list(names), WithDecryption=True)
-                return _page(response.get("Parameters"), response)
-            case One(name):
-                response = await client.get_parameter(Name=name, WithDecryption=True)
-                return _page([response.get("Parameter")], response)
+                return _page(response.get("Parameters"), response, decrypt=decrypt)
+            case ByName(names, decrypt):
+                response = await client.get_parameters(Names=list(names), WithDecryption=decrypt)
+                return _page(response.get("Parameters"), response, decrypt=decrypt)
+            case One(name, decrypt):
+                response = await client.get_parameter(Name=name, WithDecryption=decrypt)
+                return _page([response.get("Parameter")], response, decrypt=decrypt, name=name)
 
     async def _opened(self) -> Any:
         async with self._opening:
@@ -172,7 +175,8 @@ _KEY = "Check that the KMS key is enabled and in this region, and that the role 
 _THROTTLED = frozenset({
     "ThrottlingException", "Throttling", "ThrottledException", "RequestThrottledException", "RequestThrottled",
     "TooManyRequestsException", "RequestLimitExceeded", "BandwidthLimitExceeded", "LimitExceededException",
-    "SlowDown", "PriorRequestNotComplete", "429",
+    "SlowDown", "PriorRequestNotComplete", "ProvisionedThroughputExceededException", "EC2ThrottledException",
+    "TransactionInProgressException", "429",
 })  # fmt: skip
 _NOT_FOUND = frozenset({"ParameterNotFound", "ParameterVersionNotFound"})
 _BAD_CREDENTIALS = frozenset({
@@ -195,7 +199,7 @@ def _refusal(response: Mapping[str, Any], request: Request) -> AiossmenvError:  
         return _RefusedToken(said)
     if code in _THROTTLED or status == HTTPStatus.TOO_MANY_REQUESTS or _KMS_RATE in text:
         return Throttled(said, remedy="Wait, spread the callers, or raise the account's Parameter Store throughput.")
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code.startswith("InternalServer"):
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code.startswith(("InternalServer", "RequestTimeout", "408")):
         return StoreUnavailable(said, remedy=_WAIT)
     if code in _NOT_FOUND:
         return ParameterNotFound(
@@ -207,13 +211,18 @@ def _refusal(response: Mapping[str, Any], request: Request) -> AiossmenvError:  
         return AccessDenied(said, remedy=_RENEW)
     if code in _DENIED:
         return _denial(said, text, request)
+    if isinstance(request, One) and is_reference(request.name) and "dependency service" in text:
+        # What a role without the right on the secret is told, whether or not there is one.
+        return AccessDenied(
+            said, remedy="Allow secretsmanager:GetSecretValue on the secret, and kms:Decrypt on its key."
+        )
     if code in _INVALID:
         return InvalidPath(said, remedy=_CHECK_NAME)
     return StoreUnavailable(said, remedy=_CONFIG, transient=False)
 
 
 def _denial(said: str, text: str, request: Request) -> AiossmenvError:
-    if "kms:Decrypt" in text or "(Service: AWSKMS" in text or "customer master key" in text:
+    if "kms:Decrypt" in text or re.search(r"\(Service: (AWSKMS|Kms)", text) or "customer master key" in text:
         key = re.search(r"on resource: (arn:\S+:kms:\S+)", text)
         grant = f"Allow kms:Decrypt on {key[1]} for this role." if key else f"Allow kms:Decrypt for this role. {_KEY}"
         return DecryptionFailed(said, remedy=grant)
@@ -222,43 +231,68 @@ def _denial(said: str, text: str, request: Request) -> AiossmenvError:
     stem = f"arn:{resource[2]}:ssm:{resource[3]}:{resource[4]}" if resource else "arn:aws:ssm:REGION:ACCOUNT"
     if isinstance(request, ByPath):
         # The service checks the path that was asked for, not what is under it.
-        name = f"{stem}:parameter{request.path}".rstrip("/")
-        grant = f"Allow {action} on both {name} and {name}/*."
+        name = f"{stem}:parameter{request.path}"
+        grant = f"Allow {action} on both {name} and {name.rstrip('/')}/*."
     else:
         names = request.names if isinstance(request, ByName) else (request.name,)
         grant = f"Allow {action} on {', '.join(stem + ':parameter/' + base_name(name).lstrip('/') for name in names)}."
     if resource and resource[1].endswith(":*"):
         grant += " Or the name is mistyped: a role without a broad grant is told so of a parameter that does not exist."
-    return AccessDenied(said, remedy=grant)
+    return AccessDenied(said, action=action, remedy=grant)
 
 
-def _page(parameters: Any, response: Mapping[str, Any]) -> Page | None:
+def _page(parameters: Any, response: Mapping[str, Any], *, decrypt: bool, name: str = "") -> Page | None:
     """Read an answer, or return `None` if it is not one: a smaller set would pass for deletions."""
     if not isinstance(parameters, list):
         return None
-    read = tuple(_parameter(item) for item in parameters)
-    whole = tuple(parameter for parameter in read if parameter)
+    read = tuple(_reading(item, decrypt=decrypt, asked=name) for item in parameters)
+    whole = tuple(item for item in read if item)
     if len(whole) < len(read):
         return None
     return Page(whole, response.get("NextToken") or None, tuple(response.get("InvalidParameters") or ()))
 
 
-def _parameter(item: Any) -> Parameter | None:
+def _reading(item: Any, *, decrypt: bool, asked: str) -> Reading | None:
     if not isinstance(item, dict) or item.get("Type") not in _TYPES:
         return None
     name, value, version, modified = (item.get(key) for key in ("Name", "Value", "Version", "LastModifiedDate"))
     if not (isinstance(name, str) and isinstance(value, str) and isinstance(version, int)):
         return None
+    # In UTC: the SDK gives each a time zone object of its own.
+    last_modified = modified.astimezone(UTC) if isinstance(modified, datetime) else None
+    if item["Type"] == "SecureString" and not decrypt:
+        return Sealed(
+            name=name,
+            type=item["Type"],
+            version=version,
+            last_modified=last_modified,
+            arn=item.get("ARN", ""),
+            digest=sha256(value.encode()).digest(),
+        )
     return Parameter(
-        name=name,
+        # A secret of Secrets Manager may come under its own name; only what it was asked by leads to it again.
+        name=asked if is_reference(asked) else name,
         value=value,
         type=item["Type"],
         version=version,
-        last_modified=modified if isinstance(modified, datetime) else None,
+        last_modified=last_modified,
         arn=item.get("ARN", ""),
         data_type=item.get("DataType", "text"),
         selector=item.get("Selector") or "",
+        version_id=_version_id(item.get("SourceResult")),
     )
+
+
+def _version_id(source: Any) -> str:
+    """Find the version id of a secret in the JSON that comes with it; both spellings are in AWS's own texts."""
+    if not isinstance(source, str):
+        return ""
+    try:
+        result = json.loads(source)
+    except ValueError:
+        return ""
+    found = (result.get("versionId") or result.get("VersionId")) if isinstance(result, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def _names(request: Request) -> str | None:
@@ -272,8 +306,58 @@ def _names(request: Request) -> str | None:
 
 def _new_session() -> Any:
     import aioboto3
+    from aiobotocore.session import get_session
 
-    return aioboto3.Session()
+    session = get_session()
+    if not session.get_config_variable("data_path"):
+        session.register_component("data_loader", _quick_loader())
+    return aioboto3.Session(botocore_session=session)
+
+
+def _quick_loader() -> Any:
+    """
+    Return a loader of the SDK's models that does not look at those of services that nobody asks for.
+
+    The SDK's own lists 400 directories and all in them to learn whether there is an "ssm", and parses two megabytes of
+    legacy endpoints although it finds endpoints by rules; that is three quarters of the time to make a client.
+    """
+    from botocore.loaders import Loader
+
+    class QuickLoader(Loader):  # type: ignore[misc] # untyped base
+        def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002 - the base's signature
+            folders = [Path(path) for path in self.search_paths if Path(path).is_dir()]
+            return sorted({service.name for folder in folders for service in folder.iterdir()})
+
+        def load_data_with_path(self, name: str) -> Any:
+            if name != "endpoints":
+                return super().load_data_with_path(name)
+            # The same partitions as the rules have, without exceptions for single services: the rules have those.
+            partitions, path = super().load_data_with_path("partitions")
+            return {"version": 3, "partitions": [_partition(partition) for partition in partitions["partitions"]]}, path
+
+    return QuickLoader()
+
+
+def _partition(partition: Mapping[str, Any]) -> dict[str, Any]:
+    plain, dual = partition["outputs"]["dnsSuffix"], partition["outputs"]["dualStackDnsSuffix"]
+    return {
+        "partition": partition["id"],
+        "partitionName": partition["id"],
+        "dnsSuffix": plain,
+        "regionRegex": partition["regionRegex"],
+        "regions": {region: {} for region in partition["regions"]},
+        "services": {},
+        "defaults": {
+            "hostname": "{service}.{region}.{dnsSuffix}",
+            "protocols": ["https"],
+            "signatureVersions": ["v4"],
+            "variants": [
+                {"hostname": "{service}-fips.{region}.{dnsSuffix}", "dnsSuffix": plain, "tags": ["fips"]},
+                {"hostname": "{service}.{region}.{dnsSuffix}", "dnsSuffix": dual, "tags": ["dualstack"]},
+                {"hostname": "{service}-fips.{region}.{dnsSuffix}", "dnsSuffix": dual, "tags": ["dualstack", "fips"]},
+            ],
+        },
+    }
 
 
 def _region(session: Any, *, ours: bool) -> str | None:

@@ -13,18 +13,28 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
+from typing import Any, ParamSpec, TypeVar
 
 from aiossmenv._errors import AiossmenvError, EmptyPath, InvalidPath, InvalidVariable, MissingParameters, StaleEnv
 from aiossmenv._naming import upper_snake
-from aiossmenv._parameter import Parameter, normal_path, split_names
-from aiossmenv._publish import apply, check, plan
-from aiossmenv._scan import ByPath, Request, in_tens
-from aiossmenv._schedule import Schedule, Status
+from aiossmenv._parameter import REFERENCE, Parameter, is_reference, normal_path, split_names
+from aiossmenv._publish import Edit, apply, check, plan
+from aiossmenv._scan import BATCH, Scan, Want
+from aiossmenv._schedule import Kind, Schedule, Status
 from aiossmenv._snapshot import Change, Known, Snapshot, diff
 from aiossmenv._store import ParameterStore, SingleFlight
 from aiossmenv._watch import Callback, Watchers
 
 logger = logging.getLogger("aiossmenv")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# So many changes are named in a line of the log.
+_NAMED = 20
+
+# So many parameters take about 2 ms to publish; more are worked out in a thread.
+_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,15 +48,38 @@ class _Wanted:
     to_key: Callable[[str], str]
     allow_empty: bool
 
-    def requests(self) -> tuple[Request, ...]:
+    def wants(self) -> tuple[Want, ...]:
+        """Return what to look at to read all of it."""
         if self.names is None:
-            return tuple(ByPath(path, self.recursive) for path in self.paths)
-        return in_tens(f"{path.rstrip('/')}/{name}" for path in self.paths for name in self.names)
+            return tuple(Want(path=path, recursive=self.recursive) for path in self.paths)
+        secrets = tuple(name for name in self.names if is_reference(name))
+        below = [name for name in self.names if not is_reference(name)]
+        return (
+            *(
+                Want(path=path, names=tuple(f"{path.rstrip('/')}/{name}" for name in below), may_list=False)
+                for path in self.paths
+                if below
+            ),
+            *([Want(path=REFERENCE, names=secrets, may_list=False)] if secrets else []),
+        )
+
+    def polls(self, known: Known) -> tuple[Want, ...]:
+        """Return what to look at to read by name all that is *known*; a path of which nothing is known is listed."""
+        if self.names is not None:
+            return self.wants()
+        polls: list[Want] = []
+        taken: set[str] = set()
+        for path in self.paths:
+            names = tuple(name for name in known.names_below(path, recursive=self.recursive) if name not in taken)
+            taken.update(names)
+            polls.append(Want(path=path, recursive=self.recursive, names=names or None))
+        return tuple(polls)
 
     def arrange(self, known: Known, region: str | None) -> dict[str, Parameter]:
         """Return the parameters by key, or raise what is wrong with the set as a whole."""
         parameters: dict[str, Parameter] = {}
-        for path in self.paths:
+        secrets = [REFERENCE] if self.names and any(map(is_reference, self.names)) else []
+        for path in (*self.paths, *secrets):
             # Names that were asked for may be at any depth.
             deep = self.recursive or self.names is not None
             below = known.below(path, recursive=deep, to_key=self.to_key)
@@ -70,6 +103,27 @@ class _Wanted:
         return parameters
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What a read leads to."""
+
+    known: Known
+    polls: tuple[Want, ...]
+    snapshot: Snapshot
+    changes: tuple[Change, ...]
+    edit: Edit | None
+
+
+# What a refresh covers: everything, in one way or another, or some keys.
+_Flight = Kind | frozenset[str]
+
+
+def _covers(running: _Flight, wanted: _Flight) -> bool:
+    if isinstance(wanted, frozenset):
+        return not isinstance(running, frozenset) or running >= wanted
+    return running in (wanted, "revalidate") or (running, wanted) == ("list", "poll")
+
+
 class Env(Mapping[str, str]):
     """
     The environment of a service: key -> value, always of one complete read.
@@ -84,6 +138,7 @@ class Env(Mapping[str, str]):
         wanted: _Wanted,
         store: ParameterStore,
         *,
+        schedule: Schedule,
         ttl: float | None,
         max_stale: float | None,
         environ: MutableMapping[str, str] | None,
@@ -101,10 +156,14 @@ class Env(Mapping[str, str]):
         self._known = Known(MappingProxyType({}))
         self._snapshot = Snapshot({}, self._clock.wall())
         self._owned: Mapping[str, str] = {}
-        self._schedule: Schedule
+        self._polls: tuple[Want, ...] = ()
+        self._schedule = schedule
         self._watchers = Watchers()
-        self._flights: SingleFlight[str, tuple[Change, ...]] = SingleFlight()
+        self._flights: SingleFlight[_Flight, tuple[Change, ...]] = SingleFlight()
+        self._done: _Flight = frozenset()
+        self._last: asyncio.Task[Any] | None = None
         self._began = float("-inf")
+        self._region: str | None = None
         self._refresher: asyncio.Task[None] | None = None
         self._sleeper: asyncio.Task[None] | None = None
         self._closed = False
@@ -113,7 +172,7 @@ class Env(Mapping[str, str]):
     def __getitem__(self, key: str) -> str:
         if self._max_stale is not None:
             self._refuse_stale()
-        return self._snapshot[key]
+        return self._snapshot._parameters[key].value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._snapshot)
@@ -140,19 +199,27 @@ class Env(Mapping[str, str]):
         """How current this is, at the moment of asking."""
         return self._schedule.status(self._clock.now())
 
-    async def refresh(self, *keys: str, min_gap: float = 0.0) -> tuple[Change, ...]:  # noqa: ARG002 - all are read
+    async def refresh(self, *keys: str, min_gap: float = 0.0) -> tuple[Change, ...]:
         """
         Read again now, and return what changed once it is published.
 
-        *keys*: what must be news; everything, without any. *min_gap*: seconds that lie between the beginning of the
-        last refresh and of this one at least; they are waited for. Whoever asks while a refresh runs shares it. Raises
-        what the read raises; the last good snapshot stays then.
+        Without *keys* everything is listed, undecrypted, and what changed is decrypted. With up to ten, these are read
+        decrypted in one call; with more, by name. *min_gap*: seconds that lie between the beginning of the last
+        refresh and of this one at least; they are waited for. Whoever asks while a refresh runs that covers it shares
+        it. Raises what the read raises; the last good snapshot stays then.
         """
         if self._closed:
             raise RuntimeError("this Env is closed")
-        if min_gap:
-            return await self._flights.do("patient", lambda: self._refresh_after(min_gap))
-        return await self._flights.do("refresh", self._refresh)
+        wanted: _Flight = frozenset(keys) if keys and self._snapshot.parameters.keys() >= set(keys) else "list"
+        asked = self._clock.now()
+        while (gap := self._began + min_gap - self._clock.now()) > 0:
+            await self._clock.sleep(gap)
+            if self._began > asked:  # somebody else was quicker
+                if any(_covers(running, wanted) for running in self._flights):
+                    break
+                if _covers(self._done, wanted):
+                    return ()
+        return await self._share(wanted)
 
     def changes(self) -> AsyncIterator[Change]:
         """
@@ -191,67 +258,123 @@ class Env(Mapping[str, str]):
         if self._ttl is not None:
             await self._store.__aenter__()
         try:
-            await self._read()
+            await self._read("revalidate")
         except BaseException:
             self._closed = True
             await self._release()
             raise
-        self._schedule = Schedule(
-            ttl=self._ttl,
-            max_stale=self._max_stale,
-            now=self._clock.now(),
-            wall=self._snapshot.taken_at,
-            random=self._store.random,
-        )
+        self._schedule.loaded(now=self._clock.now(), wall=self._snapshot.taken_at)
         if self._ttl is not None:
-            self._refresher = asyncio.create_task(
-                self._keep_fresh(), name=f"aiossmenv refresher of {self._wanted.paths}"
-            )
+            self._refresher = asyncio.create_task(self._keep_fresh(), name="aiossmenv refresher")
 
-    async def _read(self) -> tuple[Change, ...]:
-        """Make one complete read and publish it."""
-        self._began = self._clock.now()
-        async with self._store:
-            scan = await self._store.read(self._wanted.requests(), deadline=self._deadline)
-            if scan.unknown and not self._known.parameters:
-                logger.warning("not in Parameter Store: %s", ", ".join(sorted(scan.unknown)))
-            return self._publish(self._known.merge(scan.found))
+    async def _share(self, wanted: _Flight) -> tuple[Change, ...]:
+        """Join a refresh that covers *wanted*, or begin one."""
+        flight = next((running for running in self._flights if _covers(running, wanted)), wanted)
+        return await self._flights.do(flight, lambda: self._refresh(wanted))
 
-    def _publish(self, known: Known) -> tuple[Change, ...]:
-        """Make what is *known* the current snapshot, here and in the environment; all of it or nothing."""
-        parameters = self._wanted.arrange(known, self._store.region)
-        snapshot = Snapshot(parameters, self._clock.wall())
-        if self._environ is not None:
-            check(parameters)
-            edit = plan(snapshot, self._owned, self._environ, override=self._override)
-            fault = apply(edit, self._environ)
-            if fault:
-                raise InvalidVariable(fault, path=", ".join(self._wanted.paths), remedy="Nothing was set.")
-            self._owned, self.shadowed = edit.owned, edit.shadowed
-        changes = diff(self._snapshot, snapshot)
-        self._known, self._snapshot = known, snapshot
-        return changes
-
-    async def _refresh(self) -> tuple[Change, ...]:
+    async def _refresh(self, wanted: _Flight) -> tuple[Change, ...]:
+        # One at a time: what reads less never overwrites what reads more.
+        before, self._last = self._last, asyncio.current_task()
+        if before and not before.done():
+            await asyncio.wait({before})
         try:
-            changes = await self._read()
+            changes = await self._read(wanted)
         except Exception as error:
             fault = error if isinstance(error, AiossmenvError) else AiossmenvError(f"unexpected {type(error).__name__}")
             self._schedule.failed(fault, now=self._clock.now())
             raise
         finally:
             if self._sleeper:
-                self._sleeper.cancel()  # the refresher sleeps until a time that no longer holds
-        self._schedule.succeeded(now=self._clock.now(), wall=self._snapshot.taken_at, changes=len(changes))
+                self._sleeper.cancel()  # the refresher sleeps until a time that may no longer hold
+        self._done = wanted
+        if isinstance(wanted, frozenset):
+            self._schedule.partly_succeeded(changes=len(changes))
+        else:
+            self._schedule.succeeded(wanted, now=self._clock.now(), wall=self._snapshot.taken_at, changes=len(changes))
         if changes:
-            logger.info("changed: %s", ", ".join(f"{change.key} ({change.kind})" for change in changes))
+            named = ", ".join(f"{change.key} ({change.kind})" for change in changes[:_NAMED])
+            more = len(changes) - _NAMED
+            logger.info("changed: %s%s", named, f" and {more} more" if more > 0 else "")
         self._watchers.deliver(changes)
         return changes
 
-    async def _refresh_after(self, min_gap: float) -> tuple[Change, ...]:
-        # Shared from the waiting on: those who wait for one time shall not start one read each when it has come.
-        await self._clock.sleep(max(0.0, self._began + min_gap - self._clock.now()))
-        return await self._flights.do("refresh", self._refresh)
+    async def _read(self, wanted: _Flight) -> tuple[Change, ...]:
+        """Read what is *wanted* and publish it."""
+        self._began = self._clock.now()
+        known = self._known
+        some = isinstance(wanted, frozenset)
+        if some:
+            names = tuple(self._snapshot.parameters[key].name for key in sorted(wanted))
+            wants: tuple[Want, ...] = (Want(names=names, may_list=False),)
+        else:
+            wants = self._polls if wanted == "poll" else self._wanted.wants()
+        async with self._store:
+            scan = self._store.scan_for(
+                wants,
+                deadline=self._deadline,
+                known=known,
+                decrypt="all" if wanted == "revalidate" or (some and len(wanted) <= BATCH) else "changed",
+                groups=self._groups(),
+            )
+            try:
+                await self._store.drive(scan)
+            finally:
+                self._schedule.count(requests=scan.requests, throttled=scan.throttled, decrypted=scan.decrypted)
+            self._region = self._store.region
+        if scan.unknown and not known.parameters:
+            logger.warning("not in Parameter Store: %s", ", ".join(sorted(scan.unknown)))
+        # After the store is closed, if it is: nothing is awaited behind the publication, so a read that is cancelled
+        # has published nothing.
+        return await self._publish(await self._off_loop(len(scan.found), self._prepare, known, scan, not some))
+
+    def _groups(self) -> list[frozenset[str]]:
+        """Return the names of keys that somebody follows together, for each who does."""
+        parameters = self._snapshot.parameters
+        return [
+            frozenset(parameters[key].name for key in keys if key in parameters) for keys in self._watchers.groups()
+        ]
+
+    def _prepare(self, known: Known, scan: Scan, complete: bool) -> "_Prepared":
+        """Work out what a read leads to; changes nothing, and waits for nothing."""
+        now_known = known.merge(scan.found, scan.digests, complete=complete)
+        parameters = self._wanted.arrange(now_known, self._region)
+        snapshot = Snapshot(parameters, self._clock.wall())
+        edit = None
+        if self._environ is not None:
+            check(parameters, self._snapshot.parameters)
+            edit = plan(snapshot, self._owned, self._environ, override=self._override)
+        changes = diff(self._snapshot, snapshot)
+        return _Prepared(now_known, self._wanted.polls(now_known), snapshot, changes, edit)
+
+    async def _publish(self, prepared: "_Prepared") -> tuple[Change, ...]:
+        """Make it the current snapshot, here and in the environment; all of it or nothing."""
+        if self._environ is not None and prepared.edit:
+            fault = await self._apply(prepared.edit, self._environ)
+            if fault:
+                raise InvalidVariable(fault, path=", ".join(self._wanted.paths), remedy="Nothing was set.")
+            self._owned, self.shadowed = prepared.edit.owned, prepared.edit.shadowed
+        self._known, self._polls, self._snapshot = prepared.known, prepared.polls, prepared.snapshot
+        return prepared.changes
+
+    @staticmethod
+    async def _apply(edit: Edit, environ: MutableMapping[str, str]) -> str | None:
+        slices = apply(edit, environ)
+        try:
+            while True:
+                next(slices)
+                await asyncio.sleep(0)
+        except StopIteration as end:
+            fault: str | None = end.value
+            return fault
+        finally:
+            slices.close()
+
+    @staticmethod
+    async def _off_loop(size: int, work: Callable[P, R], *arguments: P.args, **options: P.kwargs) -> R:
+        """Do *work* on so many parameters, in a thread if that would hold the loop for long."""
+        if size <= _AT_ONCE:
+            return work(*arguments, **options)
+        return await asyncio.to_thread(work, *arguments, **options)
 
     async def _keep_fresh(self) -> None:
         try:
@@ -260,7 +383,7 @@ class Env(Mapping[str, str]):
                     self._sleeper = asyncio.create_task(self._clock.sleep(seconds), name="aiossmenv sleep")
                     await asyncio.wait({self._sleeper})
                 try:
-                    await self._flights.do("refresh", self._refresh)
+                    await self._share(self._schedule.kind(self._clock.now()))
                 except Exception as error:
                     status = self.status
                     logger.warning(
@@ -282,6 +405,7 @@ class Env(Mapping[str, str]):
                 self._warn_unclosed()
 
     async def _release(self) -> None:
+        self._schedule.stop()
         await self._flights.aclose()
         await self._watchers.aclose()
         if self._ttl is not None:
@@ -293,7 +417,7 @@ class Env(Mapping[str, str]):
             raise StaleEnv(
                 f"the values are {self.status.age:.0f} s old",
                 path=", ".join(self._wanted.paths),
-                region=self._store.region,
+                region=self._region,
                 remedy=f"The last refresh failed: {error}" if error else "Refresh, or pass a ttl below max_stale.",
             )
 
@@ -352,6 +476,8 @@ def load_env(
     allow_empty: bool = False,
     deadline: float = 30.0,
     max_stale: float | None = None,
+    relist: float | None = None,
+    revalidate: float | None = 43_200.0,
     store: ParameterStore | None = None,
 ) -> Loading:
     """
@@ -367,7 +493,10 @@ def load_env(
     `_`, in upper case; `str` keeps it as it is. *environ*: the mapping to fill; `None`: none. *override*: whether a
     variable that was there before is replaced. *allow_empty*: whether a path may hold nothing. *deadline*: seconds
     for the first load, and for each refresh, retries and all. *max_stale*: seconds after which reading a value raises
-    `StaleEnv` instead; `None`: never. *store*: a `ParameterStore` to share; default: a new one.
+    `StaleEnv` instead; `None`: never. *relist*: seconds between two listings, which find what was added; default: five
+    times *ttl*. Between them names are read that are known, and decrypted when they changed. *revalidate*: seconds
+    after which everything is decrypted again, changed or not, which notices a right that was taken away; default: 12
+    hours; `None`: never. *store*: a `ParameterStore` to share; default: a new one.
 
     Raises, always before anything is set: `InvalidPath`, `EmptyPath`, `MissingParameters`, `KeyCollision`,
     `InvalidVariable`, `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable` when *deadline* is over.
@@ -376,14 +505,20 @@ def load_env(
     for option, names in (("keys", keys), ("required", required)):
         if isinstance(names, str):
             raise TypeError(f"{option} takes several names: write {option}=[{names!r}]")
-    for option, seconds in (("ttl", ttl), ("max_stale", max_stale), ("deadline", deadline)):
+    for option, seconds in (
+        ("ttl", ttl),
+        ("max_stale", max_stale),
+        ("deadline", deadline),
+        ("relist", relist),
+        ("revalidate", revalidate),
+    ):
         if seconds is not None and not seconds > 0:
             raise ValueError(f"{option} is a number of seconds above 0, not {seconds!r}")
     # Of a path that is given twice, the later one counts.
     normal = dict.fromkeys(reversed([normal_path(path) for path in paths or _default_paths()]))
     wanted = _Wanted(
         paths=tuple(reversed(normal)),
-        names=None if keys is None else tuple(name.strip().strip("/") for name in keys),
+        names=None if keys is None else tuple(_relative(name) for name in keys),
         required=frozenset(required),
         recursive=recursive,
         to_key=to_key,
@@ -391,9 +526,18 @@ def load_env(
     )
 
     async def load_env() -> Env:
+        opened = store or ParameterStore()
+        schedule = Schedule(
+            ttl=ttl,
+            relist=relist or (ttl and 5 * ttl),
+            revalidate=revalidate,
+            max_stale=max_stale,
+            random=opened.random,
+        )
         env = Env(
             wanted,
-            store or ParameterStore(),
+            opened,
+            schedule=schedule,
             ttl=ttl,
             max_stale=max_stale,
             environ=environ,
@@ -405,6 +549,11 @@ def load_env(
 
     load_env.__qualname__ = "load_env"
     return Loading(load_env())
+
+
+def _relative(key: str) -> str:
+    name = key.strip()
+    return name if is_reference(name) else name.strip("/")
 
 
 def _default_paths() -> tuple[str, ...]:

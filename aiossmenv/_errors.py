@@ -52,12 +52,24 @@ class AiossmenvError(Exception):
             for label, value in (("parameter", self.parameter), ("path", self.path), ("region", self.region))
             if value is not None
         )
-        text = super().__str__() + (f" ({where})" if where else "")
-        return f"{text}. {self.remedy}" if self.remedy else text
+        # The service's own sentences end in a full stop, which is out of place before what follows.
+        text = f"{super().__str__().removesuffix('.')} ({where})".strip() if where else super().__str__()
+        return f"{text.removesuffix('.')}. {self.remedy}" if self.remedy else text
 
 
 class AccessDenied(AiossmenvError):
-    """There are no usable credentials, or IAM refused the call with them."""
+    """There are no usable credentials, or IAM refused *action*, as `ssm:GetParameters`, to them."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        action: str | None = None,
+        remedy: str | None = None,
+        transient: bool | None = None,
+    ) -> None:
+        super().__init__(message, remedy=remedy, transient=transient)
+        self.action = action
 
 
 class Throttled(AiossmenvError):
@@ -149,3 +161,4 @@ ERRORS = (
 for _error in ERRORS:
     # They are imported from the package, so that is where tracebacks and pickles say they are.
     _error.__module__ = "aiossmenv"
+del _error

@@ -22,7 +22,7 @@ class Parameter:
     *name*: full name, as `/FAKEBOOK/TEST/DB_URL`. *value*: plaintext; never in the repr. *type*: `String`,
     `StringList` or `SecureString`. *version*: from 1; 0 for a reference to Secrets Manager. *last_modified*: with
     time zone. *arn*, *data_type*: as the service gave them. *selector*: `:3` or `:label` when asked for by one,
-    else empty.
+    else empty. *version_id*: that of a secret in Secrets Manager, else empty.
     """
 
     name: str
@@ -33,12 +33,95 @@ class Parameter:
     arn: str = ""
     data_type: str = "text"
     selector: str = ""
+    version_id: str = ""
 
     def __repr__(self) -> str:
         return f"<Parameter {self.name}{self.selector} {self.type} version {self.version}>"
 
 
 Parameter.__module__ = "aiossmenv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """
+    A `SecureString` as a read without decryption returned it: everything but the value.
+
+    *digest*: SHA-256 of the ciphertext, 32 bytes. The ciphertext itself, which looks like a value, is not kept.
+    """
+
+    name: str
+    type: ParameterType
+    version: int
+    last_modified: datetime | None
+    arn: str
+    digest: bytes
+
+    def opens_as(self, parameter: Parameter, digest: bytes | None) -> bool:
+        """
+        Whether *parameter*, whose ciphertext had *digest* if that is known, is what this would decrypt to.
+
+        Compared for equality, never for order: a parameter that was deleted and made anew starts at version 1.
+        """
+        return (
+            digest in (None, self.digest)
+            and (self.arn, self.type, self.version, self.last_modified)
+            == (parameter.arn, parameter.type, parameter.version, parameter.last_modified)
+        )  # fmt: skip
+
+
+Reading = Parameter | Sealed
+
+
+def is_older(read: Reading, than: Reading) -> bool:
+    """
+    Whether *read* comes from a replica that lags behind *than*: its version is lower *and* its date earlier.
+
+    A lower version with a later date is a parameter that was deleted and made anew.
+    """
+    if read.last_modified is None or than.last_modified is None:
+        return False
+    return read.version < than.version and read.last_modified < than.last_modified
+
+
+# A secret of Secrets Manager, read through Parameter Store: by name only, decrypted only, alone only.
+REFERENCE = "/aws/reference/secretsmanager"
+
+
+def is_reference(name: str) -> bool:
+    """Whether *name* is that of a secret of Secrets Manager."""
+    return name.startswith(REFERENCE + "/")
+
+
+def split_selector(name: str) -> tuple[str, str]:
+    """Return *name* without its selector, and that without its colon or empty: `/A/X`, `3` of `/A/X:3`."""
+    if is_reference(name):
+        return name, ""
+    if name.startswith("arn:"):
+        # Five colons belong to the ARN: arn:aws:ssm:REGION:ACCOUNT:parameter/A/X:3
+        stem, resource, rest = name.partition(":parameter/")
+        base, _, selector = rest.partition(":")
+        return stem + resource + base, selector
+    base, _, selector = name.partition(":")
+    return base, selector
+
+
+def base_name(name: str) -> str:
+    """Return *name* without its selector, and an ARN as the name that it ends in: what IAM knows the parameter by."""
+    base, _ = split_selector(name)
+    return "/" + base.partition(":parameter/")[2] if base.startswith("arn:") else base
+
+
+def answers(asked: str, read: Reading) -> bool:
+    """
+    Whether *read* is the answer to *asked*, a name or an ARN, with a selector or without.
+
+    The service echoes a name's spelling, but answers an ARN of one's own account with the plain name.
+    """
+    base, _ = split_selector(asked)
+    if base.startswith("arn:") and read.arn:
+        return base == read.arn
+    return base_name(asked).lstrip("/") == base_name(read.name).lstrip("/")
 
 
 def normal_path(path: str) -> str:
@@ -67,18 +150,13 @@ def relative_name(path: str, name: str) -> str:
     Return what *name* is called below *path* (a normal one): `A/X` for `/A/A/X` below `/A`.
 
     A name that is not below it is returned whole; the service does not give one. Below `/` there are also names
-    that have no slash at all.
+    that have no slash at all. A secret of Secrets Manager is called by its id, wherever.
     """
+    if is_reference(name):
+        return name.removeprefix(REFERENCE + "/")
     if path == "/":
         return name.removeprefix("/")
     return name.removeprefix(path + "/")
-
-
-def base_name(name: str) -> str:
-    """Return *name* without its selector, and an ARN as the name that it ends in: what IAM knows the parameter by."""
-    if name.startswith("arn:"):
-        name = "/" + name.partition(":parameter/")[2]
-    return name.partition(":")[0]
 
 
 def split_names(text: str) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 # One owner: which variables of an environment are ours. Decides edits, and applies them all or none.
 """Edits to an environment: what to set, what to unset, what to leave to others."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Generator, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from aiossmenv._errors import InvalidVariable
 from aiossmenv._parameter import Parameter
@@ -42,41 +43,49 @@ def plan(target: Mapping[str, str], owned: Mapping[str, str], environ: Mapping[s
         else:
             shadowed.add(key)
     unset = tuple(key for key, value in owned.items() if key not in target and environ.get(key) == value)
-    return Edit(assign=assign, unset=unset, owned=ours, shadowed=frozenset(shadowed))
+    # All of it ours, as it mostly is: the target itself says so, in no memory of its own.
+    return Edit(assign=assign, unset=unset, owned=ours if shadowed else target, shadowed=frozenset(shadowed))
 
 
-def apply(edit: Edit, environ: MutableMapping[str, str]) -> str | None:
+def apply(edit: Edit, environ: MutableMapping[str, str], slice_size: int = 500) -> Generator[None, None, str | None]:
     """
-    Carry out *edit*, or leave *environ* as it was and return what was wrong.
+    Carry out *edit* in slices, or leave *environ* as it was and return what was wrong.
 
-    Returned and not raised, because the frames of a traceback would show the environment and the values.
+    Between two slices it yields, so that whoever drives it can let others run; closing it early undoes what was done.
+    What was wrong is returned and not raised, because a traceback's frames would show the environment and the values.
     """
-    before = {key: environ.get(key) for key in (*edit.assign, *edit.unset)}
+    before: dict[str, str | None] = {}
     key = ""
     try:
-        for key, value in edit.assign.items():
-            environ[key] = value
-        for key in edit.unset:
-            environ.pop(key, None)
-    except Exception as error:
+        for number, key in enumerate((*edit.assign, *edit.unset), 1):
+            before[key] = environ.get(key)
+            if key in edit.assign:
+                environ[key] = edit.assign[key]
+            else:
+                environ.pop(key, None)
+            if number % slice_size == 0:
+                yield
+    except BaseException as error:
         for name, old in before.items():
             if old is None:
                 environ.pop(name, None)
             elif environ.get(name) != old:
                 environ[name] = old
+        if not isinstance(error, Exception):
+            raise
         return f"the environment refused {key!r}: {type(error).__name__}"
     return None
 
 
-def check(parameters: Mapping[str, Parameter]) -> None:
-    """Raise `InvalidVariable` for the first of *parameters* (by key) that no environment can hold."""
+def check(parameters: Mapping[str, Parameter], checked: Mapping[str, Parameter] = MappingProxyType({})) -> None:
+    """Raise `InvalidVariable` for the first of *parameters*, by key and not *checked* before, that no environment holds."""
     for key, parameter in parameters.items():
-        fault = _fault(key, parameter)
+        fault = None if checked.get(key) is parameter else _fault(key, parameter)
         if fault:
             raise InvalidVariable(
                 f"{key!r} {fault}",
                 parameter=parameter.name,
-                remedy="Pass a to_key that makes a variable's name of it, or environ=None to fill no environment.",
+                remedy="Correct it, or pass environ=None to fill no environment.",
             )
 
 

@@ -2,19 +2,33 @@
 """
 Which request next.
 
-A `Scan` is asked for requests with `next()` and told what became of each with `answered()` or `failed()`. Whoever
-drives it sends the requests; in which order the answers come back does not matter to the result.
+A `Scan` is asked for jobs with `next()` and told what became of each with `answered()` or `failed()`. Whoever drives it
+sends the jobs' requests; in which order the answers come back makes no difference to the result.
+
+It *looks* first: lists paths, or reads names, ten to a call. What it was told to look at without decryption comes
+sealed, and is compared with what is known. Then it *opens*: only what is new or differs is read again, decrypted, and
+with it the rest of its group. Where the role may not read ten names at once it reads them singly, or lists their path.
 """
 
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from aiossmenv._backoff import Backoff
-from aiossmenv._errors import AiossmenvError, StoreUnavailable
-from aiossmenv._parameter import Parameter
+from aiossmenv._errors import (
+    AccessDenied,
+    AiossmenvError,
+    DecryptionFailed,
+    InvalidPath,
+    ParameterNotFound,
+    StoreUnavailable,
+    Throttled,
+)
+from aiossmenv._pace import Pace
+from aiossmenv._parameter import Parameter, Reading, Sealed, answers, base_name, is_older, is_reference, split_selector
 
 # What GetParameters takes in one call, and GetParametersByPath gives in one page, at most.
 BATCH = 10
@@ -26,6 +40,7 @@ class ByPath:
 
     path: str
     recursive: bool
+    decrypt: bool = True
     token: str | None = None
 
 
@@ -34,13 +49,15 @@ class ByName:
     """Up to ten parameters by name: `GetParameters`."""
 
     names: tuple[str, ...]
+    decrypt: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class One:
-    """One parameter by name, selector or ARN: `GetParameter`."""
+    """One parameter by name: `GetParameter`."""
 
     name: str
+    decrypt: bool = True
 
 
 Request = ByPath | ByName | One
@@ -50,7 +67,7 @@ Request = ByPath | ByName | One
 class Page:
     """What one request gave. *token*: there is more. *unknown*: names that do not exist."""
 
-    parameters: tuple[Parameter, ...]
+    items: tuple[Reading, ...]
     token: str | None = None
     unknown: tuple[str, ...] = ()
 
@@ -63,127 +80,537 @@ class TokenRefused:
 Answer = Page | TokenRefused
 
 
-def in_tens(names: Iterable[str]) -> tuple[ByName, ...]:
-    """Return the requests that read *names*, each once."""
-    unique = tuple(dict.fromkeys(names))
-    return tuple(ByName(unique[at : at + BATCH]) for at in range(0, len(unique), BATCH))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Want:
+    """
+    What to look at: all under *path*, or *names*.
+
+    *may_list*: whether names under *path* may be found by listing it, where the role may not read them by name.
+    """
+
+    path: str = ""
+    recursive: bool = True
+    names: tuple[str, ...] | None = None
+    may_list: bool = True
+
+
+@dataclass(slots=True)
+class _Bag:
+    """Readings by the names they were asked by: opened ones, ciphertexts' digests, and those still to be opened."""
+
+    opened: dict[str, Parameter] = field(default_factory=dict)
+    digests: dict[str, bytes] = field(default_factory=dict)
+    sealed: dict[str, Sealed] = field(default_factory=dict)
+
+
+@dataclass(eq=False, slots=True)
+class _Listing:
+    """One walk through a path; *only* these names count, unless it is `None`."""
+
+    want: Want
+    root: ByPath
+    only: set[str] | None
+    opening: bool
+    tokens: set[str] = field(default_factory=set)
+    bag: _Bag = field(default_factory=_Bag)
+    restarts: int = 0
+    lags: bool = False
+    complete: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """A request to send, and what the scan knows of it."""
+
+    request: Request
+    want: Want
+    opening: bool = False
+    listing: _Listing | None = None
+    failures: int = 0
+    # Why the names of a call for ten are asked for singly.
+    because: AiossmenvError | None = None
+    last_error: AiossmenvError | None = None
+    # What names with a version's number in place of their own selector were called.
+    called: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that it asks for."""
+        match self.request:
+            case ByName(names):
+                return names
+            case One(name):
+                return (name,)
+        return ()
+
+
+class Denials:
+    """What the role may not do, learned once for a store: kinds of requests, each with the error that said so."""
+
+    def __init__(self) -> None:
+        self.learned: dict[type[Request], AiossmenvError] = {}
+        self._unreported: list[AiossmenvError] = []
+
+    def learn(self, kind: type[Request], error: AiossmenvError) -> None:
+        """Remember a denial."""
+        if kind not in self.learned:
+            self.learned[kind] = error
+            self._unreported.append(error)
+
+    def report(self) -> list[AiossmenvError]:
+        """Return what was learned since this was last asked."""
+        unreported, self._unreported = self._unreported, []
+        return unreported
 
 
 class Scan:
     """
     One complete read, or one error.
 
-    *requests*: what to begin with; pages that follow are asked for by the scan itself. *width*: requests under way at
-    once, at most. *deadline*: when to give up, on the clock of the *now* that every method takes. *random* gives
-    numbers from 0 to 1.
+    *wants*: what to look at. *known*, *digests*: what was read before, by name, and its ciphertexts' digests.
+    *decrypt*: open everything at the first look, or `changed` things only. *groups*: names that are opened together.
+    *lenient*: an error ends the read of the names that it concerns, in `errors`, and of no others. *pace*, *denials*:
+    shared by all scans of a store. *deadline*: when to give up, on the clock of the *now* that every method takes.
+    *random* gives numbers from 0 to 1.
     """
 
     def __init__(
         self,
-        requests: Iterable[Request],
+        wants: Iterable[Want],
         *,
-        width: int,
+        pace: Pace,
+        denials: Denials,
         deadline: float,
         random: Callable[[], float],
+        known: Mapping[str, Parameter] | None = None,
+        digests: Mapping[str, bytes] | None = None,
+        decrypt: Literal["all", "changed"] = "all",
+        groups: Iterable[frozenset[str]] = (),
+        lenient: bool = False,
         backoff: Backoff | None = None,
     ) -> None:
-        self._ready: deque[Request] = deque(requests)
-        self._later: list[tuple[float, int, Request]] = []
-        self._turn = itertools.count()
-        self._sent: set[Request] = set()
-        self._failures: dict[Request, int] = {}
-        self._found: dict[Request, dict[str, Parameter]] = {self._root(request): {} for request in self._ready}
-        self._tokens: dict[Request, set[str]] = {}
-        self._restarts: dict[Request, int] = {}
-        self._last_error: AiossmenvError | None = None
-        self._width = width
+        self._known = known or {}
+        self._digests = digests or {}
+        self._decrypt_all = decrypt == "all"
+        self._groups = tuple(groups)
+        self._lenient = lenient
+        self._pace = pace
+        self._denials = denials
         self._deadline = deadline
         self._random = random
         self._backoff = backoff or Backoff()
+        self._ready: deque[Job] = deque()
+        self._later: list[tuple[float, int, Job]] = []
+        self._turn = itertools.count()
+        self._out: set[Job] = set()
+        self._wants_of: dict[str, Want] = {}
+        self._listings: dict[tuple[int, bool], _Listing] = {}
+        self._bag = _Bag()
+        self._looking = True
+        # What is to be opened, worked out as it is sent: of 10,000 it would hold the loop.
+        self._packs: Iterator[tuple[Want, tuple[str, ...]]] = iter(())
+        self._pack: tuple[Want, tuple[str, ...]] | None = None
         self.unknown: set[str] = set()
+        self.errors: dict[str, AiossmenvError] = {}
         self.error: AiossmenvError | None = None
+        self.requests = self.throttled = self.decrypted = 0
+        for want in wants:
+            self._look(want)
+        self._advance()
 
     @property
     def done(self) -> bool:
         """Whether there is nothing left to ask for: `found` is complete, or `error` says why not."""
-        return self.error is not None or not (self._ready or self._later or self._sent)
+        return self.error is not None or not (self._ready or self._later or self._out or self._pack)
 
     @property
     def found(self) -> dict[str, Parameter]:
-        """All parameters by name; complete when `done` and without `error`."""
-        return {name: parameter for found in self._found.values() for name, parameter in found.items()}
+        """All parameters, by the names they were asked by; complete when `done` and without `error`."""
+        return self._bag.opened
 
-    def next(self, now: float) -> Request | None:
-        """Return a request to send now, or `None`: then wait for an answer, or `wait()` seconds."""
+    @property
+    def digests(self) -> dict[str, bytes]:
+        """The digests of those parameters' ciphertexts, where they are known."""
+        return self._bag.digests
+
+    def next(self, now: float) -> Job | None:
+        """Return a job to send now, or `None`: then wait for an answer, or `wait()` seconds."""
         while self._later and self._later[0][0] <= now:
             self._ready.append(heapq.heappop(self._later)[2])
-        if self.error or not self._ready or len(self._sent) >= self._width:
+        if not self._ready:
+            self._open_some()
+        if self.error or not self._ready or self._pace.wait(now):
             return None
-        request = self._ready.popleft()
-        self._sent.add(request)
-        return request
+        job = self._ready.popleft()
+        self._out.add(job)
+        self._pace.sent(job, now)
+        self.requests += 1
+        return job
 
     def wait(self, now: float) -> float:
         """Return how many seconds may pass without an answer before `next()` or `expire()` wants to be called."""
         until = self._deadline
-        if self._later and len(self._sent) < self._width:
+        if self._later:
             until = min(until, self._later[0][0])
+        if self._ready or self._pack:
+            until = min(until, now + self._pace.wait(now))
         return max(0.0, until - now)
 
     def expire(self, now: float) -> None:
         """Give up if the deadline is over."""
         if now >= self._deadline and not self.done:
-            self.error = self._last_error or StoreUnavailable(
-                "Parameter Store did not answer before the deadline",
-                path=next((request.path for request in self._sent if isinstance(request, ByPath)), None),
-                remedy="Check the network and the endpoint, or pass a longer deadline.",
-            )
+            late = [*self._out, *self._ready, *(job for _, _, job in self._later)]
+            late.sort(key=lambda job: job.last_error is None)  # those first that know why
+            for job in late:
+                self._give_up(job, job.last_error or _unanswered(job))
+            self._ready.clear()
+            self._later.clear()
+            self._pack = None
+            self.abandon()
 
-    def answered(self, request: Request, answer: Answer, now: float) -> None:
+    def abandon(self) -> None:
+        """Let go of what is under way: nobody waits for it."""
+        for job in self._out:
+            self._pace.forget(job)
+        self._out.clear()
+
+    def answered(self, job: Job, answer: Answer, now: float) -> None:
         """Take in what a request gave."""
-        self._sent.discard(request)
-        root = self._root(request)
+        self._out.discard(job)
+        self._pace.answered(job, now, "good")
         if isinstance(answer, TokenRefused):
-            self._restart(root, now)
-            return
-        if answer.token is not None:
-            tokens = self._tokens.setdefault(root, set())
-            if answer.token in tokens:
-                # A listing that goes in circles would never end, and one cut short here would be a smaller set.
-                self._restart(root, now)
-                return
-            tokens.add(answer.token)
-            assert isinstance(request, ByPath)
-            self._ready.append(ByPath(request.path, request.recursive, answer.token))
-        self._failures.pop(request, None)
-        self._found[root].update((parameter.name, parameter) for parameter in answer.parameters)
-        self.unknown.update(answer.unknown)
-
-    def failed(self, request: Request, error: AiossmenvError, now: float) -> None:
-        """Take in a failure: once more later if that may help, else the scan is over."""
-        self._sent.discard(request)
-        self._again(request, error, now)
-
-    def _again(self, request: Request, error: AiossmenvError, now: float) -> None:
-        self._last_error = error
-        failures = self._failures[request] = self._failures.get(request, 0) + 1
-        delay = self._backoff.delay_within(failures, self._random(), self._deadline - now)
-        if not error.transient or delay is None:
-            self.error = self.error or error
+            self._restart(job, now)
+        elif job.listing:
+            self._listed(job, job.listing, answer, now)
         else:
-            heapq.heappush(self._later, (now + delay, next(self._turn), request))
+            self._named(job, answer, now)
+        self._advance()
 
-    def _restart(self, root: Request, now: float) -> None:
+    def failed(self, job: Job, error: AiossmenvError, now: float) -> None:
+        """Take in a failure: another way, once more later if that may help, or the end."""
+        self._out.discard(job)
+        throttled = isinstance(error, Throttled)
+        self._pace.answered(job, now, "throttled" if throttled else "failed")
+        self.throttled += throttled
+        if isinstance(error, ParameterNotFound) and isinstance(job.request, One):
+            if job.called:
+                self._again(job, _late(job.names), now)
+            else:
+                self.unknown.update(job.names)
+        elif self._has_another_way(job, error) or type(job.request) in self._denials.learned:
+            if _is_denial(error):
+                self._denials.learn(type(job.request), error)
+            because = self._denials.learned.get(type(job.request), error)
+            mates = [job, *(self._withdraw(type(job.request)) if _is_denial(error) else ())]
+            for mate in mates:
+                self._read(mate.names, mate.want, decrypt=mate.request.decrypt, opening=mate.opening, because=because)
+        else:
+            self._again(job, error, now)
+        self._advance()
+
+    def _withdraw(self, kind: type[Request]) -> list[Job]:
+        """Take back the jobs of a kind that were not sent yet and need not be."""
+        queued = [*self._ready, *(job for _, _, job in self._later)]
+        mates = [
+            job
+            for job in queued
+            if isinstance(job.request, kind) and self._has_another_way(job, self._denials.learned[kind])
+        ]
+        self._ready = deque(job for job in self._ready if job not in mates)
+        self._later = [entry for entry in self._later if entry[2] not in mates]
+        heapq.heapify(self._later)
+        return mates
+
+    def _look(self, want: Want) -> None:
+        if want.names is None:
+            self._list(want, decrypt=self._decrypt_all, opening=False)
+            return
+        names = tuple(dict.fromkeys(want.names))
+        for name in names:
+            self._wants_of.setdefault(name, want)
+            if is_reference(name):
+                self._ready.append(Job(One(name), want))
+        natives = [name for name in names if not is_reference(name)]
+        self._read(natives, want, decrypt=self._decrypt_all, opening=False)
+
+    def _list(self, want: Want, *, decrypt: bool, opening: bool, only: Iterable[str] | None = None) -> None:
+        listing = self._listings.get((id(want), opening))
+        if listing and listing.only is not None and only is not None:
+            # Several singles that were denied at once need one listing between them.
+            listing.only.update(only)
+            self._take(listing)
+            return
+        names = None if only is None else set(only)
+        listing = _Listing(want, ByPath(want.path, want.recursive, decrypt), names, opening)
+        self._listings[id(want), opening] = listing
+        self._ready.append(Job(listing.root, want, opening, listing))
+
+    def _read(
+        self,
+        names: Iterable[str],
+        want: Want,
+        *,
+        decrypt: bool,
+        opening: bool,
+        because: AiossmenvError | None = None,
+    ) -> None:
+        """Ask for *names* in the best way that the role is not known to be denied."""
+        names = tuple(names)
+        denied = self._denials.learned
+        if not because and ByName not in denied:
+            self._ready.extend(Job(ByName(batch, decrypt), want, opening) for batch in _tens(names))
+            return
+        because = because or denied[ByName]
+        of_want: dict[int, tuple[Want, list[str]]] = {}
+        for name in names:
+            # A group may have names of several paths.
+            own = self._wants_of.get(name, want)
+            of_want.setdefault(id(own), (own, []))[1].append(name)
+        for own, some in of_want.values():
+            listable = own.may_list and _is_denial(because)
+            if listable and (One in denied or not decrypt or len(some) > BATCH):
+                self._list(own, decrypt=decrypt, opening=opening, only=(split_selector(name)[0] for name in some))
+            else:
+                self._ready.extend(Job(One(name, decrypt), own, opening, because=because) for name in some)
+
+    def _has_another_way(self, job: Job, error: AiossmenvError) -> bool:
+        singly = One not in self._denials.learned
+        match job.request:
+            case ByName():
+                # One bad name, or one that cannot be decrypted, fails all ten; singly it is known which.
+                listable = job.want.may_list and _is_denial(error)
+                return listable or (singly and (_is_denial(error) or isinstance(error, DecryptionFailed | InvalidPath)))
+            case One(name):
+                return _is_denial(error) and job.want.may_list and not is_reference(name)
+        return False
+
+    def _listed(self, job: Job, listing: _Listing, page: Page, now: float) -> None:
+        if page.token is not None and page.token in listing.tokens:
+            # A listing that goes in circles would never end, and one cut short here would be a smaller set.
+            self._restart(job, now)
+            return
+        for item in page.items:
+            listing.lags |= not self._keep(item.name, item, listing.bag, opening=listing.opening)
+        if page.token is not None:
+            listing.tokens.add(page.token)
+            root = listing.root
+            following = ByPath(root.path, root.recursive, root.decrypt, page.token)
+            self._ready.append(Job(following, job.want, job.opening, listing))
+        elif listing.lags:
+            self._restart(job, now)
+        else:
+            listing.complete = True
+            self._take(listing)
+
+    def _take(self, listing: _Listing) -> None:
+        """Take over what a complete listing found."""
+        if not listing.complete:
+            return
+        bag, only = listing.bag, listing.only
+        if only is None:
+            self._wants_of.update(dict.fromkeys([*bag.opened, *bag.sealed], listing.want))
+        else:
+            self.unknown |= only - bag.opened.keys() - bag.sealed.keys()
+            bag = _Bag(
+                {name: bag.opened[name] for name in only & bag.opened.keys()},
+                {name: bag.digests[name] for name in only & bag.digests.keys()},
+                {name: bag.sealed[name] for name in only & bag.sealed.keys()},
+            )
+        for name in (self._bag.digests.keys() & bag.opened.keys()) - bag.digests.keys():
+            del self._bag.digests[name]  # that of an older look
+        self._bag.opened |= bag.opened
+        self._bag.digests |= bag.digests
+        self._bag.sealed |= bag.sealed
+
+    def _named(self, job: Job, page: Page, now: float) -> None:
+        # No two names of one parameter are sent together, so each has one answer at most.
+        late: dict[str, str] = {}
+        missing: list[str] = []
+        for asked in job.names:
+            name = job.called.get(asked, asked)
+            item = next((item for item in page.items if answers(asked, item)), None)
+            if item is None:
+                missing.append(asked)
+            elif not self._keep(name, _as_asked(item, name), self._bag, opening=job.opening):
+                looked = self._bag.sealed.get(name) or self._bag.opened[name]
+                late[f"{split_selector(name)[0]}:{looked.version}"] = name
+        if missing and not page.unknown:
+            error = StoreUnavailable(
+                "Parameter Store left names out of an answer", parameter=", ".join(missing), remedy=_LATER
+            )
+            self._again(job, error, now)
+            return
+        late |= {asked: job.called[asked] for asked in missing if asked in job.called}
+        self.unknown.update(asked for asked in missing if asked not in job.called)
+        if late:
+            # This replica has not heard of the version that another one showed: by its number it cannot be mistaken.
+            names = tuple(late)
+            request = One(names[0]) if isinstance(job.request, One) else ByName(names)
+            again = Job(request, job.want, opening=True, failures=job.failures, because=job.because, called=late)
+            self._again(again, _late(names), now)
+
+    def _keep(self, name: str, item: Reading, bag: _Bag, *, opening: bool) -> bool:  # noqa: C901 - every case of one decision
+        """Put a reading where it belongs; `False` if it is older than the one it should have opened."""
+        before = bag.sealed.get(name) or bag.opened.get(name)
+        known, digest = self._known.get(name), self._digests.get(name)
+        if isinstance(item, Sealed):
+            if before and is_older(item, before):
+                return True  # a page repeats a parameter, from a replica that lags
+            bag.sealed.pop(name, None)
+            if known and item.opens_as(known, digest):
+                bag.opened[name], bag.digests[name] = known, item.digest
+            elif known and is_older(item, known):
+                bag.opened[name] = known
+                if digest:
+                    bag.digests[name] = digest
+            else:
+                bag.sealed[name] = item
+            return True
+        looked = (self._bag.sealed.get(name) or self._bag.opened.get(name)) if opening else None
+        if looked and is_older(item, looked):
+            return False
+        if before and is_older(item, before):
+            return True
+        self.decrypted += item.type == "SecureString"
+        bag.opened[name] = item
+        if isinstance(looked, Sealed) and looked.opens_as(item, None):
+            bag.digests[name] = looked.digest
+        elif known == item and digest:
+            bag.digests[name] = digest
+        elif looked != item:
+            bag.digests.pop(name, None)
+        return True
+
+    def _advance(self) -> None:
+        """When all was looked at, open what is to be opened."""
+        if not self._looking or not self.done or self.error:
+            return
+        self._looking = False
+        clusters = [] if self._decrypt_all else self._changed_groups()
+        grouped = {name for cluster in clusters for name in cluster}
+        singles = ((name,) for name in sorted(self._bag.sealed.keys() - grouped))
+        self._packs = iter(self._packed(itertools.chain(clusters, singles)))
+        self._pack = next(self._packs, None)
+        self._open_some()
+
+    def _changed_groups(self) -> list[tuple[str, ...]]:
+        """Return the groups of which one changed; those that overlap as one, as far as one call can hold them."""
+        clusters: list[set[str]] = []
+        for group in self._groups:
+            mates = {name for name in group if name in self._bag.sealed or name in self._bag.opened}
+            if len(mates) < 2 or not any(self._is_changed(mate) for mate in mates):  # noqa: PLR2004 - one is no group
+                continue
+            for other in [other for other in clusters if other & mates and len(other | mates) <= BATCH]:
+                clusters.remove(other)
+                mates |= other
+            clusters.append(mates)
+        return [tuple(sorted(cluster)) for cluster in clusters]
+
+    def _is_changed(self, name: str) -> bool:
+        opened = self._bag.opened.get(name)
+        return name in self._bag.sealed or (opened is not None and self._known.get(name) not in (None, opened))
+
+    def _open_some(self) -> None:
+        """Make the next job that opens something, if there is one left."""
+        if self._pack and ByName in self._denials.learned:
+            # All that is left at once: a few are read singly, but many are better listed.
+            left: dict[int, tuple[Want, list[str]]] = {}
+            for want, names in (self._pack, *self._packs):
+                left.setdefault(id(want), (want, []))[1].extend(names)
+            self._pack = None
+            for want, all_names in left.values():
+                self._read(all_names, want, decrypt=True, opening=True)
+        while self._pack and not self._ready:
+            want, names = self._pack
+            self._pack = next(self._packs, None)
+            self._read(names, want, decrypt=True, opening=True)
+
+    def _packed(self, clusters: Iterable[tuple[str, ...]]) -> Iterable[tuple[Want, tuple[str, ...]]]:
+        """Put clusters of names into tens, by the want they came from, without breaking one that fits."""
+        open_tens: dict[int, tuple[Want, list[str]]] = {}
+        for cluster in clusters:
+            natives = [name for name in cluster if not is_reference(name)]
+            want = self._wants_of[cluster[0]]
+            _, ten = open_tens.setdefault(id(want), (want, []))
+            if ten and len(ten) + len(natives) > BATCH:
+                yield want, tuple(ten)
+                ten.clear()
+            ten.extend(natives)
+        yield from ((want, tuple(ten)) for want, ten in open_tens.values() if ten)
+
+    def _again(self, job: Job, error: AiossmenvError, now: float) -> None:
+        job.last_error = error
+        job.failures += 1
+        delay = self._backoff.delay_within(job.failures, self._random(), self._deadline - now)
+        if error.transient and delay is not None:
+            heapq.heappush(self._later, (now + delay, next(self._turn), job))
+        elif isinstance(error, AccessDenied) and job.because:
+            # The role may not read singly either; what the call for ten said was the matter.
+            self._give_up(job, job.because)
+        else:
+            self._give_up(job, error)
+
+    def _give_up(self, job: Job, error: AiossmenvError) -> None:
+        if self._lenient and job.names:
+            self.errors |= dict.fromkeys(job.names, error)
+        else:
+            self.error = self.error or error
+
+    def _restart(self, job: Job, now: float) -> None:
         """Begin a listing anew: what it gave so far may be of another state of the store."""
-        self._found[root].clear()
-        self._tokens.pop(root, None)
-        assert isinstance(root, ByPath)
+        listing = job.listing
+        assert listing
+        listing.tokens.clear()
+        listing.bag, listing.lags = _Bag(), False
         # Its own count, which a first page that comes well does not set back: all callers share one quota.
-        self._restarts[root] = restarts = self._restarts.get(root, 0) + 1
-        error = StoreUnavailable("Parameter Store did not continue a listing that it had begun", path=root.path)
-        self._failures[root] = restarts - 1
-        self._again(root, error, now)
+        listing.restarts += 1
+        again = Job(listing.root, job.want, job.opening, listing, failures=listing.restarts - 1)
+        text = "Parameter Store did not continue a listing that it had begun"
+        self._again(again, StoreUnavailable(text, path=job.want.path, remedy=_LATER), now)
 
-    @staticmethod
-    def _root(request: Request) -> Request:
-        return ByPath(request.path, request.recursive) if isinstance(request, ByPath) else request
+
+_LATER = "It is tried again until the deadline."
+
+
+def _unanswered(job: Job) -> StoreUnavailable:
+    return StoreUnavailable(
+        "Parameter Store did not answer before the deadline",
+        parameter=", ".join(job.names) or None,
+        path=job.request.path if isinstance(job.request, ByPath) else None,
+        remedy="Check the network and the endpoint, or pass a longer deadline.",
+    )
+
+
+def _is_denial(error: AiossmenvError) -> bool:
+    # Of the action, which another action may make up for; not of the credentials.
+    return isinstance(error, AccessDenied) and error.action is not None
+
+
+def _tens(names: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
+    """
+    Return *names* in tens, no two of one parameter together, nor of parameters that differ by their account only.
+
+    An answer says which parameter it is, but not always by which spelling or selector it was asked for.
+    """
+    tens: list[dict[str, str]] = []
+    for name in names:
+        base = base_name(name).lstrip("/")
+        for ten in reversed(tens):
+            if len(ten) < BATCH and base not in ten:
+                ten[base] = name
+                break
+        else:
+            tens.append({base: name})
+    return (tuple(ten.values()) for ten in tens)
+
+
+def _as_asked(item: Reading, name: str) -> Reading:
+    # Read by the number of its version for once, it is the same parameter.
+    if isinstance(item, Parameter) and item.selector and not split_selector(name)[1]:
+        return replace(item, selector="")
+    return item
+
+
+def _late(names: Iterable[str]) -> StoreUnavailable:
+    text = "Parameter Store showed a version that it did not yet give out"
+    return StoreUnavailable(text, parameter=", ".join(names), remedy=_LATER)

@@ -5,13 +5,19 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 from aiossmenv._backoff import Backoff
-from aiossmenv._errors import AiossmenvError
+from aiossmenv._errors import AiossmenvError, Throttled
 
 # A refresh starts within this part of the TTL, so that a snapshot is replaced before it stops being fresh, and
 # processes that started together drift apart.
 _EARLIEST, _LATEST = 0.8, 0.95
+# A refresh that is throttled doubles the interval, to an hour at most (seconds); each that is not halves it again.
+_LONGEST = 3600.0
+
+# By name; or all paths are listed as well; or everything is decrypted again as well.
+Kind = Literal["poll", "list", "revalidate"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +27,10 @@ class Status:
 
     *fresh*: the snapshot is younger than `ttl`; without a `ttl`, always. *age*: seconds since the last successful
     read ended. *last_success*: when that was, with time zone. *last_error*: the error of the last refresh if it
-    failed, else `None`. *failures*: failed refreshes in a row. *next_refresh*: seconds until the next one begins, 0
-    while it runs, `None` if none is planned. *refreshes*, *changes*: successful refreshes, and changes they brought,
-    since the first load.
+    failed, else `None`. *failures*: failed refreshes in a row. *next_refresh*: seconds until the next planned one
+    begins, 0 while it runs, `None` if none is planned. Since the first load: *refreshes*: those that succeeded; *changes*: what
+    they brought; *requests*: to Parameter Store; *throttled*: those of them that were; *decrypted*: `SecureString`s
+    that were decrypted, each of which is a call of KMS.
     """
 
     fresh: bool
@@ -34,6 +41,9 @@ class Status:
     next_refresh: float | None
     refreshes: int
     changes: int
+    requests: int
+    throttled: int
+    decrypted: int
 
 
 Status.__module__ = "aiossmenv"
@@ -41,30 +51,60 @@ Status.__module__ = "aiossmenv"
 
 class Schedule:
     """
-    The refreshes of one `Env`, from its first successful load on.
+    The refreshes of one `Env`.
 
-    *ttl*: seconds a snapshot is fresh, `None` for no refreshes. *max_stale*: seconds after which reads are refused,
-    `None` for never. *random* gives numbers from 0 to 1.
+    In seconds: *ttl*: how long a snapshot is fresh, `None` for no refreshes. *relist*: between two listings, *revalidate*:
+    between two decryptions of everything; `None` for never. *max_stale*: after which reads are refused, `None` for
+    never. *random* gives numbers from 0 to 1.
     """
 
     def __init__(
-        self, *, ttl: float | None, max_stale: float | None, now: float, wall: datetime, random: Callable[[], float]
+        self,
+        *,
+        ttl: float | None,
+        relist: float | None,
+        revalidate: float | None,
+        max_stale: float | None,
+        random: Callable[[], float],
     ) -> None:
         self._ttl = ttl
+        self._relist = relist
+        self._revalidate = revalidate
         self._max_stale = max_stale
         self._random = random
-        # A failed refresh comes back sooner than a TTL, but never more often than the TTL itself would have it.
-        self._backoff = Backoff(base=min(1.0, ttl or 1.0), cap=max(ttl or 0.0, 30.0))
-        self._read_at = now
-        self._last_success = wall
+        # Soon at first; in a long outage about as often as the TTL would have it, and no later than five minutes.
+        self._backoff = Backoff(base=min(1.0, ttl or 1.0), cap=min(max(ttl or 0.0, 30.0), 300.0))
+        self._stretch = 1.0
+        self._read_at = self._list_due = self._revalidate_due = math.inf
+        self._last_success: datetime
         self._last_error: AiossmenvError | None = None
         self._failures = 0
-        self._refreshes = 0
-        self._changes = 0
-        # The first phase is anywhere in the TTL: a fleet that was deployed in one second shall not poll in one.
-        self._due: float | None = None if ttl is None else now + ttl * _LATEST * random()
+        self._due: float | None = None
+        self._stopped = False
+        self._refreshes = self._changes = self._requests = self._throttled = self._decrypted = 0
 
-    def succeeded(self, *, now: float, wall: datetime, changes: int) -> None:
+    def loaded(self, *, now: float, wall: datetime) -> None:
+        """Note the first load, and plan the first refresh."""
+        self._read_at = now
+        self._last_success = wall
+        # Anywhere in the TTL: a fleet that was deployed in one second shall not poll in one.
+        self._due = None if self._ttl is None else now + self._ttl * _LATEST * self._random()
+        self._list_due = self._after(self._relist, now)
+        self._revalidate_due = self._after(self._revalidate, now)
+
+    def kind(self, now: float) -> Kind:
+        """Return what the next refresh is to be."""
+        if now >= self._revalidate_due:
+            return "revalidate"
+        return "list" if now >= self._list_due else "poll"
+
+    def count(self, *, requests: int, throttled: int, decrypted: int) -> None:
+        """Add what a read, successful or not, has cost."""
+        self._requests += requests
+        self._throttled += throttled
+        self._decrypted += decrypted
+
+    def succeeded(self, kind: Kind, *, now: float, wall: datetime, changes: int) -> None:
         """Note a complete read that brought so many changes, and plan the next."""
         self._read_at = now
         self._last_success = wall
@@ -72,19 +112,40 @@ class Schedule:
         self._failures = 0
         self._refreshes += 1
         self._changes += changes
+        self._stretch = max(1.0, self._stretch / 2)
         if self._ttl is not None:
-            self._due = now + self._ttl * (_EARLIEST + (_LATEST - _EARLIEST) * self._random())
+            self._due = self._after(self._ttl * self._stretch, now)
+        if kind != "poll":
+            self._list_due = self._after(self._relist, now)
+        if kind == "revalidate":
+            self._revalidate_due = self._after(self._revalidate, now)
+
+    def partly_succeeded(self, *, changes: int) -> None:
+        """Note a read of some keys: it says nothing of the others' age."""
+        self._changes += changes
 
     def failed(self, error: AiossmenvError, *, now: float) -> None:
-        """Note a refresh that failed, and plan the next try with full jitter."""
+        """Note a refresh that failed, and plan the next try: with full jitter, or later if we are too many."""
         self._failures += 1
         self._last_error = error
-        if self._ttl is not None:
+        if self._ttl is None:
+            return
+        if isinstance(error, Throttled):
+            self._stretch = min(self._stretch * 2, max(1.0, _LONGEST / self._ttl))
+            self._due = self._after(self._ttl * self._stretch, now)
+        else:
             self._due = now + self._backoff.delay(self._failures, self._random())
+
+    def _after(self, seconds: float | None, now: float) -> float:
+        return math.inf if seconds is None else now + seconds * (_EARLIEST + (_LATEST - _EARLIEST) * self._random())
 
     def seconds_left(self, now: float) -> float:
         """Return the seconds until the next refresh is due, infinity if none is planned."""
-        return math.inf if self._due is None else max(0.0, self._due - now)
+        return math.inf if self._stopped or self._due is None else max(0.0, self._due - now)
+
+    def stop(self) -> None:
+        """Plan no more refreshes."""
+        self._stopped = True
 
     def too_stale(self, now: float) -> bool:
         """Whether the snapshot is older than *max_stale*."""
@@ -92,14 +153,17 @@ class Schedule:
 
     def status(self, now: float) -> Status:
         """Return how things are at *now*."""
-        age = now - self._read_at
+        age, left = now - self._read_at, self.seconds_left(now)
         return Status(
             fresh=self._ttl is None or age <= self._ttl,
             age=age,
             last_success=self._last_success,
             last_error=self._last_error,
             failures=self._failures,
-            next_refresh=None if self._due is None else self.seconds_left(now),
+            next_refresh=None if math.isinf(left) else left,
             refreshes=self._refreshes,
             changes=self._changes,
+            requests=self._requests,
+            throttled=self._throttled,
+            decrypted=self._decrypted,
         )

@@ -2,13 +2,13 @@
 """Complete reads, how they differ, and how a new one is merged with what is known."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 from typing import Literal
 
 from aiossmenv._naming import name_keys
-from aiossmenv._parameter import Parameter, relative_name
+from aiossmenv._parameter import REFERENCE, Parameter, is_older, is_reference, relative_name
 
 
 class Snapshot(Mapping[str, str]):
@@ -18,21 +18,30 @@ class Snapshot(Mapping[str, str]):
     *parameters* maps the same keys to their `Parameter`; *taken_at* is when the read ended, with time zone.
     """
 
-    __slots__ = ("_values", "parameters", "taken_at")
+    __slots__ = ("_parameters", "_taken_at")
 
     def __init__(self, parameters: Mapping[str, Parameter], taken_at: datetime) -> None:
-        self.parameters: Mapping[str, Parameter] = MappingProxyType(dict(sorted(parameters.items())))
-        self.taken_at = taken_at
-        self._values = {key: parameter.value for key, parameter in self.parameters.items()}
+        self._parameters = dict(sorted(parameters.items()))
+        self._taken_at = taken_at
+
+    @property
+    def parameters(self) -> Mapping[str, Parameter]:
+        """The same keys, with all that the store says of each."""
+        return MappingProxyType(self._parameters)
+
+    @property
+    def taken_at(self) -> datetime:
+        """When the read ended."""
+        return self._taken_at
 
     def __getitem__(self, key: str) -> str:
-        return self._values[key]
+        return self._parameters[key].value
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
+        return iter(self._parameters)
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._parameters)
 
     def __repr__(self) -> str:
         return f"<Snapshot of {len(self)} parameters, taken {self.taken_at:%Y-%m-%d %H:%M:%S%z}>"
@@ -55,8 +64,11 @@ class Change:
 
 def diff(old: Snapshot, new: Snapshot) -> tuple[Change, ...]:
     """Return what leads from *old* to *new*, in the order of the keys."""
-    keys = sorted(old.parameters.keys() | new.parameters.keys())
-    changes = (_change(key, old.parameters.get(key), new.parameters.get(key)) for key in keys)
+    before, after = old.parameters, new.parameters
+    differing = [key for key, parameter in after.items() if before.get(key) is not parameter]
+    changes = (
+        _change(key, before.get(key), after.get(key)) for key in sorted([*differing, *before.keys() - after.keys()])
+    )
     return tuple(change for change in changes if change)
 
 
@@ -77,33 +89,37 @@ def _change(key: str, old: Parameter | None, new: Parameter | None) -> Change | 
 @dataclass(frozen=True, slots=True)
 class Known:
     """
-    What is believed to be in the store: *parameters* by name, and the names that the last complete read missed.
+    What is believed to be in the store: *parameters* by name, and the *digests* of their ciphertexts, where known.
 
-    Parameter Store is eventually consistent: a parameter that one read misses may be there in the next one, and an
-    older answer may follow a newer one.
+    *missed*: names that the last complete read did not find. Parameter Store is eventually consistent: what one read
+    misses may be there in the next one, and an older answer may follow a newer one.
     """
 
     parameters: Mapping[str, Parameter]
+    digests: Mapping[str, bytes] = field(default_factory=dict)
     missed: frozenset[str] = frozenset()
 
-    def merge(self, read: Mapping[str, Parameter]) -> "Known":
+    def merge(self, read: Mapping[str, Parameter], digests: Mapping[str, bytes], *, complete: bool = True) -> "Known":
         """
-        Return what is known after a complete *read*.
+        Return what is known after a *read*.
 
-        A parameter is gone when two reads in a row miss it. An answer with a lower version *and* an earlier date than
-        the known one comes from a replica that lags, and is ignored; with a later date it is a parameter that was
-        deleted and made anew.
+        A parameter is gone when two *complete* reads in a row miss it. An answer from a replica that lags is ignored.
         """
-        kept = {
-            name: parameter
-            for name, parameter in self.parameters.items()
-            if name not in read and name not in self.missed
-        }
-        parameters = kept | {
-            name: self.parameters[name] if _lags(parameter, self.parameters.get(name)) else parameter
-            for name, parameter in read.items()
-        }
-        return Known(parameters, frozenset(kept))
+        fresh = {name for name, new in read.items() if not _lags(new, self.parameters.get(name))}
+        gone = self.missed - read.keys() if complete else frozenset()
+        old = {name: parameter for name, parameter in self.parameters.items() if name not in gone}
+        return Known(
+            parameters={**old, **{name: read[name] for name in fresh}},
+            digests={
+                **{name: digest for name, digest in self.digests.items() if name in old and name not in fresh},
+                **{name: digest for name, digest in digests.items() if name in fresh},
+            },
+            missed=frozenset(old.keys() - read.keys()) if complete else self.missed - read.keys(),
+        )
+
+    def names_below(self, path: str, *, recursive: bool) -> list[str]:
+        """Return the names under *path*."""
+        return [name for name in self.parameters if _is_below(path, name, recursive=recursive)]
 
     def below(self, path: str, *, recursive: bool, to_key: Callable[[str], str]) -> dict[str, Parameter]:
         """
@@ -112,19 +128,19 @@ class Known:
         Raises `KeyCollision` and `InvalidVariable`. A parameter that the last read missed cannot collide: if its key
         is taken, it was renamed.
         """
-        there = [name for name in self.parameters if _is_below(path, name, recursive=recursive)]
+        there = self.names_below(path, recursive=recursive)
         names = name_keys(path, (name for name in there if name not in self.missed), to_key)
         missed = name_keys(path, (name for name in there if name in self.missed), to_key)
         return {key: self.parameters[name] for key, name in (missed | names).items()}
 
 
 def _is_below(path: str, name: str, *, recursive: bool) -> bool:
+    if is_reference(name):
+        return path == REFERENCE
     relative = relative_name(path, name)
     return (path == "/" or relative != name) and (recursive or "/" not in relative)
 
 
 def _lags(read: Parameter, known: Parameter | None) -> bool:
     # A label moves back to an older version by intent, so what was read by a selector never lags.
-    if known is None or read.selector or read.last_modified is None or known.last_modified is None:
-        return False
-    return read.version < known.version and read.last_modified < known.last_modified
+    return known is not None and read is not known and not read.selector and is_older(read, known)

@@ -2,18 +2,24 @@
 """`ParameterStore`: drives a `Scan` against a `Caller`."""
 
 import asyncio
+import logging
 import random as dice
 import warnings
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Literal, Protocol, Self, TypeVar
 
 from cachetools import TTLCache
 
 from aiossmenv._clock import Clock, LoopClock
-from aiossmenv._errors import AiossmenvError, InvalidPath
+from aiossmenv._errors import AiossmenvError, InvalidPath, ParameterNotFound
+from aiossmenv._pace import Pace
 from aiossmenv._parameter import Parameter, normal_path
-from aiossmenv._scan import Answer, ByPath, One, Request, Scan
+from aiossmenv._scan import Answer, Denials, Job, Request, Scan, Want
+from aiossmenv._snapshot import Known
+
+logger = logging.getLogger("aiossmenv")
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -49,7 +55,7 @@ class SingleFlight(Generic[K, T]):
     async def do(self, key: K, call: Callable[[], Coroutine[object, object, T]]) -> T:
         """Return what the call that runs for *key* gives; *call* begins one if none does."""
         if key not in self._flights:
-            task = asyncio.create_task(call(), name=f"aiossmenv {key}")
+            task = asyncio.create_task(call(), name=f"aiossmenv {type(key).__name__}")
             self._flights[key] = task, set()
             task.add_done_callback(lambda done: self._landed(key, done))
         task, waiters = self._flights[key]
@@ -71,6 +77,9 @@ class SingleFlight(Generic[K, T]):
         if task.done() and not task.cancelled():
             task.exception()  # seen: with nobody left to raise it to, asyncio would call it never retrieved
 
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._flights)
+
     async def aclose(self) -> None:
         """Cancel every call."""
         tasks = [task for task, _ in self._flights.values()]
@@ -79,12 +88,19 @@ class SingleFlight(Generic[K, T]):
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@dataclass(eq=False, slots=True)
+class _Batch:
+    """Names that were asked for in one turn of the loop."""
+
+    names: list[str] = field(default_factory=list)
+
+
 class ParameterStore:
     """
     The async client of Parameter Store.
 
     *session*: an `aioboto3.Session` or an `aiobotocore` session; default: a new one, with all that the SDK honours.
-    *region*, *endpoint_url*: instead of the SDK's own. *max_concurrency*: requests under way at once, 8.
+    *region*, *endpoint_url*: instead of the SDK's own. *max_concurrency*: requests under way at once, 10.
     *ttl*: seconds that `get()` keeps what it read, 60. *deadline*: seconds for one read, retries and all, 30.
     *caller*, *clock*, *random* are for tests.
 
@@ -97,7 +113,7 @@ class ParameterStore:
         session: object | None = None,
         region: str | None = None,
         endpoint_url: str | None = None,
-        max_concurrency: int = 8,
+        max_concurrency: int = 10,
         ttl: float = 60.0,
         deadline: float = 30.0,
         caller: Callable[[], Caller] | None = None,
@@ -111,10 +127,13 @@ class ParameterStore:
         self._connect = caller or _client(session, region, endpoint_url, max_concurrency)
         self._caller: Caller | None = None
         self._users = 0
-        self._width = max_concurrency
+        self._pace = Pace(max_concurrency)
+        self._denials = Denials()
         self._deadline = deadline
         self._cache: TTLCache[str, Parameter] = TTLCache(_CACHED, ttl, timer=self.clock.now)
         self._flights: SingleFlight[str, Parameter] = SingleFlight()
+        self._batches: SingleFlight[_Batch, Scan] = SingleFlight()
+        self._batch: _Batch | None = None
 
     @property
     def region(self) -> str | None:
@@ -125,9 +144,14 @@ class ParameterStore:
         """
         Return one parameter, decrypted; at most *ttl* seconds old.
 
-        *name*: a full name, with `:3` or `:label` for a version, or an ARN. Raises `ParameterNotFound`,
-        `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable` when the deadline is over.
+        *name*: a full name, with `:3` or `:label` for a version, an ARN, or a secret of Secrets Manager as
+        `/aws/reference/secretsmanager/ID`. What is asked for in one turn of the loop goes ten to a request. Raises
+        `ParameterNotFound`, `InvalidPath`, `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable`
+        when the deadline is over.
         """
+        name = name.strip()
+        if not name:
+            raise InvalidPath("the name is empty", parameter=name, remedy="Give one like /FAKEBOOK/TEST/DB_URL.")
         cached = self._cache.get(name)
         return cached or await self._flights.do(name, lambda: self._get(name))
 
@@ -139,37 +163,67 @@ class ParameterStore:
 
     async def scan(self, path: str, *, recursive: bool = True) -> AsyncIterator[Parameter]:
         """Iterate over all parameters under *path*, decrypted, in the order of their names, after the last page is in."""
-        scan = await self.read([ByPath(normal_path(path), recursive)], deadline=self._deadline)
+        scan = self.scan_for([Want(path=normal_path(path), recursive=recursive)])
+        await self.drive(scan)
         for _, parameter in sorted(scan.found.items()):
             yield parameter
 
-    async def read(self, requests: Iterable[Request], *, deadline: float) -> Scan:
-        """Make one complete read within *deadline* seconds; returns the `Scan` that is done, or raises its error."""
+    def scan_for(
+        self,
+        wants: Iterable[Want],
+        *,
+        deadline: float | None = None,
+        known: Known | None = None,
+        decrypt: Literal["all", "changed"] = "all",
+        groups: Iterable[frozenset[str]] = (),
+        lenient: bool = False,
+    ) -> Scan:
+        """Return a `Scan` that shares this store's pace and denials, to be driven within *deadline* seconds."""
+        return Scan(
+            wants,
+            pace=self._pace,
+            denials=self._denials,
+            deadline=self.clock.now() + (self._deadline if deadline is None else deadline),
+            random=self.random,
+            known=known.parameters if known else None,
+            digests=known.digests if known else None,
+            decrypt=decrypt,
+            groups=groups,
+            lenient=lenient,
+        )
+
+    async def drive(self, scan: Scan) -> None:
+        """Do what *scan* asks for until it is done; raises its error."""
         now = self.clock.now
-        scan = Scan(requests, width=self._width, deadline=now() + deadline, random=self.random)
-        sent: dict[asyncio.Task[Answer], Request] = {}
+        sent: dict[asyncio.Task[Answer], Job] = {}
         try:
-            while not scan.done:
-                while request := scan.next(now()):
-                    sent[asyncio.create_task(self._open().call(request), name="aiossmenv request")] = request
+            while True:
+                while job := scan.next(now()):
+                    sent[asyncio.create_task(self._open().call(job.request), name="aiossmenv request")] = job
+                if scan.done:
+                    break
                 for task in await self._first(sent, scan.wait(now())):
-                    request = sent.pop(task)
+                    job = sent.pop(task)
                     try:
-                        scan.answered(request, task.result(), now())
+                        scan.answered(job, task.result(), now())
                     except AiossmenvError as error:
-                        scan.failed(request, error, now())
+                        scan.failed(job, error, now())
                 scan.expire(now())
         finally:
+            scan.abandon()
             for task in sent:
                 task.cancel()
             await asyncio.gather(*sent, return_exceptions=True)
+            for denial in self._denials.report():
+                logger.info("goes on without a right that would make it faster: %s", denial)
         if scan.error:
+            scan.error.region = scan.error.region or self.region
             raise scan.error
-        return scan
 
     async def aclose(self) -> None:
         """End what is under way and let go of all connections; idempotent. The store can be used again."""
         await self._flights.aclose()
+        await self._batches.aclose()
         caller, self._caller = self._caller, None
         if caller:
             await caller.aclose()
@@ -198,14 +252,28 @@ class ParameterStore:
         return self._caller
 
     async def _get(self, name: str) -> Parameter:
-        if not name.strip():
-            raise InvalidPath("the name is empty", parameter=name, remedy="Give one like /FAKEBOOK/TEST/DB_URL.")
-        scan = await self.read([One(name)], deadline=self._deadline)
-        parameter = next(iter(scan.found.values()))
+        # All that ask in this turn of the loop find the same batch; its call begins in the next one.
+        batch = self._batch = self._batch or _Batch()
+        batch.names.append(name)
+        scan = await self._batches.do(batch, lambda: self._read(batch))
+        parameter = scan.found.get(name)
+        if parameter is None:
+            raise scan.errors.get(name) or ParameterNotFound(
+                "there is no such parameter, version or label",
+                parameter=name,
+                region=self.region,
+                remedy="Check the name and the region.",
+            )
         self._cache[name] = parameter
         return parameter
 
-    async def _first(self, sent: "dict[asyncio.Task[Answer], Request]", seconds: float) -> "set[asyncio.Task[Answer]]":
+    async def _read(self, batch: "_Batch") -> Scan:
+        self._batch = None
+        scan = self.scan_for([Want(names=tuple(batch.names), may_list=False)], lenient=True)
+        await self.drive(scan)
+        return scan
+
+    async def _first(self, sent: "dict[asyncio.Task[Answer], Job]", seconds: float) -> "set[asyncio.Task[Answer]]":
         alarm = asyncio.create_task(self.clock.sleep(seconds), name="aiossmenv alarm")
         try:
             done, _ = await asyncio.wait({*sent, alarm}, return_when=asyncio.FIRST_COMPLETED)

@@ -6,7 +6,7 @@ import inspect
 import logging
 import traceback
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 
 from aiossmenv._snapshot import Change, coalesce
@@ -90,12 +90,17 @@ class Watchers:
 
         return unsubscribe
 
+    def groups(self) -> list[frozenset[str]]:
+        """Return the keys of each callback that follows several: what belongs together."""
+        return [subscriber.keys for subscriber in self._subscribers if len(subscriber.keys) > 1]
+
     def deliver(self, changes: Iterable[Change]) -> None:
         """Tell everybody; nothing that a callback does gets out of here."""
-        for change in changes:
-            for mailbox in tuple(self._mailboxes):
+        mailboxes, subscribers = tuple(self._mailboxes), tuple(self._subscribers)
+        for change in changes if mailboxes or subscribers else ():
+            for mailbox in mailboxes:
                 mailbox.put(change)
-            for subscriber in tuple(self._subscribers):
+            for subscriber in subscribers:
                 if not subscriber.keys or change.key in subscriber.keys:
                     self._call(subscriber, change)
 
@@ -116,26 +121,41 @@ class Watchers:
     def _call(self, subscriber: _Subscriber, change: Change) -> None:
         if not subscriber.is_async:
             try:
-                subscriber.callback(change)
+                result = subscriber.callback(change)
             except Exception as error:
                 _report(subscriber.callback, change, error)
+                return
+            if inspect.isawaitable(result):
+                # A lambda around a coroutine function: known for one only now.
+                self._spawn(_finish(result, subscriber.callback, change))
             return
         # One call at a time, in order, and coalesced while one runs: a slow callback gets fewer calls, not a queue.
         subscriber.mailbox.put(change)
         if not subscriber.working:
             subscriber.working = True
-            worker = asyncio.create_task(self._work(subscriber), name="aiossmenv callback")
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            self._spawn(self._work(subscriber))
+
+    def _spawn(self, work: Coroutine[object, None, None]) -> None:
+        worker = asyncio.create_task(work, name="aiossmenv callback")
+        self._workers.add(worker)
+        worker.add_done_callback(self._workers.discard)
 
     async def _work(self, subscriber: _Subscriber) -> None:
         async for change in subscriber.mailbox:
             try:
                 result = subscriber.callback(change)
-                if inspect.isawaitable(result):
-                    await result
             except Exception as error:
                 _report(subscriber.callback, change, error)
+            else:
+                if inspect.isawaitable(result):
+                    await _finish(result, subscriber.callback, change)
+
+
+async def _finish(result: Awaitable[object], callback: Callback, change: Change) -> None:
+    try:
+        await result
+    except Exception as error:
+        _report(callback, change, error)
 
 
 def _is_async(callback: Callback) -> bool:

@@ -24,6 +24,11 @@ def test_ceilings_double_from_base_to_cap() -> None:
     assert [0.1, 0.2, 0.4, 0.8, 1.0, 1.0] == [backoff.ceiling(failures) for failures in range(1, 7)]
 
 
+def test_ceilings_of_a_read() -> None:
+    """Unless told otherwise, waits begin below a tenth of a second and end below twenty."""
+    assert [0.1, 0.2, 20.0] == [Backoff().ceiling(failures) for failures in (1, 2, 100)]
+
+
 @given(BACKOFFS, FAILURES, FAILURES)
 def test_ceiling_never_falls(backoff: Backoff, failures: int, more: int) -> None:
     """More failures never make the ceiling lower, and it stays between *base* and *cap*."""

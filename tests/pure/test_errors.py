@@ -8,7 +8,15 @@ from collections.abc import Callable
 import pytest
 
 import aiossmenv
-from aiossmenv import AiossmenvError, KeyCollision, MissingParameters, StoreUnavailable, Throttled, _errors
+from aiossmenv import (
+    AccessDenied,
+    AiossmenvError,
+    KeyCollision,
+    MissingParameters,
+    StoreUnavailable,
+    Throttled,
+    _errors,
+)
 
 ERRORS = sorted(
     {error for error in vars(_errors).values() if isinstance(error, type) and issubclass(error, AiossmenvError)}
@@ -51,7 +59,8 @@ def test_transient_can_be_said_of_one_error() -> None:
 @each
 def test_text_holds_everything(kind: type[AiossmenvError]) -> None:
     """The text holds message, parameter, path, region and remedy, as they are when it is asked for."""
-    error = kind("it broke", path="/P", remedy="Mend it.")
+    error = kind("it broke", remedy="Mend it.")
+    error.path = "/P"
     assert "it broke (path /P). Mend it." == str(error)
 
     error.parameter, error.region = "/P/X", "eu-west-1"
@@ -71,6 +80,10 @@ def made(kind: type[AiossmenvError]) -> AiossmenvError:
         return kind("it broke", keys=("A", "B"), path="/P", region="eu-west-1", remedy="Mend it.")
     if issubclass(kind, KeyCollision):
         return kind("it broke", collisions={"A": ("/P/A", "/P/a")}, path="/P", remedy="Mend it.")
+    if issubclass(kind, AccessDenied):
+        error = kind("it broke", action="ssm:GetParameters", remedy="Mend it.", transient=True)
+        error.parameter, error.path, error.region = "/P/X", "/P", "eu-west-1"
+        return error
     return kind("it broke", parameter="/P/X", path="/P", region="eu-west-1", remedy="Mend it.", transient=True)
 
 
@@ -97,6 +110,19 @@ def test_attributes_of_missing_parameters() -> None:
     assert ("A", "B") == error.keys
     assert (None, None, "eu-west-1", None) == (error.parameter, error.path, error.region, error.remedy)
     assert () == MissingParameters("gone").keys
+
+
+def test_action_of_a_denial() -> None:
+    """`AccessDenied` says which action was refused, and none where it was the credentials."""
+    assert "ssm:GetParameters" == AccessDenied("no", action="ssm:GetParameters").action
+    assert AccessDenied("expired").action is None
+
+
+def test_one_full_stop_before_what_follows() -> None:
+    """The full stop of the service's own sentence is not in the way of path and remedy, and stays at the very end."""
+    assert "It broke (path /P). Mend it." == str(AiossmenvError("It broke.", path="/P", remedy="Mend it."))
+    assert "It broke. Mend it." == str(AiossmenvError("It broke.", remedy="Mend it."))
+    assert "It broke." == str(AiossmenvError("It broke."))
 
 
 def test_attributes_of_key_collision() -> None:

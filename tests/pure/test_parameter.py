@@ -3,13 +3,26 @@
 import dataclasses
 import logging
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aiossmenv import Change, InvalidPath, Parameter
-from aiossmenv._parameter import base_name, normal_path, relative_name, split_names
+from aiossmenv._parameter import (
+    REFERENCE,
+    Reading,
+    Sealed,
+    answers,
+    base_name,
+    is_older,
+    is_reference,
+    normal_path,
+    relative_name,
+    split_names,
+    split_selector,
+)
 from aiossmenv._scan import Page
 
 SEGMENTS = st.text("AbZ09_.-", min_size=1, max_size=5)
@@ -109,6 +122,130 @@ def test_base_name_of_an_arn_with_a_selector() -> None:
     """Both are cut off an ARN that has a selector; a name without slashes stays as it is."""
     assert "/X" == base_name("arn:aws-cn:ssm:cn-north-1:111122223333:parameter/X:3")
     assert "X" == base_name("X:live")
+
+
+ARN = "arn:aws:ssm:eu-west-1:111122223333:parameter"
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "selector"),
+    [
+        ("/A/X", "/A/X", ""),
+        ("X", "X", ""),
+        ("/A/X:3", "/A/X", "3"),
+        ("X:live", "X", "live"),
+        (f"{ARN}/A/X", f"{ARN}/A/X", ""),
+        (f"{ARN}/A/X:3", f"{ARN}/A/X", "3"),
+        (f"{ARN}/X:live", f"{ARN}/X", "live"),
+        (f"{REFERENCE}/db", f"{REFERENCE}/db", ""),
+        (f"{REFERENCE}/db:AWSPREVIOUS", f"{REFERENCE}/db:AWSPREVIOUS", ""),
+        (f"{REFERENCE}:3", REFERENCE, "3"),
+    ],
+)
+def test_selectors_are_split_off(name: str, base: str, selector: str) -> None:
+    """A version or label comes off a name or an ARN; what follows a secret's name is Secrets Manager's."""
+    assert (base, selector) == split_selector(name)
+
+
+def test_references() -> None:
+    """A reference has an id behind the path that is theirs."""
+    assert [True, True, False, False, False] == [
+        is_reference(name)
+        for name in (f"{REFERENCE}/db", f"{REFERENCE}/a/b:3", REFERENCE, f"{REFERENCE}x/db", f"/P{REFERENCE}/db")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "arn", "is_answer"),
+    [
+        ("/A/X", "/A/X", f"{ARN}/A/X", True),
+        ("/A/X:3", "/A/X", f"{ARN}/A/X", True),
+        ("X", "/X", f"{ARN}/X", True),
+        ("/X:live", "X", f"{ARN}/X", True),
+        (f"{ARN}/A/X", "/A/X", f"{ARN}/A/X", True),
+        (f"{ARN}/A/X:3", "/A/X", "", True),
+        (f"{ARN}/X", "X", f"{ARN}/X", True),
+        (f"{ARN}/A/X:3", f"{ARN}/A/X", f"{ARN}/A/X", True),
+        (f"{REFERENCE}/db:AWSPREVIOUS", f"{REFERENCE}/db:AWSPREVIOUS", "", True),
+        ("/A/X", "/A/Y", f"{ARN}/A/Y", False),
+        ("/A/X", "/A/X/Y", f"{ARN}/A/X/Y", False),
+        ("/A/X", "/a/x", f"{ARN}/a/x", False),
+        (f"{ARN}/A/X", "/A/Y", f"{ARN}/A/Y", False),
+    ],
+)
+def test_answers_are_matched_by_name_or_arn(asked: str, name: str, arn: str, *, is_answer: bool) -> None:
+    """An answer is known by its name, with a first slash or without, or by its ARN; selectors make no difference."""
+    read = Parameter(name=name, value="x", type="String", version=1, arn=arn)
+
+    assert is_answer == answers(asked, read)
+
+
+SEAL = Sealed(
+    name=PARAMETER.name, type="SecureString", version=7, last_modified=PARAMETER.last_modified, arn="", digest=b"d" * 32
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "digest", "opens"),
+    [
+        ({}, None, True),
+        ({}, b"d" * 32, True),
+        ({}, b"e" * 32, False),
+        ({"version": 8}, None, False),
+        ({"version": 6}, b"d" * 32, False),
+        ({"type": "String"}, None, False),
+        ({"arn": "arn:other"}, None, False),
+        ({"last_modified": datetime(2026, 1, 2, tzinfo=UTC)}, None, False),
+        ({"last_modified": None}, b"d" * 32, False),
+        ({"value": "other", "selector": "", "data_type": "other"}, None, True),
+    ],
+)
+def test_what_a_seal_opens_as(change: dict[str, Any], digest: bytes | None, *, opens: bool) -> None:
+    """All that both reads show must be the same, and the ciphertext too where its digest is known."""
+    assert opens == SEAL.opens_as(dataclasses.replace(PARAMETER, **change), digest)
+
+
+EARLY, LATE = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("read", "than", "older"),
+    [
+        ((1, EARLY), (2, LATE), True),
+        ((1, LATE), (2, EARLY), False),
+        ((1, EARLY), (2, EARLY), False),
+        ((2, EARLY), (2, LATE), False),
+        ((3, EARLY), (2, LATE), False),
+        ((1, None), (2, LATE), False),
+        ((1, EARLY), (2, None), False),
+    ],
+)
+def test_older_in_version_and_date(
+    read: tuple[int, datetime | None], than: tuple[int, datetime | None], *, older: bool
+) -> None:
+    """Only a lower version of an earlier date is older, sealed or not; without a date there is no telling."""
+
+    def readings(version: int, when: datetime | None) -> tuple[Reading, Reading]:
+        return (
+            dataclasses.replace(PARAMETER, version=version, last_modified=when),
+            dataclasses.replace(SEAL, version=version, last_modified=when),
+        )
+
+    assert {older} == {is_older(one, other) for one in readings(*read) for other in readings(*than)}
+
+
+def test_sealed_has_no_value() -> None:
+    """What was read without decryption has no place for a value, nor for the ciphertext that looks like one."""
+    assert {"name", "type", "version", "last_modified", "arn", "digest"} == {
+        field.name for field in dataclasses.fields(Sealed)
+    }
+    assert (Sealed, object) == Sealed.__mro__
+
+
+@pytest.mark.parametrize("path", ["/", "/P", REFERENCE])
+def test_secrets_are_called_by_their_id(path: str) -> None:
+    """A secret of Secrets Manager is called by its id, whatever path it is asked below."""
+    assert "db/main" == relative_name(path, f"{REFERENCE}/db/main")
 
 
 def test_split_names() -> None:

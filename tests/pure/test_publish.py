@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aiossmenv import InvalidVariable, Parameter
-from aiossmenv._publish import apply, check, plan
+from aiossmenv._publish import Edit, apply, check, plan
 
 KEYS = "ABCD"
 VARIABLES = st.dictionaries(st.sampled_from(KEYS), st.sampled_from("xy"))
@@ -35,12 +35,23 @@ class Refusing(dict[str, str]):
         return super().pop(key, *default)
 
 
+def applied(edit: Edit, environ: MutableMapping[str, str], slice_size: int = 500) -> str | None:
+    """Apply an edit to its end, and return what was wrong."""
+    slices = apply(edit, environ, slice_size)
+    while True:
+        try:
+            next(slices)
+        except StopIteration as end:
+            fault: str | None = end.value
+            return fault
+
+
 def published(
     target: Mapping[str, str], owned: Mapping[str, str], environ: MutableMapping[str, str], *, override: bool = True
 ) -> tuple[Mapping[str, str], frozenset[str]]:
     """Publish, and return what is ours and what is shadowed."""
     edit = plan(target, owned, environ, override=override)
-    assert apply(edit, environ) is None
+    assert applied(edit, environ) is None
     return edit.owned, edit.shadowed
 
 
@@ -68,10 +79,10 @@ def test_publishing_twice_is_publishing_once(
 ) -> None:
     """Whatever others did in between: an edit applied twice, or planned anew, changes nothing more."""
     edit = plan(target, owned, environ, override=override)
-    apply(edit, environ)
+    applied(edit, environ)
     once = dict(environ)
 
-    apply(edit, environ)
+    applied(edit, environ)
     again = plan(target, edit.owned, environ, override=override)
 
     assert once == environ
@@ -158,10 +169,87 @@ def test_all_or_nothing(target: dict[str, str], owned: dict[str, str], before: d
     edit = plan(target, owned, environ, override=True)
     assume(refused in edit.assign or refused in edit.unset)
 
-    fault = apply(edit, environ)
+    fault = applied(edit, environ)
 
     assert before == environ
     assert f"the environment refused '{refused}': OSError" == fault
+
+
+@given(VARIABLES, VARIABLES, VARIABLES, st.integers(1, 5))
+def test_others_run_after_each_slice(
+    target: dict[str, str], owned: dict[str, str], environ: dict[str, str], size: int
+) -> None:
+    """After each so many variables there is a pause, and the slices make the same of the environment as one go."""
+    edit = plan(target, owned, environ, override=True)
+    at_once, in_slices = dict(environ), dict(environ)
+    applied(edit, at_once)
+
+    pauses = list(apply(edit, in_slices, size))
+
+    assert (len(edit.assign) + len(edit.unset)) // size == len(pauses)
+    assert at_once == in_slices
+
+
+def test_a_slice_is_what_was_said() -> None:
+    """At the first pause the first slice is done, and nothing of the second; by default 500 are a slice."""
+    variables = {f"V{number:04}": "x" for number in range(1200)}
+    for slices, size in ((lambda e, v: apply(e, v, 7), 7), (apply, 500)):
+        environ: dict[str, str] = {}
+        going = slices(plan(variables, {}, environ, override=True), environ)
+        next(going)
+        assert list(variables)[:size] == list(environ)
+        going.close()
+
+
+@given(VARIABLES, VARIABLES, VARIABLES, st.integers(1, 3), st.integers(0, 5))
+def test_closing_early_undoes_what_was_done(
+    target: dict[str, str], owned: dict[str, str], before: dict[str, str], size: int, pauses: int
+) -> None:
+    """Whoever gives up between two slices leaves the environment exactly as it was."""
+    environ = dict(before)
+    slices = apply(plan(target, owned, environ, override=True), environ, size)
+    for _ in range(pauses):
+        if next(slices, "end") == "end":
+            return
+
+    slices.close()
+
+    assert before == environ
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError])
+def test_what_is_thrown_in_undoes_and_passes(kind: type[BaseException]) -> None:
+    """What ends the process undoes what was done, and goes on; an error does, and is returned without its text."""
+    environ = {"A": "old", "B": "old"}
+    slices = apply(plan({"A": "new", "C": "new"}, environ, environ, override=True), environ, 1)
+    assert [None, None] == [next(slices), next(slices)]
+
+    with pytest.raises((KeyboardInterrupt, StopIteration)) as caught:
+        slices.throw(kind(SECRET))
+
+    assert {"A": "old", "B": "old"} == environ
+    if kind is ValueError:
+        assert "the environment refused 'C': ValueError" == getattr(caught.value, "value", None)
+    else:
+        assert kind is caught.type
+
+
+def test_undoing_leaves_what_others_wrote_alone() -> None:
+    """What is undone is what this edit wrote; a variable that has its old value is not written again."""
+    written: list[str] = []
+
+    class Noting(Refusing):
+        """An environment that notes what is written."""
+
+        def __setitem__(self, key: str, value: str) -> None:
+            written.append(f"{key}={value}")
+            super().__setitem__(key, value)
+
+    environ = Noting({"A": "old", "B": "old"}, "B")
+
+    applied(plan({"A": "new", "B": "new"}, {}, environ, override=True), environ)
+
+    assert ["A=new", "B=new", "A=old"] == written
 
 
 def test_no_text_shows_a_value() -> None:
@@ -170,7 +258,7 @@ def test_no_text_shows_a_value() -> None:
     edit = plan({"A": SECRET + "2"}, {"A": SECRET, "B": SECRET}, environ, override=True)
 
     assert SECRET not in repr(edit)
-    assert SECRET not in str(apply(edit, environ))
+    assert SECRET not in str(applied(edit, environ))
 
 
 def test_edit_is_frozen() -> None:
@@ -211,3 +299,13 @@ def test_what_no_environment_can_hold_is_refused(key: str, value: str) -> None:
 def test_what_an_environment_can_hold_is_let_through(key: str, value: str) -> None:
     """Odd keys and values that a variable can have pass: bytes that are no UTF-8, line ends, no letters at all."""
     check({key: made(value)})
+
+
+def test_what_was_checked_before_is_not_checked_again() -> None:
+    """A parameter that is the same object under the same key as in the last check passes; another one is looked at."""
+    bad = made(f"{SECRET}\0")
+
+    check({"A": bad}, {"A": bad})
+    for checked in ({}, {"B": bad}, {"A": made(f"{SECRET}\0")}):
+        with pytest.raises(InvalidVariable):
+            check({"A": bad}, checked)

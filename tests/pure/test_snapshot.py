@@ -136,8 +136,8 @@ def test_absent_once_is_kept_and_twice_is_gone() -> None:
     x, y = made("/P/X"), made("/P/Y")
     known = Known(by_name(x, y))
 
-    once = known.merge(by_name(y))
-    twice = once.merge(by_name(y))
+    once = known.merge(by_name(y), {})
+    twice = once.merge(by_name(y), {})
 
     assert by_name(x, y) == once.parameters
     assert by_name(y) == twice.parameters
@@ -147,7 +147,7 @@ def test_absences_count_in_a_row_only() -> None:
     """A parameter that is seen between two reads that miss it is kept."""
     x = made("/P/X")
 
-    known = Known(by_name(x)).merge({}).merge(by_name(x)).merge({})
+    known = Known(by_name(x)).merge({}, {}).merge(by_name(x), {}).merge({}, {})
 
     assert by_name(x) == known.parameters
 
@@ -160,7 +160,7 @@ def test_known_is_what_one_of_the_last_two_reads_saw(reads: list[dict[str, None]
     """However reads come and miss, what is known is what the last or the one before it saw, of the same version."""
     known = Known({})
     for read in reads:
-        known = known.merge(by_name(*map(made, read)))
+        known = known.merge(by_name(*map(made, read)), {})
 
     last, before = ([*reads[::-1], {}, {}])[:2]
     assert {name: made(name) for name in last | before} == known.parameters
@@ -186,7 +186,7 @@ def test_only_an_answer_older_in_both_is_ignored(version: int, minute: int, *, i
     known = made("/P/X", version=3, minute=5)
     read = made("/P/X", version=version, minute=minute, value="other")
 
-    merged = Known(by_name(known)).merge(by_name(read))
+    merged = Known(by_name(known)).merge(by_name(read), {})
 
     assert by_name(read if is_taken else known) == merged.parameters
     assert frozenset() == merged.missed
@@ -196,7 +196,7 @@ def test_what_a_selector_found_never_lags() -> None:
     """A label that moved back to an older version is followed."""
     back = made("/P/X", version=1, minute=0, selector=":live")
 
-    assert by_name(back) == Known(by_name(made("/P/X", version=3, minute=5))).merge(by_name(back)).parameters
+    assert by_name(back) == Known(by_name(made("/P/X", version=3, minute=5))).merge(by_name(back), {}).parameters
 
 
 @pytest.mark.parametrize(("known", "read"), [(None, 0), (0, None), (None, None)])
@@ -204,7 +204,7 @@ def test_without_a_date_the_answer_is_taken(known: int | None, read: int | None)
     """Where a date is missing there is no telling, and the newest answer counts."""
     old, new = made("/P/X", version=3, minute=known), made("/P/X", version=1, minute=read)
 
-    assert by_name(new) == Known(by_name(old)).merge(by_name(new)).parameters
+    assert by_name(new) == Known(by_name(old)).merge(by_name(new), {}).parameters
 
 
 def test_merge_leaves_what_was_known() -> None:
@@ -212,22 +212,78 @@ def test_merge_leaves_what_was_known() -> None:
     parameters = by_name(made("/P/X"))
     known = Known(MappingProxyType(parameters))
 
-    known.merge(by_name(made("/P/Y")))
+    known.merge(by_name(made("/P/Y")), {})
 
     assert Known(by_name(made("/P/X"))) == known
+
+
+def digest(parameter: Parameter) -> bytes:
+    """Return a digest that tells the version."""
+    return bytes([parameter.version]) * 32
+
+
+def test_digests_follow_their_parameters() -> None:
+    """A digest is kept while its parameter is missed, replaced or dropped with a new read of it, and gone with it."""
+    x, y, z, new = made("/P/X"), made("/P/Y"), made("/P/Z"), made("/P/X", version=2, minute=1)
+    known = Known(by_name(x, y, z), {"/P/X": digest(x), "/P/Y": digest(y), "/P/Z": digest(z)})
+
+    once = known.merge(by_name(new, z), {"/P/X": digest(new)})
+    twice = once.merge(by_name(new, z), {"/P/X": digest(new), "/P/Z": digest(z)})
+
+    assert {"/P/X": digest(new), "/P/Y": digest(y)} == once.digests
+    assert {"/P/X": digest(new), "/P/Z": digest(z)} == twice.digests
+
+
+def test_lagging_answer_keeps_the_old_digest() -> None:
+    """The digest of an answer that is ignored is ignored with it."""
+    known, lagging = made("/P/X", version=3, minute=5), made("/P/X", version=2, minute=4)
+
+    merged = Known(by_name(known), {"/P/X": digest(known)}).merge(by_name(lagging), {"/P/X": digest(lagging)})
+
+    assert (by_name(known), {"/P/X": digest(known)}) == (merged.parameters, merged.digests)
+
+
+def test_digest_of_the_same_parameter_is_learned() -> None:
+    """A read that gives back what is known, and a digest for it, teaches that."""
+    x = made("/P/X")
+
+    assert {"/P/X": digest(x)} == Known(by_name(x)).merge(by_name(x), {"/P/X": digest(x)}).digests
+
+
+def test_partial_read_proves_no_absence() -> None:
+    """What a partial read does not find stays, however often, and what was missed once stays missed once."""
+    x, y, z, new = made("/P/X"), made("/P/Y"), made("/P/Z"), made("/P/Y", version=2, minute=1)
+    missed = Known(by_name(x, y, z), {"/P/X": digest(x)}).merge(by_name(y), {})
+    assert {"/P/X", "/P/Z"} == missed.missed
+
+    partly = missed.merge(by_name(new), {}, complete=False).merge(by_name(new, z), {}, complete=False)
+
+    assert by_name(x, new, z) == partly.parameters
+    assert {"/P/X": digest(x)} == partly.digests
+    assert {"/P/X"} == partly.missed
+    assert by_name(new, z) == partly.merge(by_name(new, z), {}).parameters
+
+
+def test_secret_of_secrets_manager_is_at_home_in_its_own_path() -> None:
+    """A reference is below the path of references, by its id, and below no other."""
+    secret = made("/aws/reference/secretsmanager/db/main")
+    known = Known(by_name(secret, made("/P/X")))
+
+    assert {"db/main": secret} == known.below("/aws/reference/secretsmanager", recursive=True, to_key=str)
+    assert ["/P/X"] == known.names_below("/", recursive=True)
 
 
 def test_renamed_parameter_does_not_collide() -> None:
     """A new name takes over the key of one that the same read missed for the first time."""
     old, new = made("/P/db/url"), made("/P/db.url", value="new")
-    known = Known(by_name(old)).merge(by_name(new))
+    known = Known(by_name(old)).merge(by_name(new), {})
 
     assert {"DB_URL": new} == known.below("/P", recursive=True, to_key=upper_snake)
 
 
 def test_parameters_that_are_both_there_collide() -> None:
     """Two names of one key that the last read saw are `KeyCollision`."""
-    known = Known({}).merge(by_name(made("/P/db/url"), made("/P/db.url")))
+    known = Known({}).merge(by_name(made("/P/db/url"), made("/P/db.url")), {})
 
     with pytest.raises(KeyCollision):
         known.below("/P", recursive=True, to_key=upper_snake)
@@ -237,7 +293,7 @@ def test_missed_parameters_keep_their_keys() -> None:
     """A parameter that was missed once is still under its key."""
     x, y = made("/P/X"), made("/P/Y")
 
-    assert {"X": x, "Y": y} == Known(by_name(x, y)).merge(by_name(y)).below("/P", recursive=True, to_key=str)
+    assert {"X": x, "Y": y} == Known(by_name(x, y)).merge(by_name(y), {}).below("/P", recursive=True, to_key=str)
 
 
 @pytest.mark.parametrize(

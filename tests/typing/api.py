@@ -66,6 +66,8 @@ async def options(store: ParameterStore, environ: dict[str, str]) -> None:
         allow_empty=True,
         deadline=5,
         max_stale=3600,
+        relist=300,
+        revalidate=None,
         store=store,
     )
     await load_env("/A", to_key=lambda name: name.upper(), environ=None)
@@ -103,6 +105,10 @@ def states(status: Status) -> None:
     assert_type(status.next_refresh, float | None)
     assert_type(status.refreshes, int)
     assert_type(status.changes, int)
+    assert_type(status.next_refresh, float | None)
+    assert_type(status.requests, int)
+    assert_type(status.throttled, int)
+    assert_type(status.decrypted, int)
     status.failures = 0  # type: ignore[misc]
 
 
@@ -144,6 +150,7 @@ def parameters() -> None:
     assert_type(parameter.version, int)
     assert_type(parameter.arn, str)
     assert_type(parameter.data_type, str)
+    assert_type(parameter.version_id, str)
     assert_type(parameter.selector, str)
     parameter.value = "y"  # type: ignore[misc]
     Parameter("/A/X", "x", "String", 1)  # type: ignore[call-arg]
@@ -205,8 +212,9 @@ async def rotates(env: Env) -> None:
     Rotating(env, ["DB_URL"], create, drain_timeout=5.0, probe=Pool.check)
 
 
-def errors(error: AiossmenvError, collision: KeyCollision, missing: MissingParameters) -> None:
-    """Read the attributes of errors; all have the same, and two have one more."""
+def errors(error: AiossmenvError, denial: AccessDenied, collision: KeyCollision, missing: MissingParameters) -> None:
+    """Read the attributes of errors; all have the same, and three have one more."""
+    assert_type(denial.action, str | None)
     assert_type(error.parameter, str | None)
     assert_type(error.path, str | None)
     assert_type(error.region, str | None)

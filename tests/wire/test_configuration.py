@@ -6,8 +6,11 @@ from pathlib import Path
 import aioboto3
 import aiobotocore.session
 import pytest
+from aiobotocore.config import AioConfig
+from botocore.exceptions import EndpointVariantError
 
 from aiossmenv import ParameterStore, load_env
+from aiossmenv._client import _new_session
 from embedded import Store
 from faults import FaultProxy
 
@@ -100,3 +103,39 @@ async def test_session_of_aiobotocore(proxy: FaultProxy) -> None:
 
     assert ["eu-west-3"] == regions(proxy)
     assert "Credential=MINE/" in proxy.calls[0].request.headers["Authorization"]
+
+
+@pytest.mark.parametrize("options", [{}, {"use_fips_endpoint": True}, {"use_dualstack_endpoint": True}])
+@pytest.mark.parametrize("service", ["ssm", "sts"])
+async def test_endpoints_are_those_of_the_sdk(service: str, options: dict[str, bool]) -> None:
+    """Without the SDK's legacy endpoints, calls go where its own loader would have them go, in every partition."""
+    operation = {"ssm": "GetParameter", "sts": "GetCallerIdentity"}[service]
+
+    async def found(session: aioboto3.Session, region: str) -> object:
+        client = session.client(service, region_name=region, config=AioConfig(**options))
+        async with client as opened:
+            context = {"client_region": region, "client_config": opened.meta.config, "has_streaming_input": False}
+            model = opened.meta.service_model.operation_model(operation)
+            endpoint = await opened._resolve_endpoint_ruleset(model, {}, context)
+            signer = opened._request_signer
+            return endpoint, context.get("signing"), signer.region_name, signer.signing_name, signer.signature_version
+
+    ours, theirs = _new_session(), aioboto3.Session()
+    assert type(ours._session.get_component("data_loader")) is not type(theirs._session.get_component("data_loader"))
+    partitions = theirs._session.get_component("data_loader").load_data("partitions")["partitions"]
+    regions = [region for partition in partitions for region in list(partition["regions"])[:2]]
+    assert len(regions) > 10
+    for region in regions:
+        try:
+            expected = await found(theirs, region)
+        except EndpointVariantError:
+            continue  # the SDK has no such endpoint in that partition
+        assert expected == await found(ours, region)
+
+
+async def test_models_of_ones_own(proxy: FaultProxy) -> None:
+    """Who has models of their own in AWS_DATA_PATH keeps the SDK's loader, which finds them."""
+    os.environ["AWS_DATA_PATH"] = "/nowhere"
+
+    assert {"A": "1"} == dict(await load_env("/R"))
+    assert type(_new_session()._session.get_component("data_loader")).__name__ == "Loader"

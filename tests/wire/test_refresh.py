@@ -15,30 +15,36 @@ from timing import ManualClock, eventually, our_tasks
 
 
 async def test_values_follow_the_store(ssm: Store, store: ParameterStore, clock: ManualClock) -> None:
-    """With a TTL a change is in the `Env` and in the environment within that time, and not before it is read."""
+    """With a TTL a change is in the `Env` and in the environment within that time, and what is new with a listing."""
     ssm.put("/R/A", "1")
-    async with load_env("/R", ttl=60, store=store) as env:
+    async with load_env("/R", ttl=60, relist=100, store=store) as env:
         changes = env.changes()
         ssm.put("/R/A", "2")
         ssm.put("/R/B", "new")
-        assert ("1", "1") == (env["A"], os.environ["A"])
+        assert "1" == env["A"] == os.environ["A"]
 
-        await clock.advance(60)
-        first, second = await anext(changes), await anext(changes)
-
-        assert [("A", "updated"), ("B", "added")] == [(c.key, c.kind) for c in (first, second)]
+        await clock.advance(28.5)
+        first = await anext(changes)
+        assert ("A", "updated") == (first.key, first.kind)
         assert first.old is not None
         assert first.new is not None
         assert ("1", "2") == (first.old.value, first.new.value)
+        assert {"A": "2"} == dict(env) == {key: os.environ[key] for key in env}
+        status = env.status
+        assert (1, 1) == (status.refreshes, status.changes)
+
+        for _ in range(2):
+            await clock.advance(52.5)
+            await eventually(lambda: env.status.age == 0)
+        second = await anext(changes)
+        assert ("B", "added") == (second.key, second.kind)
         assert {"A": "2", "B": "new"} == dict(env) == {key: os.environ[key] for key in env}
-        assert 1 == env.status.refreshes
-        assert 2 == env.status.changes
 
 
 async def test_refreshes_begin_within_the_ttl(ssm: Store, proxy: FaultProxy, clock: ManualClock) -> None:
     """The first one begins anywhere in the TTL, each later one after 80 to 95 % of it."""
     ssm.put("/R/A", "1")
-    dice = iter([0.1, 0.0, 1.0, 0.5])
+    dice = iter([0.1, 0.5, 0.5, 0.0, 1.0, 0.5])
     async with (
         ParameterStore(clock=clock, random=lambda: next(dice)) as store,
         load_env("/R", ttl=100, store=store) as env,
@@ -56,14 +62,14 @@ async def test_refreshes_begin_within_the_ttl(ssm: Store, proxy: FaultProxy, clo
 async def test_callers_share_a_refresh(
     ssm: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock
 ) -> None:
-    """Any number of callers, the background one among them, share one read."""
+    """Any number of callers share one read; the background one, which reads less, is waited for."""
     ssm.put("/R/A", "1")
     async with load_env("/R", ttl=60, store=store) as env:
         before = proxy.count()
         proxy.add(hang(0.1))
         await clock.advance(28.5)
-        await asyncio.gather(*(env.refresh() for _ in range(20)))
-        assert before + 1 == proxy.count()
+        await asyncio.gather(*(env.refresh() for _ in range(20)), *(env.refresh("A") for _ in range(20)))
+        assert ["GetParameters", "GetParametersByPath"] == [call.operation for call in proxy.calls[before:]]
 
 
 async def test_cancelled_caller_leaves_the_others_theirs(ssm: Store, proxy: FaultProxy) -> None:
@@ -99,9 +105,7 @@ async def test_last_good_stays(
     ssm.put("/R/A", "1")
     async with load_env("/R", ttl=60, store=store) as env:
         assert env.status.fresh
-        proxy.add(
-            error("AccessDeniedException", "User: X is not authorized to perform: ssm:GetParametersByPath"), times=3
-        )
+        proxy.add(error("ExpiredTokenException", "The security token is expired"), times=3)
         ssm.put("/R/A", "2")
         await clock.advance(28.5)
         waits: list[float | None] = []
@@ -472,3 +476,20 @@ def test_one_env_in_several_loops(moto: Store) -> None:
     moto.put("/LOOPS/A", "2")
 
     assert ["A"] == [change.key for change in asyncio.run(env.refresh())]
+
+
+async def test_gaps_are_everybodys_own(
+    ssm: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock
+) -> None:
+    """Who asks for a short gap does not wait for another's long one, and who waited for news that came asks no more."""
+    ssm.put("/R/A", "1")
+    env = await load_env("/R", store=store)
+    slow = asyncio.create_task(env.refresh(min_gap=5))
+    quick = asyncio.create_task(env.refresh(min_gap=0.25))
+    await clock.advance(0.25)
+    await quick
+    assert 2 == proxy.count()
+
+    await clock.advance(4.75)
+    await slow
+    assert 2 == proxy.count()

@@ -109,20 +109,20 @@ async def test_names_that_cannot_be(ssm: Store, proxy: FaultProxy, store: Parame
     with pytest.raises(InvalidPath, match="empty"):
         await store.get(" ")
     assert 0 == proxy.count()
-    proxy.add(error("ValidationException", "Parameter name must be a fully qualified name."), times=1)
+    proxy.add(error("ValidationException", "Parameter name must be a fully qualified name."))
     with pytest.raises(InvalidPath, match="fully qualified"):
         await store.get("a/b")
 
 
 async def test_denied(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
     """A denied read names the ARN to allow; a resource that ends in `:*` is perhaps only mistyped."""
-    who = "User: arn:aws:iam::111122223333:user/u is not authorized to perform: ssm:GetParameter on resource:"
+    who = "User: arn:aws:iam::111122223333:user/u is not authorized to perform: ssm:GetParameters on resource:"
     proxy.add(error("AccessDeniedException", f"{who} arn:aws:ssm:eu-central-1:111122223333:*"))
 
     with pytest.raises(AccessDenied) as caught:
         await store.get("/G/A")
 
-    assert "Allow ssm:GetParameter on arn:aws:ssm:eu-central-1:111122223333:parameter/G/A" in str(caught.value)
+    assert "Allow ssm:GetParameters on arn:aws:ssm:eu-central-1:111122223333:parameter/G/A" in str(caught.value)
     assert "mistyped" in str(caught.value)
 
 
