@@ -1,0 +1,147 @@
+"""
+What has to be measured in a process that has never loaded the SDK: stalls of the loop, and memory.
+
+`fetch.py` runs it as `alone.py stall PORT PATH` and `alone.py memory PORT PATH`, with the port of a `Store` that holds
+many parameters under PATH and a few under PATH-warm; it prints one JSON object.
+
+*stall*: a task sleeps for a millisecond again and again, and notes how much later than that it wakes up. While nothing
+happens that is what this machine's scheduler takes, and is printed too. So is the worst stall without the time that
+Python's garbage collector took in it: a full collection looks at every object of the process, stops all threads, and
+comes when so many objects are new, whoever made them. How long one takes with the SDK loaded and no parameters is
+printed as well.
+
+*memory*: what tracemalloc counts for an `Env` of many parameters, after garbage collection; the SDK and its client are
+there before, from a load of PATH-warm. The values themselves are subtracted, and so is what os.environ holds.
+"""
+
+import asyncio
+import contextlib
+import gc
+import json
+import sys
+import time
+import tracemalloc
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from aiossmenv import ParameterStore, load_env
+
+if TYPE_CHECKING:
+    from benchmarks.store import Control
+else:
+    # As a script, this folder is where modules are looked for; to mypy, the one above is.
+    from store import Control
+
+# Seconds: no refresh of its own begins while we measure.
+_NEVER = 1e6
+_TICK = 0.001
+
+
+class Ticker:
+    """
+    A task that shows how long others hold the loop.
+
+    In seconds: *worst* is the longest that it woke up too late, *own* the same without garbage collection.
+    """
+
+    def __init__(self) -> None:
+        self.worst = self.own = 0.0
+        self._collected = self._began = 0.0
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        gc.callbacks.append(self._collecting)
+        try:
+            while True:
+                begun, collected = time.perf_counter(), self._collected
+                await asyncio.sleep(_TICK)
+                late = time.perf_counter() - begun - _TICK
+                self.worst = max(self.worst, late)
+                self.own = max(self.own, late - (self._collected - collected))
+        finally:
+            gc.callbacks.remove(self._collecting)
+
+    def _collecting(self, phase: str, _: dict[str, int]) -> None:
+        if phase == "start":
+            self._began = time.perf_counter()
+        else:
+            self._collected += time.perf_counter() - self._began
+
+
+@contextlib.asynccontextmanager
+async def _watched(name: str, report: dict[str, float]) -> AsyncIterator[None]:
+    """Put the worst stall of this block into *report*, in milliseconds."""
+    ticker = Ticker()
+    task = asyncio.create_task(ticker.run())
+    await asyncio.sleep(0)
+    begun = time.perf_counter()
+    yield
+    report[f"{name} took"] = 1000 * (time.perf_counter() - begun)
+    # Its turn comes after whatever held the loop last.
+    await asyncio.sleep(2 * _TICK)
+    task.cancel()
+    report[name] = 1000 * ticker.worst
+    report[f"{name} without collector"] = 1000 * ticker.own
+
+
+async def stall(control: Control, path: str) -> dict[str, float]:
+    """Return the worst stall of each phase, in milliseconds."""
+    report: dict[str, float] = {}
+    async with _watched("idle", report):
+        await asyncio.sleep(1)
+    async with contextlib.AsyncExitStack() as stack:
+        async with _watched("first load", report):
+            env = await stack.enter_async_context(load_env(path, ttl=_NEVER))
+        async with _watched("complete refresh", report):
+            await env.refresh()
+        async with _watched("poll", report):
+            await env.refresh(*env)
+        await asyncio.to_thread(control.change, [parameter.name for parameter in env.parameters.values()])
+        async with _watched("refresh of changed", report):
+            changes = await env.refresh()
+        assert len(changes) == len(env)
+        del env, changes
+    await asyncio.sleep(0.1)
+    gc.collect()
+    begun = time.perf_counter()
+    gc.collect()
+    report["full collection"] = 1000 * (time.perf_counter() - begun)
+    return report
+
+
+async def memory(path: str) -> dict[str, float]:
+    """Return bytes per parameter, beside the values and what os.environ holds, after a load and after a refresh."""
+    report: dict[str, float] = {}
+    async with ParameterStore() as store, load_env(f"{path}-warm", ttl=_NEVER, store=store):
+        before = await _traced()
+        async with load_env(path, ttl=_NEVER, store=store) as env:
+            # It keeps bytes of its own: two objects for each variable.
+            copies = sum(sys.getsizeof(text.encode()) for item in env.items() for text in item)
+            values = sum(sys.getsizeof(value) for value in env.values())
+            report["first load"] = (await _traced() - before - values - copies) / len(env)
+            await env.refresh()
+            report["after a refresh"] = (await _traced() - before - values - copies) / len(env)
+            report |= {"values": values / len(env), "os.environ": copies / len(env)}
+    return report
+
+
+async def _traced() -> int:
+    # What a task or a thread did last is let go of in the loop's next turns.
+    await asyncio.sleep(0.1)
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+def main() -> None:
+    """Measure, and print it as JSON."""
+    what, port, path = sys.argv[1:]
+    if what == "memory":
+        tracemalloc.start()
+        report = asyncio.run(memory(path))
+    else:
+        report = asyncio.run(stall(Control(int(port)), path))
+    print(json.dumps(report))  # noqa: T201 - how the parent learns it
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,586 @@
+"""
+How fast we fetch and refresh, beside what else there is: `python tests/benchmarks/fetch.py`.
+
+It runs for less than three minutes on two cores, prints one table and saves it, with every single measurement, as
+JSON. Needs `pip install boto3 aws-lambda-powertools ssm-cache`, and an operating system that can fork.
+
+*The store* is `store.py`, in a process of its own, on loopback. It answers 20 ms after it was asked, except where
+only our own work is measured or only decryptions are counted.
+
+*Cold* is from after all imports until every value is in os.environ; making a session and a client is in it. Each
+measurement is made in a new process, forked from one that has imported all that any of the contestants imports but
+has never made a client. So nobody finds a cache, a default session or a connection of an earlier run. The order of
+the contestants changes with each repetition. A *re-read* is the second read with the same client, by peers that have
+one. Figures are medians, with the lowest and the highest in brackets; a ratio is the best peer's time over ours.
+
+*Stalls* and *memory* are measured by `alone.py`, in a process that has imported nothing.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import timeit
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from benchmarks.store import Counts, Store, parameter_key, parameter_name
+else:
+    # As a script, this folder is where modules are looked for; to mypy, the one above is.
+    from store import Counts, Store, parameter_key, parameter_name
+
+T = TypeVar("T")
+
+# Seconds. A call to Parameter Store from the same region takes about so long.
+DELAY = 0.02
+# Calls a second that an account may make by default, and so many at once.
+QUOTA = 40
+# Seconds: no refresh of its own begins while we measure.
+NEVER = 1e6
+OURS = "aiossmenv"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is to be read: *count* parameters under each of *paths*. *named*: their names are known."""
+
+    paths: tuple[str, ...]
+    count: int
+    named: bool = False
+
+    @property
+    def keys(self) -> list[str] | None:
+        """Names below the path, if they are known."""
+        return [parameter_name("", number)[1:] for number in range(self.count)] if self.named else None
+
+    @property
+    def names(self) -> list[str]:
+        """All names."""
+        return [parameter_name(path, number) for path in self.paths for number in range(self.count)]
+
+
+# Reads a load again and again, and yields once it is in os.environ.
+Contestant = Callable[[Load], AsyncIterator[None]]
+
+
+async def ours(load: Load) -> AsyncIterator[None]:
+    """Load once, as a script does."""
+    from aiossmenv import load_env
+
+    await load_env(*load.paths, keys=load.keys)
+    yield
+
+
+async def ours_refreshing(load: Load) -> AsyncIterator[None]:
+    """Load; refresh completely, which lists; refresh what is known by name, as the background does."""
+    from aiossmenv import load_env
+
+    async with load_env(*load.paths, ttl=NEVER) as env:
+        yield
+        assert await env.refresh() == ()
+        yield
+        assert await env.refresh(*env) == ()
+        yield
+
+
+async def seeds_loop(load: Load) -> AsyncIterator[None]:
+    """Make a client for each page: what many an application does."""
+    import boto3
+
+    while True:
+        for path in load.paths:
+            more: dict[str, str] = {}
+            while True:
+                page = boto3.client("ssm").get_parameters_by_path(
+                    Path=path, Recursive=True, WithDecryption=True, **more
+                )
+                publish({item["Name"].removeprefix(path): item["Value"] for item in page["Parameters"]})
+                if "NextToken" not in page:
+                    break
+                more = {"NextToken": page["NextToken"]}
+        yield
+
+
+async def boto3_paginator(load: Load) -> AsyncIterator[None]:
+    """Use boto3's own paginator, path after path."""
+    import boto3
+
+    client = boto3.client("ssm")
+    while True:
+        for path in load.paths:
+            for page in client.get_paginator("get_parameters_by_path").paginate(
+                Path=path, Recursive=True, WithDecryption=True
+            ):
+                publish({item["Name"].removeprefix(path): item["Value"] for item in page["Parameters"]})
+        yield
+
+
+async def aioboto3_paginator(load: Load) -> AsyncIterator[None]:
+    """Use aioboto3's paginator, path after path."""
+    import aioboto3
+
+    async with aioboto3.Session().client("ssm") as client:
+        while True:
+            for path in load.paths:
+                async for page in client.get_paginator("get_parameters_by_path").paginate(
+                    Path=path, Recursive=True, WithDecryption=True
+                ):
+                    publish({item["Name"].removeprefix(path): item["Value"] for item in page["Parameters"]})
+            yield
+
+
+async def powertools(load: Load) -> AsyncIterator[None]:
+    """Use `get_parameters()` of Powertools for AWS Lambda."""
+    parameters = import_module("aws_lambda_powertools.utilities.parameters")
+    while True:
+        for path in load.paths:
+            publish(parameters.get_parameters(path, decrypt=True, recursive=True, force_fetch=True))
+        yield
+
+
+async def powertools_by_name(load: Load) -> AsyncIterator[None]:
+    """Use `get_parameters_by_name()` of Powertools for AWS Lambda."""
+    parameters = import_module("aws_lambda_powertools.utilities.parameters")
+    while True:
+        found = parameters.get_parameters_by_name({name: {} for name in load.names}, decrypt=True, max_age=0)
+        publish({name.removeprefix(load.paths[0]): value for name, value in found.items()})
+        yield
+
+
+async def ssm_cache(load: Load) -> AsyncIterator[None]:
+    """Use a group of ssm-cache; it reads again by name."""
+    group = import_module("ssm_cache").SSMParameterGroup()
+    for path in load.paths:
+        publish({item.name.removeprefix(path): item.value for item in group.parameters(path)})
+    yield
+    while True:
+        group.refresh()
+        for path in load.paths:
+            publish({item.name.removeprefix(path): item.value for item in group.get_loaded_parameters()})
+        yield
+
+
+async def ssm_cache_by_name(load: Load) -> AsyncIterator[None]:
+    """Use a group of ssm-cache whose names are known."""
+    group = import_module("ssm_cache").SSMParameterGroup()
+    for name in load.names:
+        group.parameter(name)
+    while True:
+        group.refresh()
+        publish({item.name.removeprefix(load.paths[0]): item.value for item in group.get_loaded_parameters()})
+        yield
+
+
+def publish(values: Mapping[str, str]) -> None:
+    """Put values into os.environ as we do, so that all contestants do the same work."""
+    for name, value in values.items():
+        os.environ[name.strip("/").translate(_SEPARATORS).upper()] = value
+
+
+_SEPARATORS = str.maketrans("/.-", "___")
+BY_PATH: dict[str, Contestant] = {
+    "seed's loop": seeds_loop,
+    "boto3 paginator": boto3_paginator,
+    "aioboto3 paginator": aioboto3_paginator,
+    "Powertools": powertools,
+    "ssm-cache": ssm_cache,
+}
+BY_NAME: dict[str, Contestant] = {"Powertools, by name": powertools_by_name, "ssm-cache, by name": ssm_cache_by_name}
+
+
+async def lap(contestant: Contestant, load: Load, laps: int) -> list[float]:
+    """Return the seconds that each of so many reads took."""
+    took: list[float] = []
+    async with contextlib.aclosing(contestant(load)) as reads:  # type: ignore[type-var]
+        for _ in range(laps):
+            for number in range(load.count):
+                os.environ.pop(parameter_key(number), None)
+            begun = time.perf_counter()
+            await anext(reads)
+            took.append(time.perf_counter() - begun)
+    return took
+
+
+# --- Processes ---------------------------------------------------------------------------------------------------
+
+
+def apart(work: Callable[[], T]) -> T:
+    """Return what *work* gives in a process forked from this one."""
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe(duplex=False)
+    process = fork.Process(target=lambda: there.send(work()))
+    process.start()
+    there.close()
+    try:
+        result: T = here.recv()
+    except EOFError:
+        # The child has printed its traceback.
+        raise SystemExit("a measurement failed") from None
+    finally:
+        process.join()
+        here.close()
+    return result
+
+
+def modules_of(contestant: Contestant) -> set[str]:
+    """Return the modules that are there after *contestant* has read something."""
+    asyncio.run(lap(contestant, Load(("/tiny",), 1), 1))
+    return set(sys.modules)
+
+
+def import_all(contestants: Iterable[Contestant]) -> None:
+    """Import what any of them imports, at whatever moment; nothing else of theirs happens in this process."""
+    for contestant in contestants:
+        for name in sorted(apart(lambda contestant=contestant: modules_of(contestant)) - set(sys.modules)):  # type: ignore[misc]
+            with contextlib.suppress(ImportError):
+                import_module(name)
+    gc.collect()
+    # What is never looked at by a collection is never copied for a child either.
+    gc.freeze()
+
+
+# --- The table ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table, ready to print; *met* is `None` where there is nothing to reach."""
+
+    work: str
+    ours: str
+    peer: str = ""
+    name: str = ""
+    ratio: str = ""
+    target: str = ""
+    met: bool | None = None
+
+
+@dataclass
+class Bench:
+    """All that is measured. *samples*: seconds, or what else is counted, by work and contestant."""
+
+    store: Store
+    repeats: int
+    rows: list[Row] = field(default_factory=list)
+    samples: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    calls: int = 0
+    processor: float = 0.0
+
+    def race(self, load: Load, contestants: Mapping[str, Contestant], *works: str, repeats: int | None = None) -> None:
+        """Let *contestants* read *load* in turns; the first read is the first of *works*, the second the second."""
+        for turn in range(repeats or self.repeats):
+            names = list(contestants)
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                took = apart(lambda name=name: asyncio.run(lap(contestants[name], load, len(works))))  # type: ignore[misc]
+                for work, seconds in zip(works, took, strict=True):
+                    self.note(work, name, seconds)
+        self.counts()
+
+    def note(self, work: str, name: str, measured: float) -> None:
+        """Add a measurement."""
+        self.samples.setdefault(work, {}).setdefault(name, []).append(measured)
+
+    def counts(self) -> Counts:
+        """Return what the store has counted, and add up what it took."""
+        counts = self.store.counts()
+        self.calls += counts.total
+        self.processor += counts.processor
+        return counts
+
+    def compare(self, work: str, mine: list[float], peers: Mapping[str, list[float]], least: float, why: str) -> None:
+        """Add a row: *mine* against the best of *peers*; the ratio is to be *least* or more, in words *why*."""
+        best = min(peers, key=lambda name: statistics.median(peers[name]))
+        ratio = statistics.median(peers[best]) / statistics.median(mine)
+        self.rows.append(
+            Row(work, seconds_text(mine), seconds_text(peers[best]), best, f"{ratio:.2f}", why, met=ratio >= least)
+        )
+
+    def peers(self, *works: str) -> dict[str, list[float]]:
+        """Return the measurements of all but us in these works."""
+        return {name: took for work in works for name, took in self.samples[work].items() if not name.startswith(OURS)}
+
+
+def seconds_text(took: list[float]) -> str:
+    """Return `0.25 s (0.24-0.31)`."""
+    return f"{statistics.median(took):.3f} s ({min(took):.3f}-{max(took):.3f})"
+
+
+def table(rows: Iterable[Row]) -> str:
+    """Return the rows as a table in Markdown."""
+    met = {True: "met", False: "NOT MET", None: ""}
+    cells = [("work", OURS, "best peer", "which", "ratio", "target", "")]
+    cells += [(row.work, row.ours, row.peer, row.name, row.ratio, row.target, met[row.met]) for row in rows]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
+    ]
+    lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
+    return "\n".join(lines)
+
+
+# --- The work ----------------------------------------------------------------------------------------------------
+
+
+def few(bench: Bench) -> None:
+    """Cold: one path of 10 and of 100, and 100 whose names are known."""
+    for count, repeats, least, target in (
+        (10, bench.repeats + 4, 1 / 1.2, "at most 1.2 x its time"),
+        (100, bench.repeats + 2, 1.0, "no slower"),
+    ):
+        work = f"cold, one path of {count}"
+        bench.store.configure({"/one": count}, delay=DELAY)
+        bench.race(Load(("/one",), count), {OURS: ours, **BY_PATH}, work, repeats=repeats)
+        bench.compare(work, bench.samples[work][OURS], bench.peers(work), least, target)
+    known = "cold, 100 names known"
+    bench.race(Load(("/one",), 100, named=True), {OURS: ours, **BY_NAME}, known, repeats=bench.repeats + 2)
+    bench.compare(known, bench.samples[known][OURS], bench.peers(work, known), 2.4, "2.4 x faster")
+
+
+def many(bench: Bench) -> None:
+    """
+    Cold: one path of 1,000, and 1,000 whose names are known; read again, unchanged.
+
+    Not each peer takes part in each work: a hundred clients are slow, and to read by name is, to those that can, what
+    it is to list, call after call; ssm-cache's re-read is by name.
+    """
+    bench.store.configure({"/one": 1000}, delay=DELAY)
+    load = Load(("/one",), 1000)
+    work, complete, poll, reread, known = (
+        "cold, one path of 1,000",
+        "complete refresh of 1,000 unchanged",
+        "poll of 1,000 unchanged, by name",
+        "re-read of 1,000",
+        "cold, 1,000 names known",
+    )
+    bench.race(load, {"seed's loop": seeds_loop}, work, repeats=1)
+    clients = {name: BY_PATH[name] for name in ("boto3 paginator", "Powertools", "ssm-cache")}
+    for _ in range(bench.repeats):
+        bench.race(load, {OURS: ours_refreshing}, work, complete, poll, repeats=1)
+        bench.race(load, {"aioboto3 paginator": aioboto3_paginator}, work, repeats=1)
+        bench.race(load, clients, work, reread, repeats=1)
+        bench.race(Load(("/one",), 1000, named=True), {OURS: ours}, known, repeats=1)
+    samples, peers = bench.samples, bench.peers(reread)
+    bench.compare(work, samples[work][OURS], bench.peers(work), 1.0, "no slower")
+    bench.compare(known, samples[known][OURS], bench.peers(work), 9, "9 x faster")
+    bench.compare(poll, samples[poll][OURS], peers, 9, "9 x faster")
+    bench.compare(complete, samples[complete][OURS], peers, 1.0, "no slower")
+
+
+def paths(bench: Bench) -> None:
+    """Cold: eight paths of 100. Of the peers those that need not be told of a second path by hand."""
+    work, eight = "cold, 8 paths of 100", tuple(f"/eight/{number}" for number in range(8))
+    bench.store.configure(dict.fromkeys(eight, 100), delay=DELAY)
+    peers = {name: BY_PATH[name] for name in ("boto3 paginator", "aioboto3 paginator")}
+    bench.race(Load(eight, 100), {OURS: ours, **peers}, work)
+    bench.compare(work, bench.samples[work][OURS], bench.peers(work), 5, "5 x faster")
+
+
+def decrypts(bench: Bench) -> None:
+    """What refreshes of 1,000 decrypt: two of either kind with nothing changed, and ten with one change in all."""
+    bench.store.configure({"/one": 1000})
+
+    async def refreshes() -> list[int]:
+        from aiossmenv import load_env
+
+        counts: list[int] = []
+        async with load_env("/one", ttl=NEVER) as env:
+            for kind in (tuple(env), ()):
+                bench.store.counts()
+                for _ in range(2):
+                    assert await env.refresh(*kind) == ()
+                counts.append(bench.store.counts().decrypted)
+            for number in range(10):
+                if number == 5:
+                    bench.store.change([parameter_name("/one", 321)])
+                assert len(await env.refresh()) == (number == 5)
+            return [*counts, bench.store.counts().decrypted]
+
+    counted = apart(lambda: asyncio.run(refreshes()))
+    for work, theirs, most, decrypted in (
+        ("2 polls of 1,000 unchanged, by name", 2000, 0, counted[0]),
+        ("2 complete refreshes of 1,000 unchanged", 2000, 0, counted[1]),
+        ("10 complete refreshes of 1,000, one change", 10_000, 2, counted[2]),
+    ):
+        bench.note(work, OURS, decrypted)
+        target = f"at most {most}" if most else "0"
+        bench.rows.append(
+            Row(work, f"{decrypted} decrypts", f"{theirs:,} decrypts", "all", target=target, met=decrypted <= most)
+        )
+
+
+def forced(bench: Bench) -> None:
+    """A refresh of three keys, as after a refused login."""
+    bench.store.configure({"/one": 1000})
+
+    async def refreshes() -> list[float]:
+        from aiossmenv import load_env
+
+        async with load_env("/one", ttl=NEVER) as env:
+            bench.store.configure(delay=DELAY)
+            took: list[float] = []
+            for _ in range(10):
+                begun = time.perf_counter()
+                await env.refresh(*(parameter_key(number) for number in (1, 2, 3)))
+                took.append(time.perf_counter() - begun)
+            return took
+
+    took = apart(lambda: asyncio.run(refreshes()))
+    calls = bench.counts().calls
+    bench.samples["forced refresh of three keys"] = {OURS: took}
+    bench.rows.append(
+        Row(
+            "forced refresh of three keys",
+            f"{seconds_text(took)}, {sum(calls.values()) / len(took):g} call",
+            target="1 call",
+            met=calls == {"GetParameters": len(took)},
+        )
+    )
+
+
+def lookup(bench: Bench) -> None:
+    """`env["K"]` and `os.environ["K"]`, in nanoseconds: the least of each repetition, for what is above it is noise."""
+    bench.store.configure({"/one": 1000})
+
+    async def lookups() -> dict[str, list[float]]:
+        from aiossmenv import load_env
+
+        took: dict[str, list[float]] = {"env": [], "os.environ": []}
+        async with load_env("/one", ttl=NEVER) as env:
+            names: dict[str, Mapping[str, str]] = {"env": env, "os.environ": os.environ}
+            for _ in range(5):
+                for name, mapping in names.items():
+                    timer = timeit.Timer("mapping[key]", globals={"mapping": mapping, "key": parameter_key(321)})
+                    took[name].append(min(timer.repeat(repeat=5, number=50_000)) / 50_000 * 1e9)
+        return took
+
+    took = apart(lambda: asyncio.run(lookups()))
+    bench.samples["lookup"] = took
+    mine, theirs = (statistics.median(took[name]) for name in ("env", "os.environ"))
+    bench.rows.append(
+        Row(
+            'env["K"]',
+            f"{mine:.0f} ns",
+            f"{theirs:.0f} ns",
+            'os.environ["K"]',
+            f"{theirs / mine:.2f}",
+            "at most half its time",
+            met=mine <= theirs / 2,
+        )
+    )
+
+
+def throttled(bench: Bench) -> None:
+    """One client under the quota, with 1,000 parameters."""
+    for work, load in (
+        ("quota of 40 a second, listing 1,000", Load(("/one",), 1000)),
+        ("quota of 40 a second, 1,000 names known", Load(("/one",), 1000, named=True)),
+    ):
+        took: list[float] = []
+        shares: list[float] = []
+        for _ in range(bench.repeats):
+            bench.store.configure({"/one": 1000}, delay=DELAY, quota=QUOTA)
+            took += apart(lambda load=load: asyncio.run(lap(ours, load, 1)))  # type: ignore[misc]
+            counts = bench.counts()
+            shares.append(100 * counts.throttled / counts.total)
+        bench.samples[work] = {OURS: took, "share of calls throttled, %": shares}
+        share = statistics.median(shares)
+        bench.rows.append(
+            Row(
+                work,
+                f"{seconds_text(took)}, {share:.1f} % throttled ({min(shares):.1f}-{max(shares):.1f})",
+                target="completes, at most 10 %",
+                met=share <= 10,
+            )
+        )
+
+
+def alone(bench: Bench) -> None:
+    """Stalls and memory, of 10,000, each in a process that has imported nothing."""
+    bench.store.configure({"/many": 10_000, "/many-warm": 10})
+    stalls = [_alone(bench, "stall") for _ in range(2)]
+    bench.samples["stalls, ms"] = {name: [report[name] for report in stalls] for name in stalls[0]}
+    idle, collection = (statistics.median(report[name] for report in stalls) for name in ("idle", "full collection"))
+    for phase in ("first load", "complete refresh", "poll", "refresh of changed"):
+        worst, own = ([report[name] for report in stalls] for name in (phase, f"{phase} without collector"))
+        bench.rows.append(
+            Row(
+                f"longest stall, {phase} of 10,000",
+                f"{statistics.median(worst):.1f} ms ({min(worst):.1f}-{max(worst):.1f}),"
+                f" {statistics.median(own):.1f} without the collector",
+                f"{idle:.1f} ms, {collection:.1f} ms",
+                "idle loop, full collection",
+                target="10 ms",
+                met=statistics.median(worst) <= 10,
+            )
+        )
+    bench.store.configure({"/many": 10_000, "/many-warm": 10})
+    report = _alone(bench, "memory")
+    bench.samples["memory, bytes per parameter"] = {name: [size] for name, size in report.items()}
+    most = max(report["first load"], report["after a refresh"])
+    bench.rows.append(
+        Row(
+            "memory beside the values, of 10,000",
+            f"{report['first load']:,.0f} B each, {report['after a refresh']:,.0f} B after a refresh",
+            f"{report['os.environ']:.0f} B",
+            "copies in os.environ",
+            target="at most 1,024 B",
+            met=most <= 1024,
+        )
+    )
+
+
+def _alone(bench: Bench, what: str) -> dict[str, float]:
+    script = Path(__file__).with_name("alone.py")
+    command = [sys.executable, str(script), what, str(bench.store.port), "/many"]
+    report: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return report
+
+
+def main() -> None:
+    """Measure everything, print the table and save it."""
+    parser = argparse.ArgumentParser(description="How fast aiossmenv fetches and refreshes, beside its peers.")
+    default = Path(tempfile.gettempdir()) / "aiossmenv-fetch.json"
+    parser.add_argument("--json", type=Path, default=default, help="where to save the figures (default: %(default)s)")
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions of each race (default: %(default)s)")
+    options = parser.parse_args()
+    for name in [name for name in os.environ if name.startswith(("AWS_", "POWERTOOLS_", "SSM_"))]:
+        del os.environ[name]
+    begun = time.monotonic()
+    with Store() as store:
+        os.environ.update(store.environment)
+        store.configure({"/tiny": 1})
+        import_all((ours, *BY_PATH.values(), *BY_NAME.values()))
+        bench = Bench(store, options.repeat)
+        for part in (few, many, paths, decrypts, forced, lookup, throttled, alone):
+            part_begun = time.monotonic()
+            part(bench)
+            print(f"{part.__name__}: {time.monotonic() - part_begun:.0f} s", file=sys.stderr, flush=True)  # noqa: T201
+    figures = {
+        "machine": {"python": platform.python_version(), "system": platform.platform(), "processors": os.cpu_count()},
+        "versions": {name: version(name) for name in ("aioboto3", "boto3", "aws-lambda-powertools", "ssm-cache")},
+        "store": {"delay": DELAY, "calls": bench.calls, "processor_ms_per_call": 1000 * bench.processor / bench.calls},
+        "seconds": time.monotonic() - begun,
+        "rows": [asdict(row) for row in bench.rows],
+        "samples": bench.samples,
+    }
+    options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    print(table(bench.rows))  # noqa: T201
+    print(f"\n{figures['seconds']:.0f} s; all figures in {options.json}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

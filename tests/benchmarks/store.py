@@ -1,0 +1,358 @@
+"""
+A Parameter Store for benchmarks: fast, in a process of its own, on loopback, on a free port.
+
+It speaks the JSON protocol of `GetParametersByPath`, `GetParameters` and `GetParameter`, waits a set time before each
+answer as a network would, can have a quota, and counts calls, throttled calls and decryptions. The emulators that the
+tests use take milliseconds for a page, and longer the more parameters there are; here each answer is put together
+from pieces that were made when the parameter was written, so that it is the client that is measured.
+
+`Store` starts it in another process, `Control` tells it what to hold; as a script this file is that process.
+"""
+
+import asyncio
+import base64
+import functools
+import hashlib
+import http.client
+import json
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+Json = dict[str, Any]
+
+REGION = "eu-central-1"
+# What a page of the service, and a call for names, holds at most.
+_MOST = 10
+# Bytes that KMS adds to a value: the key's id, the nonce and the tag. Only the size matters here.
+_ENVELOPE = 150
+_EPOCH = 1767225600.0
+_CONTROL = "/control"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A parameter as JSON, once as it is read decrypted and once as it is not."""
+
+    version: int
+    opened: bytes
+    sealed: bytes
+
+
+class _Bucket:
+    """A quota: *rate* calls a second, and *rate* at once."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = self._tokens = rate
+        self._filled = time.monotonic()
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self._tokens = min(self._rate, self._tokens + (now - self._filled) * self._rate)
+        self._filled = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class _Refused(Exception):
+    """An error answer."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code)
+        self.body = json.dumps({"__type": code, "message": message}).encode()
+
+
+class _Parameters:
+    """All parameters, and what the three operations say of them."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.throttled = 0
+        self.decrypted = 0
+        self.bucket: _Bucket | None = None
+        self._random = random.Random(20)
+        self._stored: dict[str, _Stored] = {}
+        self._tokens: dict[str, int] = {}
+        # A listing is sorted when it is first asked for, and not again before a parameter comes or goes.
+        self._below = functools.cache(self._sorted_below)
+
+    def put(self, name: str) -> None:
+        """Write a parameter with a new value of 40 characters, whether or not it is there."""
+        version = self._stored[name].version + 1 if name in self._stored else 1
+        value = self._random.randbytes(20).hex()
+        ciphertext = base64.b64encode(self._random.randbytes(_ENVELOPE + len(value))).decode()
+        shown = {
+            "ARN": f"arn:aws:ssm:{REGION}:111122223333:parameter{name}",
+            "DataType": "text",
+            # Seconds with milliseconds, as the service gives them.
+            "LastModifiedDate": round(_EPOCH + version + self._random.random(), 3),
+            "Name": name,
+            "Type": "SecureString",
+            "Version": version,
+        }
+        if name not in self._stored:
+            self._below.cache_clear()
+        self._stored[name] = _Stored(
+            version,
+            json.dumps(shown | {"Value": value}).encode(),
+            json.dumps(shown | {"Value": ciphertext}).encode(),
+        )
+
+    def clear(self) -> None:
+        """Forget all parameters."""
+        self._stored.clear()
+        self._below.cache_clear()
+
+    def answer(self, operation: str, asked: Json) -> bytes:
+        """Return the body that answers what is *asked*."""
+        self.calls[operation] += 1
+        if self.bucket and not self.bucket.take():
+            self.throttled += 1
+            raise _Refused("ThrottlingException", "Rate exceeded")
+        decrypt = bool(asked.get("WithDecryption", False))
+        match operation:
+            case "GetParametersByPath":
+                return self._by_path(asked, decrypt=decrypt)
+            case "GetParameters":
+                return self._by_name(asked["Names"], decrypt=decrypt)
+            case "GetParameter":
+                stored = self._find(asked["Name"])
+                if stored is None:
+                    # The service gives no text.
+                    raise _Refused("ParameterNotFound", "")
+                return b'{"Parameter": %b}' % self._shown([stored], decrypt=decrypt)
+        raise _Refused("UnknownOperationException", operation)
+
+    def _by_path(self, asked: Json, *, decrypt: bool) -> bytes:
+        size = asked.get("MaxResults", _MOST)
+        if not 1 <= size <= _MOST:
+            raise _Refused("ValidationException", "MaxResults is from 1 to 10")
+        below = self._below(asked["Path"].rstrip("/"), bool(asked.get("Recursive", False)))
+        begin = 0
+        if "NextToken" in asked:
+            if asked["NextToken"] not in self._tokens:
+                raise _Refused("InvalidNextToken", "The specified token isn't valid.")
+            begin = self._tokens[asked["NextToken"]]
+        end = begin + size
+        page = self._shown([self._stored[name] for name in below[begin:end]], decrypt=decrypt)
+        if end >= len(below):
+            return b'{"Parameters": [%b]}' % page
+        return b'{"Parameters": [%b], "NextToken": "%b"}' % (page, self._token(end))
+
+    def _by_name(self, names: list[str], *, decrypt: bool) -> bytes:
+        if not 1 <= len(names) <= _MOST:
+            raise _Refused("ValidationException", "Names has 1 to 10 members")
+        found = {name: self._find(name) for name in sorted(names)}
+        page = self._shown([stored for stored in found.values() if stored], decrypt=decrypt)
+        unknown = json.dumps([name for name, stored in found.items() if stored is None]).encode()
+        return b'{"Parameters": [%b], "InvalidParameters": %b}' % (page, unknown)
+
+    def _find(self, name: str) -> _Stored | None:
+        base, _, version = name.partition(":")
+        stored = self._stored.get(base)
+        return None if stored is None or version not in ("", str(stored.version)) else stored
+
+    def _shown(self, page: list[_Stored], *, decrypt: bool) -> bytes:
+        if decrypt:
+            self.decrypted += len(page)
+        return b", ".join([stored.opened if decrypt else stored.sealed for stored in page])
+
+    def _token(self, offset: int) -> bytes:
+        token = base64.b64encode(hashlib.sha512(b"%d" % offset).digest() * 3).decode()
+        self._tokens[token] = offset
+        return token.encode()
+
+    def _sorted_below(self, path: str, recursive: bool) -> tuple[str, ...]:
+        root = path + "/"
+        return tuple(
+            sorted(
+                name
+                for name in self._stored
+                if name.startswith(root) and (recursive or "/" not in name.removeprefix(root))
+            )
+        )
+
+
+class _Server:
+    """What answers over HTTP."""
+
+    def __init__(self) -> None:
+        self._parameters = _Parameters()
+        self._delay = 0.0
+        self._idle_at = time.process_time()
+
+    async def handle(self, request: "web.BaseRequest") -> "web.Response":
+        """Answer one request."""
+        from aiohttp import web
+
+        if request.path == _CONTROL:
+            return web.json_response(self._control(json.loads(await request.read())))
+        operation = request.headers.get("X-Amz-Target", "").rpartition(".")[2]
+        asked = json.loads(await request.read())
+        try:
+            body, status = self._parameters.answer(operation, asked), 200
+        except _Refused as refused:
+            body, status = refused.body, 400
+        if self._delay:
+            # Asleep, and not at work: what is asked for at the same time is answered at the same time.
+            await asyncio.sleep(self._delay)
+        return web.Response(body=body, status=status, content_type="application/x-amz-json-1.1")
+
+    def _control(self, order: Json) -> Json:
+        parameters = self._parameters
+        if "fill" in order:
+            parameters.clear()
+            for path, count in order["fill"].items():
+                for number in range(count):
+                    parameters.put(parameter_name(path, number))
+        for name in order.get("put", ()):
+            parameters.put(name)
+        if "delay" in order:
+            self._delay = order["delay"]
+        if "quota" in order:
+            parameters.bucket = _Bucket(order["quota"]) if order["quota"] else None
+        counts = {
+            "calls": dict(parameters.calls),
+            "throttled": parameters.throttled,
+            "decrypted": parameters.decrypted,
+            "processor": time.process_time() - self._idle_at,
+        }
+        if order.get("reset"):
+            parameters.calls.clear()
+            parameters.throttled = parameters.decrypted = 0
+            self._idle_at = time.process_time()
+        return counts
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """
+    What arrived since the last `reset()`.
+
+    *calls*: by operation. *throttled*: of them. *decrypted*: `SecureString`s that were read decrypted, each of which
+    is a call of KMS. *processor*: seconds of processor time that the store itself took.
+    """
+
+    calls: dict[str, int]
+    throttled: int
+    decrypted: int
+    processor: float
+
+    @property
+    def total(self) -> int:
+        """All calls."""
+        return sum(self.calls.values())
+
+
+def parameter_name(path: str, number: int) -> str:
+    """Return the name of the *number*th parameter that `Store.fill()` puts under *path*, from 0."""
+    return f"{path}/service-{number % 50:02d}/setting-{number:05d}"
+
+
+def parameter_key(number: int) -> str:
+    """Return the key that `load_env()` makes of that name."""
+    return f"SERVICE_{number % 50:02d}_SETTING_{number:05d}"
+
+
+class Control:
+    """What is done to the store on this port. The methods wait for HTTP."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables with which any SDK finds this store, and nothing else of this machine's configuration."""
+        return {
+            "AWS_ACCESS_KEY_ID": "benchmark",
+            "AWS_SECRET_ACCESS_KEY": "benchmark",
+            "AWS_CONFIG_FILE": "/nowhere",
+            "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_ENDPOINT_URL_SSM": f"http://127.0.0.1:{self.port}",
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            # No proxy for loopback; and macOS cannot look for one after a fork.
+            "NO_PROXY": "*",
+        }
+
+    def configure(self, paths: dict[str, int] | None = None, *, delay: float = 0.0, quota: float | None = None) -> None:
+        """
+        Begin anew, with all counts at 0.
+
+        *paths*: path -> how many `SecureString`s there are under it; `None`: as before. *delay*: seconds before each
+        answer. *quota*: calls a second, and as many at once; beyond it a call is throttled; `None`: no quota.
+        """
+        more = {} if paths is None else {"fill": paths}
+        self._order({"delay": delay, "quota": quota, "reset": True, **more})
+
+    def change(self, names: Iterable[str]) -> None:
+        """Write new values to these parameters."""
+        self._order({"put": list(names)})
+
+    def counts(self) -> Counts:
+        """Return what was counted since this was last asked."""
+        return Counts(**self._order({"reset": True}))
+
+    def _order(self, order: Json) -> Json:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request("POST", _CONTROL, json.dumps(order))
+            answer: Json = json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+        return answer
+
+
+class Store(Control):
+    """A Parameter Store in a process of its own, until the block ends."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def __enter__(self) -> Self:
+        # The process reads from this pipe and ends when it is closed: it cannot outlive us, however we end.
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout
+        port = self._process.stdout.readline()
+        if not port:
+            # It has printed why.
+            raise SystemExit(self._process.wait())
+        self.port = int(port)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate()
+
+
+async def _serve() -> None:
+    # Here, and not above: who only controls the store measures, among other things, what importing aiohttp costs.
+    from aiohttp import web
+
+    # Without routes, middlewares and an access log: a tenth of a millisecond less for each call.
+    runner = web.ServerRunner(web.Server(_Server().handle, access_log=None))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(runner.addresses[0][1], flush=True)  # noqa: T201 - how the parent learns it
+    await asyncio.to_thread(sys.stdin.read)
+    await runner.cleanup()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve())
