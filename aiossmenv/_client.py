@@ -151,7 +151,8 @@ class Client:
                 return kind(text, remedy=remedy, transient=transient), None if unreadable else error
         if isinstance(error, sdk.ClientError):
             return _refusal(error.response, request), error
-        if isinstance(error, ValueError) and not isinstance(error, UnicodeError) and self._client is None:
+        if self._client is None:
+            # Nothing was asked yet, so it is no answer that was wrong.
             return StoreUnavailable(str(error), remedy=_CONFIG, transient=False), error
         return StoreUnavailable("Parameter Store sent an answer that cannot be read", remedy=_WAIT), None
 

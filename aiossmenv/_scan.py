@@ -593,14 +593,17 @@ def _tens(names: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
     An answer says which parameter it is, but not always by which spelling or selector it was asked for.
     """
     tens: list[dict[str, str]] = []
+    with_room: list[dict[str, str]] = []
     for name in names:
         base = base_name(name).lstrip("/")
-        for ten in reversed(tens):
-            if len(ten) < BATCH and base not in ten:
-                ten[base] = name
-                break
-        else:
-            tens.append({base: name})
+        ten = next((ten for ten in reversed(with_room) if base not in ten), None)
+        if ten is None:
+            ten = {}
+            tens.append(ten)
+            with_room.append(ten)
+        ten[base] = name
+        if len(ten) == BATCH:
+            with_room.remove(ten)
     return (tuple(ten.values()) for ten in tens)
 
 

@@ -88,7 +88,7 @@ async def stall(control: Control, path: str) -> dict[str, float]:
     """Return the worst stall of each phase, in milliseconds."""
     report: dict[str, float] = {}
     async with _watched("idle", report):
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.5)
     async with contextlib.AsyncExitStack() as stack:
         async with _watched("first load", report):
             env = await stack.enter_async_context(load_env(path, ttl=_NEVER))

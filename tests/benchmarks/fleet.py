@@ -17,6 +17,7 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from aiossmenv._backoff import Backoff
@@ -177,13 +178,10 @@ def main() -> None:
     parser.add_argument("--cap", type=float, nargs="*", default=[], help="also with these Backoff(cap=...), in seconds")
     parser.add_argument("--seed", type=int, default=1, help="of the dice (default: %(default)s)")
     options = parser.parse_args()
-    default = Backoff()
+    caps = {f"aiossmenv, cap {Backoff().cap:g} s (default)": Backoff()}
+    caps |= {f"aiossmenv, cap {cap:g} s": Backoff(cap=cap) for cap in options.cap}
     fleets: dict[str, Callable[[Callable[[], float]], Process]] = {
-        f"aiossmenv, cap {default.cap:g} s (default)": lambda dice: Ours(dice, default),
-        **{
-            f"aiossmenv, cap {cap:g} s": lambda dice, cap=cap: Ours(dice, Backoff(cap=cap))  # type: ignore[misc]
-            for cap in options.cap
-        },
+        **{name: partial(Ours, backoff=backoff) for name, backoff in caps.items()},
         "SDK, legacy: 5 attempts (default)": lambda dice: Botocore(dice, 5, float("inf")),
         "SDK, standard: 3 attempts": lambda dice: Botocore(dice, 3, 20.0),
     }

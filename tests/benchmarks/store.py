@@ -24,10 +24,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:
-    from aiohttp import web
+from typing import Any, Self
 
 Json = dict[str, Any]
 
@@ -186,29 +183,22 @@ class _Parameters:
 
 
 class _Server:
-    """What answers over HTTP."""
+    """What all connections share."""
 
     def __init__(self) -> None:
         self._parameters = _Parameters()
-        self._delay = 0.0
         self._idle_at = time.process_time()
+        self.delay = 0.0
 
-    async def handle(self, request: "web.BaseRequest") -> "web.Response":
-        """Answer one request."""
-        from aiohttp import web
-
-        if request.path == _CONTROL:
-            return web.json_response(self._control(json.loads(await request.read())))
-        operation = request.headers.get("X-Amz-Target", "").rpartition(".")[2]
-        asked = json.loads(await request.read())
+    def answer(self, path: str, target: str, body: bytes) -> tuple[float, int, bytes]:
+        """Return after how many seconds to answer a request, with which status and what."""
+        asked = json.loads(body)
+        if path == _CONTROL:
+            return 0.0, 200, json.dumps(self._control(asked)).encode()
         try:
-            body, status = self._parameters.answer(operation, asked), 200
+            return self.delay, 200, self._parameters.answer(target.rpartition(".")[2], asked)
         except _Refused as refused:
-            body, status = refused.body, 400
-        if self._delay:
-            # Asleep, and not at work: what is asked for at the same time is answered at the same time.
-            await asyncio.sleep(self._delay)
-        return web.Response(body=body, status=status, content_type="application/x-amz-json-1.1")
+            return self.delay, 400, refused.body
 
     def _control(self, order: Json) -> Json:
         parameters = self._parameters
@@ -220,7 +210,7 @@ class _Server:
         for name in order.get("put", ()):
             parameters.put(name)
         if "delay" in order:
-            self._delay = order["delay"]
+            self.delay = order["delay"]
         if "quota" in order:
             parameters.bucket = _Bucket(order["quota"]) if order["quota"] else None
         counts = {
@@ -234,6 +224,46 @@ class _Server:
             parameters.throttled = parameters.decrypted = 0
             self._idle_at = time.process_time()
         return counts
+
+
+class _Connection(asyncio.Protocol):
+    """
+    As much of HTTP as the SDKs use: requests with a length, one after the other, on a connection that stays open.
+
+    A server of aiohttp takes half a millisecond for each call, which those who call concurrently would wait for.
+    """
+
+    def __init__(self, server: _Server) -> None:
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep what answers are written to."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Answer when a request is whole."""
+        self._received += data
+        head, end, rest = self._received.partition(b"\r\n\r\n")
+        request, *lines = head.decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        length = int(headers.get("content-length", 0))
+        if not end or len(rest) < length:
+            return
+        self._received = rest[length:]
+        path, target = request.split(" ")[1], headers.get("x-amz-target", "")
+        delay, status, body = self._server.answer(path, target, rest[:length])
+        if delay:
+            # Asleep, and not at work: what is asked for at the same time is answered at the same time.
+            self._loop.call_later(delay, self._send, status, body)
+        else:
+            self._send(status, body)
+
+    def _send(self, status: int, body: bytes) -> None:
+        head = b"HTTP/1.1 %d -\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: %d\r\n\r\n"
+        self._transport.write(head % (status, len(body)) + body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,14 +286,20 @@ class Counts:
         return sum(self.calls.values())
 
 
+def relative_name(path: str, number: int) -> str:
+    """Return what the *number*th parameter that the store puts under *path* is called there, from 0."""
+    # The path's end is in it, so that no two paths have one key.
+    return f"{path.rpartition('/')[2]}-{number % 50:02d}/setting-{number:05d}"
+
+
 def parameter_name(path: str, number: int) -> str:
-    """Return the name of the *number*th parameter that `Store.fill()` puts under *path*, from 0."""
-    return f"{path}/service-{number % 50:02d}/setting-{number:05d}"
+    """Return its whole name."""
+    return f"{path}/{relative_name(path, number)}"
 
 
-def parameter_key(number: int) -> str:
-    """Return the key that `load_env()` makes of that name."""
-    return f"SERVICE_{number % 50:02d}_SETTING_{number:05d}"
+def parameter_key(path: str, number: int) -> str:
+    """Return the key that `load_env()` makes of it."""
+    return relative_name(path, number).replace("-", "_").replace("/", "_").upper()
 
 
 class Control:
@@ -342,16 +378,11 @@ class Store(Control):
 
 
 async def _serve() -> None:
-    # Here, and not above: who only controls the store measures, among other things, what importing aiohttp costs.
-    from aiohttp import web
-
-    # Without routes, middlewares and an access log: a tenth of a millisecond less for each call.
-    runner = web.ServerRunner(web.Server(_Server().handle, access_log=None))
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    print(runner.addresses[0][1], flush=True)  # noqa: T201 - how the parent learns it
+    state = _Server()
+    server = await asyncio.get_running_loop().create_server(lambda: _Connection(state), "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201 - how the parent learns it
     await asyncio.to_thread(sys.stdin.read)
-    await runner.cleanup()
+    server.close()
 
 
 if __name__ == "__main__":

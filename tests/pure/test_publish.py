@@ -191,9 +191,9 @@ def test_others_run_after_each_slice(
 
 
 def test_a_slice_is_what_was_said() -> None:
-    """At the first pause the first slice is done, and nothing of the second; by default 500 are a slice."""
+    """At the first pause the first slice is done, and nothing of the second; by default 50 are a slice."""
     variables = {f"V{number:04}": "x" for number in range(1200)}
-    for slices, size in ((lambda e, v: apply(e, v, 7), 7), (apply, 500)):
+    for slices, size in ((lambda e, v: apply(e, v, 7), 7), (apply, 50)):
         environ: dict[str, str] = {}
         going = slices(plan(variables, {}, environ, override=True), environ)
         next(going)
