@@ -140,7 +140,7 @@ def main() -> None:
         report = asyncio.run(memory(path))
     else:
         report = asyncio.run(stall(Control(int(port)), path))
-    print(json.dumps(report))  # noqa: T201 - how the parent learns it
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

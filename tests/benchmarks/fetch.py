@@ -585,7 +585,7 @@ def main() -> None:
         for part in (few, many, paths, decrypts, forced, lookup, throttled, alone):
             part_begun = time.monotonic()
             part(bench)
-            print(f"{part.__name__}: {time.monotonic() - part_begun:.0f} s", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"{part.__name__}: {time.monotonic() - part_begun:.0f} s", file=sys.stderr, flush=True)
     figures = {
         "machine": {"python": platform.python_version(), "system": platform.platform(), "processors": os.cpu_count()},
         "versions": {name: version(name) for name in ("aioboto3", "boto3", "aws-lambda-powertools", "ssm-cache")},
@@ -595,8 +595,8 @@ def main() -> None:
         "samples": bench.samples,
     }
     options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    print(table(bench.rows))  # noqa: T201
-    print(f"\n{figures['seconds']:.0f} s; all figures in {options.json}")  # noqa: T201
+    print(table(bench.rows))
+    print(f"\n{figures['seconds']:.0f} s; all figures in {options.json}")
 
 
 if __name__ == "__main__":

@@ -185,12 +185,12 @@ def main() -> None:
         "SDK, legacy: 5 attempts (default)": lambda dice: Botocore(dice, 5, float("inf")),
         "SDK, standard: 3 attempts": lambda dice: Botocore(dice, 3, 20.0),
     }
-    print(f"| {options.size:,} processes, 40 calls a second | failed |       p50 |       p99 |      last | calls     |")  # noqa: T201
-    print("| -------------------------------------- | ------ | --------- | --------- | --------- | --------- |")  # noqa: T201
+    print(f"| {options.size:,} processes, 40 calls a second | failed |       p50 |       p99 |      last | calls     |")
+    print("| -------------------------------------- | ------ | --------- | --------- | --------- | --------- |")
     for name, make in fleets.items():
         dice = random.Random(options.seed).random
         outcome = run([make(dice) for _ in range(options.size)])
-        print(f"| {name.ljust(38)} {outcome}", flush=True)  # noqa: T201
+        print(f"| {name.ljust(38)} {outcome}", flush=True)
 
 
 if __name__ == "__main__":

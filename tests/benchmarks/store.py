@@ -380,7 +380,7 @@ class Store(Control):
 async def _serve() -> None:
     state = _Server()
     server = await asyncio.get_running_loop().create_server(lambda: _Connection(state), "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201 - how the parent learns it
+    print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
     server.close()
 
