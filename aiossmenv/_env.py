@@ -302,20 +302,8 @@ class Env(Mapping[str, str]):
         """Read what is *wanted* and publish it."""
         self._began = self._clock.now()
         known = self._known
-        some = isinstance(wanted, frozenset)
-        if some:
-            names = tuple(self._snapshot.parameters[key].name for key in sorted(wanted))
-            wants: tuple[Want, ...] = (Want(names=names, may_list=False),)
-        else:
-            wants = self._polls if wanted == "poll" else self._wanted.wants()
         async with self._store:
-            scan = self._store.scan_for(
-                wants,
-                deadline=self._deadline,
-                known=known,
-                decrypt="all" if wanted == "revalidate" or (some and len(wanted) <= BATCH) else "changed",
-                groups=self._groups(),
-            )
+            scan = await self._off_loop(len(known.parameters), self._scan, wanted, known)
             try:
                 await self._store.drive(scan)
             finally:
@@ -325,7 +313,27 @@ class Env(Mapping[str, str]):
             logger.warning("not in Parameter Store: %s", ", ".join(sorted(scan.unknown)))
         # After the store is closed, if it is: nothing is awaited behind the publication, so a read that is cancelled
         # has published nothing.
-        return await self._publish(await self._off_loop(len(scan.found), self._prepare, known, scan, not some))
+        complete = not isinstance(wanted, frozenset)
+        return await self._publish(await self._off_loop(len(scan.found), self._prepare, known, scan, complete))
+
+    def _scan(self, wanted: _Flight, known: Known) -> Scan:
+        """Return the scan that reads what is *wanted*; changes nothing, and waits for nothing."""
+        few = False
+        if isinstance(wanted, frozenset):
+            parameters = self._snapshot.parameters
+            wants: tuple[Want, ...] = (
+                Want(names=tuple(parameters[key].name for key in sorted(wanted)), may_list=False),
+            )
+            few = len(wanted) <= BATCH
+        else:
+            wants = self._polls if wanted == "poll" else self._wanted.wants()
+        return self._store.scan_for(
+            wants,
+            deadline=self._deadline,
+            known=known,
+            decrypt="all" if few or wanted == "revalidate" else "changed",
+            groups=self._groups(),
+        )
 
     def _groups(self) -> list[frozenset[str]]:
         """Return the names of keys that somebody follows together, for each who does."""

@@ -4,7 +4,8 @@ As fast as the account allows, without knowing how fast that is.
 
 Throttling halves the width and sets an interval between requests from the rate that went well before; each good answer
 widens and quickens it a little (additive increase, multiplicative decrease, as TCP does). An interval is needed because
-even one request at a time, 20 ms each, is 50 a second, and an account has 40 by default.
+even one request at a time, 20 ms each, is 50 a second, and an account has 40 by default. All that are under way when
+such an account's second is used up are throttled at once, so that is when few should be.
 """
 
 from collections import deque
@@ -16,6 +17,8 @@ _WINDOW = 1.0
 _BACK, _FORTH = 0.8, 0.99
 # Calls a second that an account may make by default: no reason to be slower at first, whatever little was measured.
 _QUOTA = 40.0
+# Once so many went well in a second, no more than this are under way until it has shown that the account has more.
+_CAREFUL = 8
 # Seconds: the longest interval, and one that is none.
 _LONGEST, _NONE = 1.0, 0.0001
 # When width is taken by other reads of this store, whose answers we do not see, look again so soon.
@@ -41,7 +44,9 @@ class Pace:
 
     def wait(self, now: float) -> float:
         """Return the seconds until one more may be sent; 0 for now."""
-        if len(self._sent) >= self.width:
+        spent = self._went_well(now) + len(self._sent)
+        careful = _QUOTA <= spent < _QUOTA + 2 * _CAREFUL
+        if len(self._sent) >= (min(self.width, _CAREFUL) if careful else self.width):
             return _LOOK_AGAIN
         return max(0.0, self._next - now) if self._interval else 0.0
 
@@ -57,8 +62,6 @@ class Pace:
     def answered(self, request: object, now: float, outcome: Literal["good", "throttled", "failed"]) -> None:
         """Note an answer, or a failure that came instead; one that is not throttling says nothing of the pace."""
         sent = self._sent.pop(request, now)
-        while self._good and self._good[0] <= now - _WINDOW:
-            self._good.popleft()
         if outcome == "good":
             self._good.append(now)
             self._width = min(float(self._most), self._width + 1 / self._width)
@@ -69,6 +72,11 @@ class Pace:
             # Those that were under way with it tell nothing new.
             self._cut = now
             self._width = max(1.0, self._width / 2)
-            fits = self._interval or _WINDOW / max(_QUOTA, len(self._good))
+            fits = self._interval or _WINDOW / max(_QUOTA, self._went_well(now))
             self._interval = min(_LONGEST, fits / _BACK)
             self._next = now + self._interval
+
+    def _went_well(self, now: float) -> int:
+        while self._good and self._good[0] <= now - _WINDOW:
+            self._good.popleft()
+        return len(self._good)

@@ -95,7 +95,7 @@ def is_reference(name: str) -> bool:
 
 def split_selector(name: str) -> tuple[str, str]:
     """Return *name* without its selector, and that without its colon or empty: `/A/X`, `3` of `/A/X:3`."""
-    if is_reference(name):
+    if ":" not in name or is_reference(name):
         return name, ""
     if name.startswith("arn:"):
         # Five colons belong to the ARN: arn:aws:ssm:REGION:ACCOUNT:parameter/A/X:3

@@ -207,15 +207,14 @@ class Scan:
         self._listings: dict[tuple[int, bool], _Listing] = {}
         self._bag = _Bag()
         self._looking = True
-        # What is to be opened, worked out as it is sent: of 10,000 it would hold the loop.
+        # Names to ask for, of which the jobs are made as they are sent: for 10,000 it would hold the loop.
         self._packs: Iterator[tuple[Want, tuple[str, ...]]] = iter(())
         self._pack: tuple[Want, tuple[str, ...]] | None = None
         self.unknown: set[str] = set()
         self.errors: dict[str, AiossmenvError] = {}
         self.error: AiossmenvError | None = None
         self.requests = self.throttled = self.decrypted = 0
-        for want in wants:
-            self._look(want)
+        self._unpack(itertools.chain.from_iterable([self._look(want) for want in wants]))
         self._advance()
 
     @property
@@ -238,7 +237,7 @@ class Scan:
         while self._later and self._later[0][0] <= now:
             self._ready.append(heapq.heappop(self._later)[2])
         if not self._ready:
-            self._open_some()
+            self._fill()
         if self.error or not self._ready or self._pace.wait(now):
             return None
         job = self._ready.popleft()
@@ -259,7 +258,9 @@ class Scan:
     def expire(self, now: float) -> None:
         """Give up if the deadline is over."""
         if now >= self._deadline and not self.done:
-            late = [*self._out, *self._ready, *(job for _, _, job in self._later)]
+            left = (self._pack, *self._packs) if self._pack else ()
+            unmade = [Job(ByName(names), want) for want, names in left]
+            late = [*self._out, *self._ready, *(job for _, _, job in self._later), *unmade]
             late.sort(key=lambda job: job.last_error is None)  # those first that know why
             for job in late:
                 self._give_up(job, job.last_error or _unanswered(job))
@@ -321,17 +322,19 @@ class Scan:
         heapq.heapify(self._later)
         return mates
 
-    def _look(self, want: Want) -> None:
+    def _look(self, want: Want) -> Iterable[tuple[Want, tuple[str, ...]]]:
+        """Return the names to look at by tens; what is not asked for by tens is ready now."""
         if want.names is None:
             self._list(want, decrypt=self._decrypt_all, opening=False)
-            return
-        names = tuple(dict.fromkeys(want.names))
-        for name in names:
+            return ()
+        natives: list[str] = []
+        for name in dict.fromkeys(want.names):
             self._wants_of.setdefault(name, want)
             if is_reference(name):
                 self._ready.append(Job(One(name), want))
-        natives = [name for name in names if not is_reference(name)]
-        self._read(natives, want, decrypt=self._decrypt_all, opening=False)
+            else:
+                natives.append(name)
+        return ((want, ten) for ten in _tens(natives))
 
     def _list(self, want: Want, *, decrypt: bool, opening: bool, only: Iterable[str] | None = None) -> None:
         listing = self._listings.get((id(want), opening))
@@ -426,9 +429,10 @@ class Scan:
         # No two names of one parameter are sent together, so each has one answer at most.
         late: dict[str, str] = {}
         missing: list[str] = []
+        spelled_so = {item.name: item for item in page.items}
         for asked in job.names:
             name = job.called.get(asked, asked)
-            item = next((item for item in page.items if answers(asked, item)), None)
+            item = spelled_so.get(asked) or next((item for item in page.items if answers(asked, item)), None)
             if item is None:
                 missing.append(asked)
             elif not self._keep(name, _as_asked(item, name), self._bag, opening=job.opening):
@@ -489,9 +493,7 @@ class Scan:
         clusters = [] if self._decrypt_all else self._changed_groups()
         grouped = {name for cluster in clusters for name in cluster}
         singles = ((name,) for name in sorted(self._bag.sealed.keys() - grouped))
-        self._packs = iter(self._packed(itertools.chain(clusters, singles)))
-        self._pack = next(self._packs, None)
-        self._open_some()
+        self._unpack(self._packed(itertools.chain(clusters, singles)))
 
     def _changed_groups(self) -> list[tuple[str, ...]]:
         """Return the groups of which one changed; those that overlap as one, as far as one call can hold them."""
@@ -510,8 +512,14 @@ class Scan:
         opened = self._bag.opened.get(name)
         return name in self._bag.sealed or (opened is not None and self._known.get(name) not in (None, opened))
 
-    def _open_some(self) -> None:
-        """Make the next job that opens something, if there is one left."""
+    def _unpack(self, packs: Iterable[tuple[Want, tuple[str, ...]]]) -> None:
+        self._packs = iter(packs)
+        self._pack = next(self._packs, None)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Make the next job from the names that are left, if there are any."""
+        decrypt, opening = self._decrypt_all or not self._looking, not self._looking
         if self._pack and ByName in self._denials.learned:
             # All that is left at once: a few are read singly, but many are better listed.
             left: dict[int, tuple[Want, list[str]]] = {}
@@ -519,11 +527,11 @@ class Scan:
                 left.setdefault(id(want), (want, []))[1].extend(names)
             self._pack = None
             for want, all_names in left.values():
-                self._read(all_names, want, decrypt=True, opening=True)
+                self._read(all_names, want, decrypt=decrypt, opening=opening)
         while self._pack and not self._ready:
             want, names = self._pack
             self._pack = next(self._packs, None)
-            self._read(names, want, decrypt=True, opening=True)
+            self._read(names, want, decrypt=decrypt, opening=opening)
 
     def _packed(self, clusters: Iterable[tuple[str, ...]]) -> Iterable[tuple[Want, tuple[str, ...]]]:
         """Put clusters of names into tens, by the want they came from, without breaking one that fits."""
@@ -586,25 +594,24 @@ def _is_denial(error: AiossmenvError) -> bool:
     return isinstance(error, AccessDenied) and error.action is not None
 
 
-def _tens(names: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
+def _tens(names: Iterable[str]) -> Iterator[tuple[str, ...]]:
     """
     Return *names* in tens, no two of one parameter together, nor of parameters that differ by their account only.
 
     An answer says which parameter it is, but not always by which spelling or selector it was asked for.
     """
-    tens: list[dict[str, str]] = []
     with_room: list[dict[str, str]] = []
     for name in names:
         base = base_name(name).lstrip("/")
         ten = next((ten for ten in reversed(with_room) if base not in ten), None)
         if ten is None:
             ten = {}
-            tens.append(ten)
             with_room.append(ten)
         ten[base] = name
         if len(ten) == BATCH:
             with_room.remove(ten)
-    return (tuple(ten.values()) for ten in tens)
+            yield tuple(ten.values())
+    yield from (tuple(ten.values()) for ten in with_room)
 
 
 def _as_asked(item: Reading, name: str) -> Reading:

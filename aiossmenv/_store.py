@@ -95,12 +95,26 @@ class _Batch:
     names: list[str] = field(default_factory=list)
 
 
+@dataclass(eq=False, slots=True)
+class _Crew:
+    """
+    Those who work off one scan.
+
+    *news*: one of them has ended, or something failed. *gate*: one passes in a turn of the loop, because to make and
+    sign a request takes the SDK half a millisecond, and twenty of them would hold the loop.
+    """
+
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    gate: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class ParameterStore:
     """
     The async client of Parameter Store.
 
     *session*: an `aioboto3.Session` or an `aiobotocore` session; default: a new one, with all that the SDK honours.
-    *region*, *endpoint_url*: instead of the SDK's own. *max_concurrency*: requests under way at once, 10.
+    *region*, *endpoint_url*: instead of the SDK's own. *max_concurrency*: requests under way at once, 20.
     *ttl*: seconds that `get()` keeps what it read, 60. *deadline*: seconds for one read, retries and all, 30.
     *caller*, *clock*, *random* are for tests.
 
@@ -113,7 +127,7 @@ class ParameterStore:
         session: object | None = None,
         region: str | None = None,
         endpoint_url: str | None = None,
-        max_concurrency: int = 10,
+        max_concurrency: int = 20,
         ttl: float = 60.0,
         deadline: float = 30.0,
         caller: Callable[[], Caller] | None = None,
@@ -194,26 +208,23 @@ class ParameterStore:
 
     async def drive(self, scan: Scan) -> None:
         """Do what *scan* asks for until it is done; raises its error."""
-        now = self.clock.now
-        sent: dict[asyncio.Task[Answer], Job] = {}
+        crew = _Crew()
         try:
             while True:
-                while job := scan.next(now()):
-                    sent[asyncio.create_task(self._open().call(job.request), name="aiossmenv request")] = job
+                crew.news.clear()
+                self._send(self._take(scan, crew), scan, crew)
                 if scan.done:
                     break
-                for task in await self._first(sent, scan.wait(now())):
-                    job = sent.pop(task)
-                    try:
-                        scan.answered(job, task.result(), now())
-                    except AiossmenvError as error:
-                        scan.failed(job, error, now())
-                scan.expire(now())
+                await self._first(crew.news, scan.wait(self.clock.now()))
+                for task in [task for task in crew.tasks if task.done()]:
+                    crew.tasks.remove(task)
+                    task.result()
+                scan.expire(self.clock.now())
         finally:
             scan.abandon()
-            for task in sent:
+            for task in crew.tasks:
                 task.cancel()
-            await asyncio.gather(*sent, return_exceptions=True)
+            await asyncio.gather(*crew.tasks, return_exceptions=True)
             for denial in self._denials.report():
                 logger.info("goes on without a right that would make it faster: %s", denial)
         if scan.error:
@@ -273,13 +284,51 @@ class ParameterStore:
         await self.drive(scan)
         return scan
 
-    async def _first(self, sent: "dict[asyncio.Task[Answer], Job]", seconds: float) -> "set[asyncio.Task[Answer]]":
-        alarm = asyncio.create_task(self.clock.sleep(seconds), name="aiossmenv alarm")
+    def _take(self, scan: Scan, crew: "_Crew") -> Job | None:
+        """Send all that may be sent now, but for one job, which is returned."""
+        first = scan.next(self.clock.now())
+        while first and (another := scan.next(self.clock.now())):
+            self._send(another, scan, crew)
+        return first
+
+    def _send(self, job: Job | None, scan: Scan, crew: "_Crew") -> None:
+        if job:
+            crew.tasks.add(asyncio.create_task(self._work(job, scan, crew), name="aiossmenv request"))
+
+    async def _work(self, job: Job | None, scan: Scan, crew: "_Crew") -> None:
+        """
+        Send a request, take in its answer, and go on with what may be sent then.
+
+        Whoever took in all answers before anything is sent would have them all come together ever after, and the
+        connections idle in between.
+        """
         try:
-            done, _ = await asyncio.wait({*sent, alarm}, return_when=asyncio.FIRST_COMPLETED)
+            while job:
+                async with crew.gate:
+                    await asyncio.sleep(0)
+                try:
+                    answer = await self._open().call(job.request)
+                except AiossmenvError as error:
+                    scan.failed(job, error, self.clock.now())
+                    crew.news.set()  # it may be due again before all that is waited for
+                else:
+                    scan.answered(job, answer, self.clock.now())
+                    del answer  # plaintext, in a frame that a traceback may show
+                job = self._take(scan, crew)
         finally:
-            alarm.cancel()
-        return {task for task in sent if task in done}
+            crew.news.set()
+
+    async def _first(self, news: asyncio.Event, seconds: float) -> None:
+        """Wait for *news*, at most so many seconds."""
+        waits = [
+            asyncio.create_task(news.wait(), name="aiossmenv news"),
+            asyncio.create_task(self.clock.sleep(seconds), name="aiossmenv alarm"),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
 
 def _client(

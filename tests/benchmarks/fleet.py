@@ -32,7 +32,7 @@ LATENCY = 0.02
 DEADLINE = 900.0
 PAGES = 2
 # ParameterStore's max_concurrency.
-WIDTH = 10
+WIDTH = 20
 
 _PARAMETERS = [
     Parameter(name=f"/app/{n:02d}", value="value", type="SecureString", version=1) for n in range(10 * PAGES)

@@ -87,6 +87,28 @@ def test_most_are_under_way_at_first() -> None:
     assert 0.0 == pace.wait(0.1)
 
 
+def test_few_are_under_way_when_the_default_quota_may_end() -> None:
+    """What an account may send in a second by default is sent wide, what follows narrow, and wide again if that goes well."""
+    pace, widest = Pace(20), dict[int, int]()
+    for sent in range(100):
+        while not pace.wait(0.0):
+            pace.sent(object(), 0.0)
+        widest[sent] = len(pace._sent)
+        pace.answered(next(iter(pace._sent)), 0.0, "good")
+
+    assert {20} == {widest[sent] for sent in (0, 20, 60, 99)}
+    assert 8 == widest[39]
+    # A second later the account may send as much again.
+    pace.forget(next(iter(pace._sent)))
+    assert 0.0 == pace.wait(1.0)
+
+
+def test_a_thousand_parameters_under_the_default_quota() -> None:
+    """A hundred calls, as wide as may be, have less than a tenth of them throttled, and without a quota take no time."""
+    assert quota(Pace(20), requests=100, rate=40.0, burst=40.0).share < 0.1
+    assert quota(Pace(20), requests=100, rate=1e6, burst=1e6).seconds < 8 * CALL
+
+
 def test_forgotten_requests_leave_room() -> None:
     """A request that nobody waits for counts no longer, and one that was never sent changes nothing."""
     pace = Pace(1)
