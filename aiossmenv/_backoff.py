@@ -17,7 +17,7 @@ class Backoff:
     """
 
     base: float = 0.1
-    cap: float = 20.0
+    cap: float = 60.0
 
     def ceiling(self, failures: int) -> float:
         """Return the longest wait in seconds after this many failures in a row (1 or more)."""

@@ -60,7 +60,9 @@ class Client:
                 return answer
             fault = StoreUnavailable("Parameter Store sent an answer that cannot be read", remedy=_WAIT)
         if isinstance(fault, _RefusedToken):
-            return TokenRefused()
+            if isinstance(request, ByPath):
+                return TokenRefused()
+            fault = StoreUnavailable(str(fault), remedy=_WAIT)
         fault.region = self.region
         fault.path = request.path if isinstance(request, ByPath) else None
         fault.parameter = fault.parameter or _names(request)

@@ -298,6 +298,10 @@ class Scan:
                 self._again(job, _late(job.names), now)
             else:
                 self.unknown.update(job.names)
+        elif isinstance(error, DecryptionFailed) and job.listing and not job.opening and job.listing.root.decrypt:
+            # One of them fails the page, and the answer does not say which; opened by name, it does.
+            job.listing.root = replace(job.listing.root, decrypt=False)
+            self._ready.append(self._first_page(job.listing))
         elif self._has_another_way(job, error) or type(job.request) in self._denials.learned:
             if _is_denial(error):
                 self._denials.learn(type(job.request), error)
@@ -346,7 +350,7 @@ class Scan:
         names = None if only is None else set(only)
         listing = _Listing(want, ByPath(want.path, want.recursive, decrypt), names, opening)
         self._listings[id(want), opening] = listing
-        self._ready.append(Job(listing.root, want, opening, listing))
+        self._ready.append(self._first_page(listing))
 
     def _read(
         self,
@@ -461,9 +465,11 @@ class Scan:
             if before and is_older(item, before):
                 return True  # a page repeats a parameter, from a replica that lags
             bag.sealed.pop(name, None)
-            if known and item.opens_as(known, digest):
+            if self._decrypt_all or not known:
+                bag.sealed[name] = item
+            elif item.opens_as(known, digest):
                 bag.opened[name], bag.digests[name] = known, item.digest
-            elif known and is_older(item, known):
+            elif is_older(item, known):
                 bag.opened[name] = known
                 if digest:
                     bag.digests[name] = digest
@@ -564,15 +570,19 @@ class Scan:
         else:
             self.error = self.error or error
 
+    def _first_page(self, listing: _Listing) -> Job:
+        listing.tokens.clear()
+        listing.bag, listing.lags = _Bag(), False
+        return Job(listing.root, listing.want, listing.opening, listing)
+
     def _restart(self, job: Job, now: float) -> None:
         """Begin a listing anew: what it gave so far may be of another state of the store."""
         listing = job.listing
         assert listing
-        listing.tokens.clear()
-        listing.bag, listing.lags = _Bag(), False
         # Its own count, which a first page that comes well does not set back: all callers share one quota.
+        again = self._first_page(listing)
+        again.failures = listing.restarts
         listing.restarts += 1
-        again = Job(listing.root, job.want, job.opening, listing, failures=listing.restarts - 1)
         text = "Parameter Store did not continue a listing that it had begun"
         self._again(again, StoreUnavailable(text, path=job.want.path, remedy=_LATER), now)
 

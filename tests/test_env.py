@@ -43,7 +43,7 @@ async def test_cancelled_load(count: int, keys: list[str] | None) -> None:
     store = ParameterStore(caller=lambda: memory)
     turns = 0
     environ: dict[str, str] = {"OTHER": "stays"}
-    step = 1 if count == COUNT else 7
+    step = 1 if count == COUNT else 31
     while await cancelled_after(turns, load_env("/R", keys=keys, environ=environ, store=store)):
         assert {"OTHER": "stays"} == environ
         turns += step

@@ -25,8 +25,8 @@ def test_ceilings_double_from_base_to_cap() -> None:
 
 
 def test_ceilings_of_a_read() -> None:
-    """Unless told otherwise, waits begin below a tenth of a second and end below twenty."""
-    assert [0.1, 0.2, 20.0] == [Backoff().ceiling(failures) for failures in (1, 2, 100)]
+    """Unless told otherwise, waits begin below a tenth of a second and end below a minute."""
+    assert [0.1, 0.2, 60.0] == [Backoff().ceiling(failures) for failures in (1, 2, 100)]
 
 
 @given(BACKOFFS, FAILURES, FAILURES)

@@ -449,7 +449,8 @@ def test_first_lasting_error_is_the_end(dice: Random, kind: str, faults: int, af
     elif kind == "path":
         store.may_not = frozenset({ByPath})
     elif kind == "key":
-        store.undecryptable = frozenset(dice.sample(names, min(1, len(names))))
+        secrets = [name for name in names if store.now(name).type == "SecureString"]
+        store.undecryptable = frozenset(dice.sample(secrets, min(1, len(secrets))))
     else:
         names = [name for want in wants for name in want.names or () if not is_reference(name)]
         store.malformed = frozenset(dice.sample(names, min(1, len(names))))

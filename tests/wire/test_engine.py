@@ -249,7 +249,7 @@ async def test_everything_is_decrypted_again_in_time(
         assert 24 == env.status.decrypted
 
         proxy.clear()
-        proxy.add(error("InvalidKeyId", "disabled"), when=lambda call: call.body["WithDecryption"], times=1)
+        proxy.add(error("InvalidKeyId", "disabled"), when=lambda call: call.body["WithDecryption"])
         while not env.status.failures:
             await clock.advance(env.status.next_refresh or 0)
             await eventually(lambda: env.status.age == 0 or env.status.failures)

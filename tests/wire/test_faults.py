@@ -1,8 +1,10 @@
 """A Parameter Store that fails: what is tried again, what is not, and what is said."""
 
+import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -10,6 +12,7 @@ from aiossmenv import (
     AccessDenied,
     AiossmenvError,
     DecryptionFailed,
+    Env,
     ParameterStore,
     StoreUnavailable,
     Throttled,
@@ -103,6 +106,85 @@ async def test_what_lasts_ends_at_the_deadline(proxy: FaultProxy, name: str, at:
     assert before == dict(os.environ)
 
 
+PAGE_KEYS = ["KEY_03", "KEY_13", "KEY_23"]
+
+
+@pytest.fixture
+async def changed_store(ssm: Store) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Give what changes a parameter on each page; they are put back after the test."""
+
+    async def change() -> None:
+        for key in PAGE_KEYS:
+            await asyncio.to_thread(ssm.put, f"{PATH}/{key}", "changed")
+
+    yield change
+    for key in PAGE_KEYS:
+        ssm.put(f"{PATH}/{key}", NAMES[key])
+
+
+@asynccontextmanager
+async def loaded(target: str, deadline: float) -> AsyncIterator[tuple[FaultProxy, Env, dict[str, str]]]:
+    """Load the path through a proxy of one's own, into an environment of one's own."""
+    async with FaultProxy(target).running() as proxy, ParameterStore(endpoint_url=proxy.url) as store:
+        environ: dict[str, str] = {}
+        yield proxy, await load_env(PATH, environ=environ, store=store, deadline=deadline), environ
+
+
+@pytest.mark.parametrize("name", TRANSIENT)
+async def test_refreshes_try_again(ssm: Store, changed_store: Callable[[], Awaitable[None]], name: str) -> None:
+    """A fault that passes, on any page of a listing or in the decryption of what changed, costs a refresh only time."""
+    async with AsyncExitStack() as stack:
+        refreshing: list[tuple[Env, dict[str, str]]] = []
+        for at in range(PAGES + 1):
+            proxy, env, environ = await stack.enter_async_context(loaded(ssm.endpoint_url, 30))
+            if at < PAGES:
+                proxy.add(TRANSIENT[name], operation="GetParametersByPath", when=page(at), times=2)
+            else:
+                proxy.add(TRANSIENT[name], operation="GetParameters", times=2)
+            refreshing.append((env, environ))
+        await changed_store()
+
+        changes = await asyncio.gather(*(env.refresh() for env, _ in refreshing))
+
+        for (env, environ), some in zip(refreshing, changes, strict=True):
+            assert PAGE_KEYS == [change.key for change in some]
+            assert NAMES | dict.fromkeys(PAGE_KEYS, "changed") == dict(env) == environ
+
+
+LASTING: dict[str, Fault] = {**TRANSIENT, "hang": hang()}
+
+
+@pytest.mark.parametrize("name", LASTING)
+async def test_refreshes_that_fail_change_nothing(
+    ssm: Store, changed_store: Callable[[], Awaitable[None]], name: str
+) -> None:
+    """A fault that lasts ends a refresh within a second of its deadline; the values before stay, and the next heals."""
+    async with AsyncExitStack() as stack:
+        refreshing: list[tuple[FaultProxy, Env, dict[str, str]]] = []
+        for at in range(PAGES + 1):
+            if (name, at) in {("a token that repeats", 0), ("a token that repeats", PAGES)}:
+                continue  # the right answer of the first page has this token, and names have no pages
+            proxy, env, environ = await stack.enter_async_context(loaded(ssm.endpoint_url, 1.0))
+            if at < PAGES:
+                proxy.add(LASTING[name], operation="GetParametersByPath", when=page(at))
+            else:
+                proxy.add(LASTING[name], operation="GetParameters")
+            refreshing.append((proxy, env, environ))
+        await changed_store()
+        began = time.monotonic()
+
+        errors = await asyncio.gather(*(env.refresh() for _, env, _ in refreshing), return_exceptions=True)
+
+        assert time.monotonic() - began < 2.0
+        for (proxy, env, environ), error in zip(refreshing, errors, strict=True):
+            assert isinstance(error, Throttled | StoreUnavailable)
+            assert env.status.last_error is error
+            assert NAMES == dict(env) == environ
+            proxy.clear()
+            assert PAGE_KEYS == [change.key for change in await env.refresh()]
+            assert NAMES | dict.fromkeys(PAGE_KEYS, "changed") == dict(env) == environ
+
+
 async def test_a_hang_ends_at_the_deadline(proxy: FaultProxy) -> None:
     """A request that is never answered does not outlive the deadline."""
     proxy.add(hang(), when=page(2))
@@ -147,20 +229,6 @@ REFUSALS: dict[str, tuple[Fault, type[AiossmenvError], list[str]]] = {
             "assumed-role/app",
         ],
     ),
-    "key denied": (
-        error(
-            "AccessDeniedException",
-            f"{PRINCIPAL} is not authorized to perform: kms:Decrypt on resource: {KMS_KEY} because no identity-based "
-            "policy allows the kms:Decrypt action (Service: AWSKMS; Status Code: 400; Error Code: AccessDeniedException)",
-        ),
-        DecryptionFailed,
-        [f"Allow kms:Decrypt on {KMS_KEY} for this role"],
-    ),
-    "key disabled": (
-        error("InvalidKeyId", f"{KMS_KEY} is disabled. (Service: AWSKMS; Status Code: 400)"),
-        DecryptionFailed,
-        ["is disabled", "Check that the KMS key is enabled"],
-    ),
     "expired": (
         error("ExpiredTokenException", "The security token included in the request is expired"),
         AccessDenied,
@@ -188,6 +256,42 @@ async def test_refusals_fail_at_once(proxy: FaultProxy, name: str, at: int) -> N
         assert text in str(caught.value)
     assert not caught.value.transient
     assert at + 1 == proxy.count()
+    assert "KEY_00" not in os.environ
+
+
+KEY_REFUSALS: dict[str, tuple[Fault, list[str]]] = {
+    "denied": (
+        error(
+            "AccessDeniedException",
+            f"{PRINCIPAL} is not authorized to perform: kms:Decrypt on resource: {KMS_KEY} because no identity-based "
+            "policy allows the kms:Decrypt action (Service: AWSKMS; Status Code: 400; Error Code: AccessDeniedException)",
+        ),
+        [f"Allow kms:Decrypt on {KMS_KEY} for this role"],
+    ),
+    "disabled": (
+        error("InvalidKeyId", f"{KMS_KEY} is disabled. (Service: AWSKMS; Status Code: 400)"),
+        ["is disabled", "Check that the KMS key is enabled"],
+    ),
+}
+
+
+@pytest.mark.parametrize("at", range(PAGES))
+@pytest.mark.parametrize("name", KEY_REFUSALS)
+async def test_what_cannot_be_decrypted_is_named(proxy: FaultProxy, name: str, at: int) -> None:
+    """One parameter that cannot be decrypted fails its whole page; the error names it, at once, and nothing is set."""
+    fault, texts = KEY_REFUSALS[name]
+    bad = f"{PATH}/{PAGE_KEYS[at]}"
+    proxy.add(fault, when=lambda call: call.body["WithDecryption"] and page(at)(call), operation="GetParametersByPath")
+    for operation in ("GetParameters", "GetParameter"):
+        proxy.add(fault, when=lambda call: bad in call.body.get("Names", [call.body.get("Name")]), operation=operation)
+
+    with pytest.raises(DecryptionFailed) as caught:
+        await load_env(PATH)
+
+    for text in [*texts, f"parameter {bad}", "region eu-central-1"]:
+        assert text in str(caught.value)
+    assert not caught.value.transient
+    assert proxy.count() < 3 * PAGES + 10 + 2
     assert "KEY_00" not in os.environ
 
 
