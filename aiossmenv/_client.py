@@ -18,6 +18,7 @@ from aiossmenv._errors import (
     AiossmenvError,
     DecryptionFailed,
     InvalidPath,
+    InvalidVariable,
     ParameterNotFound,
     StoreUnavailable,
     Throttled,
@@ -56,9 +57,9 @@ class Client:
         except Exception as error:
             fault, cause = self._translated(error, request)
         else:
-            if answer is not None:
+            if not isinstance(answer, AiossmenvError | None):
                 return answer
-            fault = StoreUnavailable("Parameter Store sent an answer that cannot be read", remedy=_WAIT)
+            fault = answer or StoreUnavailable("Parameter Store sent an answer that cannot be read", remedy=_WAIT)
         if isinstance(fault, _RefusedToken):
             if isinstance(request, ByPath):
                 return TokenRefused()
@@ -74,7 +75,7 @@ class Client:
         if client:
             await client.__aexit__(None, None, None)
 
-    async def _send(self, request: Request) -> Answer | None:
+    async def _send(self, request: Request) -> Answer | AiossmenvError | None:
         client = await self._opened()
         match request:
             case ByPath(path, recursive, decrypt, token):
@@ -88,7 +89,10 @@ class Client:
                 return _page(response.get("Parameters"), response, decrypt=decrypt)
             case One(name, decrypt):
                 response = await client.get_parameter(Name=name, WithDecryption=decrypt)
-                return _page([response.get("Parameter")], response, decrypt=decrypt, name=name)
+                item = response.get("Parameter")
+                if is_reference(name) and isinstance(item, dict) and "Value" not in item:
+                    return InvalidVariable("the secret is binary, and no text", remedy="Store it as a secret string.")
+                return _page([item], response, decrypt=decrypt, name=name)
 
     async def _opened(self) -> Any:
         async with self._opening:

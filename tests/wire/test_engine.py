@@ -1,6 +1,7 @@
 """What a refresh asks for, and what it never does: no decryption of what did not change, no right that is not there."""
 
 import asyncio
+import json
 import logging
 import os
 from collections import Counter
@@ -8,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from aiossmenv import AccessDenied, DecryptionFailed, Env, Parameter, ParameterStore, load_env
+from aiossmenv import AccessDenied, DecryptionFailed, Env, InvalidVariable, Parameter, ParameterStore, load_env
 from embedded import Store
-from faults import Call, FaultProxy, Json, changed, error, hang, throttled
+from faults import Call, FaultProxy, Json, changed, error, hang, raw, throttled
 from timing import ManualClock, eventually
 
 LIST, TENS, SINGLY = "GetParametersByPath", "GetParameters", "GetParameter"
@@ -426,6 +427,16 @@ async def test_throttled_refreshes_come_more_rarely(
             await eventually(lambda: env.status.age == 0 or env.status.failures > seen)  # noqa: B023 - awaited here
             intervals.append((env.status.next_refresh or 0) / 600 / 0.875)
         assert pytest.approx([2, 4, 6, 6, 3, 1.5, 1, 1, 1, 1]) == intervals
+
+
+async def test_binary_secret_of_secrets_manager(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+    """A secret that is no text, which comes without a value, is refused at once and named."""
+    reference = "/aws/reference/secretsmanager/app/key"
+    item = {"Name": "app/key", "Type": "SecureString", "Version": 0, "SourceResult": '{"versionId": "v1"}'}
+    proxy.add(raw(json.dumps({"Parameter": item}).encode()), operation=SINGLY)
+
+    with pytest.raises(InvalidVariable, match=f"binary.*parameter {reference}, region eu-central-1"):
+        await load_env("/R", keys=[reference], store=store)
 
 
 async def test_secret_of_secrets_manager(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
