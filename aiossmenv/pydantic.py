@@ -57,8 +57,8 @@ from typing import Annotated, Any, Generic, ParamSpec, TypeVar, Union, get_args,
 
 from aiossmenv._env import Env, Loading, load_env
 from aiossmenv._errors import AiossmenvError, KeyCollision, MissingParameters
-from aiossmenv._parameter import REFERENCE, Parameter, is_reference, relative_name
-from aiossmenv._snapshot import Change, _is_below
+from aiossmenv._parameter import Parameter, is_reference, relative_name
+from aiossmenv._snapshot import Change
 
 try:
     from pydantic import AliasChoices, AliasPath, BaseModel, RootModel, ValidationError
@@ -276,19 +276,23 @@ class _Around(Generic[P]):
         Load *settings* and keep them current until the block ends; gives a `LiveSettings`.
 
         *settings*: a class derived from `BaseSettings`. *paths* and *options* are those of `load_env`, but for two
-        defaults: *environ* is `None`, and *keys* are the names of the fields. Raises what `load_env` and `LiveSettings`
-        raise.
+        defaults: *environ* is `None` (one that you pass is filled with what is read, whether or not it is valid), and
+        *keys* are the names of the fields. Raises what `load_env` and `LiveSettings` raise.
         """
         options.setdefault("environ", None)
         options.setdefault("keys", ParameterSource(settings).names())
         # What is missing says more of an empty path than that it is empty.
         options.setdefault("allow_empty", any(field.is_required() for field in settings.model_fields.values()))
-        async with self._load(*paths, **options) as env:
+        loading = self._load(*paths, **options)
+        del options  # its environ has values by the time that something is raised
+        async with loading as env:
             yield LiveSettings(settings, env)
 
     async def load_settings(self, settings: type[S], *paths: P.args, **options: P.kwargs) -> S:
         """Load *settings* once; takes and raises what `following` does, and leaves nothing open."""
-        async with self.following(settings, *paths, **options) as live:
+        loading = self.following(settings, *paths, **options)
+        del options
+        async with loading as live:
             return live.current
 
 
@@ -299,11 +303,11 @@ following, load_settings = _around.following, _around.load_settings
 def _by_spelling(env: Env) -> dict[str, dict[str, Parameter]]:
     """Return the parameters by their names below the paths, those together that differ in spelling only."""
     alike: dict[str, dict[str, Parameter]] = {}
-    for path in (*env._wanted.paths, REFERENCE):
+    for path in env._wanted.paths:
         for parameter in env.parameters.values():
-            if _is_below(path, parameter.name, recursive=True):
-                name = parameter.name if path == REFERENCE else relative_name(path, parameter.name)
-                alike.setdefault(_fold(name), {})[name] = parameter
+            # What is not below this path keeps its whole name, which no field has.
+            name = parameter.name if is_reference(parameter.name) else relative_name(path, parameter.name)
+            alike.setdefault(_fold(name), {})[name] = parameter
     return alike
 
 

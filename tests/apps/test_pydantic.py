@@ -109,7 +109,11 @@ async def test_page(ssm: Store, capsys: pytest.CaptureFixture[str]) -> None:
     await eval(program, names)  # a program with await at its top level is a coroutine
 
     assert "old\nfrom old to new\n" == capsys.readouterr().out
-    exec(last, {"ParameterSource": ParameterSource})
+    names["ParameterSource"] = ParameterSource
+    exec(f"class Marked(Settings):\n    debug: bool = False\n{textwrap.indent(last, '    ')}", names)
+    os.environ["DEBUG"] = "false"
+    marked = await load_settings(names["Marked"], "/app", store=database(debug="true").store)
+    assert marked.model_dump()["debug"]
     assert len(page.splitlines()) < 60
 
 
@@ -150,6 +154,12 @@ def test_names_of_fields() -> None:
     class Node(BaseModel):
         value: int = 0
         inner: "Node | None" = None
+        leaf: "Leaf | None" = None
+
+    class Leaf(BaseModel):
+        node: Node | None = None
+
+    Node.model_rebuild()
 
     class Items(RootModel[list[int]]):
         pass
@@ -160,12 +170,13 @@ def test_names_of_fields() -> None:
         alias: int = Field(0, alias="ALIAS")
         choice: int = Field(0, validation_alias=AliasChoices("first", AliasPath("second", 0)))
         path: int = Field(0, validation_alias=AliasPath("third", "of"))
-        node: Annotated[Node | None, Field(validation_alias=AliasChoices("NODE", "knot"))] = None
+        node: Annotated[Node, "note"] | None = Field(None, validation_alias=AliasChoices("NODE", "knot"))
         items: Items = Items([])
         listed: list[Node] = []
 
     names = ["plain", "ALIAS", "first", "second", "third"]
-    nodes = [name for root in ("NODE", "knot") for name in (root, f"{root}/value", f"{root}/inner")]
+    ends = ["value", "inner", "leaf", "leaf/node"]
+    nodes = [name for root in ("NODE", "knot") for name in (root, *(f"{root}/{end}" for end in ends))]
     assert [*names, *nodes, "items", "listed"] == ParameterSource(Many).names()
 
 
@@ -199,11 +210,16 @@ async def test_upper_case_by_alias_generator() -> None:
 async def test_other_spellings_when_listed(name: str) -> None:
     """In a listed path, case makes no difference to which field is filled, nor which of `- . _`."""
 
-    class Url(BaseSettings):
+    class Level(BaseModel, extra="forbid"):
         db_url: str
 
-    held = Held(**{name: "u", "unknown": "x", "un/known": "x"})
-    assert "u" == (await load_settings(Url, "/app", keys=None, store=held.store)).db_url
+    class Url(Level, BaseSettings):
+        model_config = SettingsConfigDict(extra="forbid")
+        level: Level
+
+    held = Held(**{name: "u", f"level/{name}": "v", "unknown": "x", "un/known": "x"})
+    settings = await load_settings(Url, "/app", keys=None, store=held.store)
+    assert ("u", "v") == (settings.db_url, settings.level.db_url)
     if name != "db_url":
         with pytest.raises(MissingParameters, match="/app/db_url"):
             await load_settings(Url, "/app", store=held.store)
@@ -215,12 +231,15 @@ async def test_two_spellings_of_one_field() -> None:
     class Url(BaseSettings):
         db_url: str
 
+    # Where pydantic-settings keeps it when the error is raised.
+    os.environ["DB_URL"] = MARK
     held = Held(**{"db-url": MARK, "DB_URL": MARK})
     with pytest.raises(KeyCollision, match="several parameters fill db_url: /app/DB_URL and /app/db-url") as caught:
         await load_settings(Url, "/app", keys=None, to_key=str, store=held.store)
     assert {"db_url": ("/app/DB_URL", "/app/db-url")} == caught.value.collisions
     assert_hidden(caught.value)
 
+    del os.environ["DB_URL"]
     held.put("/app/db_url", "exact")
     assert "exact" == (await load_settings(Url, "/app", keys=None, to_key=str, store=held.store)).db_url
 
@@ -238,6 +257,15 @@ async def test_later_paths_win_and_the_root_is_a_path() -> None:
         app: Settings
 
     assert "h" == (await load_settings(Root, "/", store=held.store)).app.db.host
+    for name in ("db/host", "db/password"):
+        del held.parameters[f"/app/{name}"]
+    for settings_class, paths, keys in (
+        (Root, ["/"], ("/app/db/host", "/app/db/password")),
+        (Settings, ["/common", "/app"], ("/app/db/password",)),
+    ):
+        with pytest.raises(MissingParameters) as caught:
+            await load_settings(settings_class, *paths, store=held.store)
+        assert keys == caught.value.keys
 
 
 async def test_alias_of_two_levels_and_of_another_store() -> None:
@@ -378,6 +406,21 @@ async def test_environment_wins() -> None:
     assert "environment" == settings.mode
 
 
+async def test_options_of_the_environment() -> None:
+    """Prefix, delimiter and case of the environment's variables make no difference to parameters."""
+
+    class Odd(BaseSettings):
+        model_config = SettingsConfigDict(
+            env_prefix="APP_", env_nested_delimiter="_", env_nested_max_split=1, case_sensitive=False
+        )
+        app: Settings
+
+    held = Held(**{"app/db/host": "h", "app/db/password": MARK})
+    os.environ["APP_APP_DEBUG"] = "true"
+    settings = await load_settings(Odd, "/app", store=held.store)
+    assert ("h", True) == (settings.app.db.host, settings.app.debug)
+
+
 async def test_marked_place() -> None:
     """The source takes the place that the class marks; outside of a load it is empty, and with an `Env` it needs none."""
 
@@ -421,7 +464,7 @@ def assert_hidden(error: BaseException) -> None:
 async def refused(settings: type[BaseSettings], held: Held) -> AiossmenvError:
     """Return what loading the settings raises."""
     with pytest.raises(AiossmenvError) as caught:
-        await load_settings(settings, "/app", store=held.store)
+        await load_settings(settings, "/app", environ={}, store=held.store)
     assert_hidden(caught.value)
     return caught.value
 
@@ -429,7 +472,12 @@ async def refused(settings: type[BaseSettings], held: Held) -> AiossmenvError:
 async def test_all_that_is_missing() -> None:
     """All required parameters that are missing are named at once, those of a missing model too; optional ones are not."""
 
+    class Outer(BaseModel):
+        url: str = Field(validation_alias=AliasChoices("url", "uri"))
+        spare: Database | None = None
+
     class More(Settings):
+        outer: Outer
         token: SecretStr = Field(validation_alias=AliasChoices("api-token", "token"))
         inner: Database = Field(alias="INNER")
         spare: Database | None = None
@@ -437,7 +485,7 @@ async def test_all_that_is_missing() -> None:
     error = await refused(More, Held(**{"INNER/host": "h"}))
 
     assert isinstance(error, MissingParameters)
-    names = ("/app/INNER/password", "/app/api-token", "/app/db/host", "/app/db/password")
+    names = ("/app/INNER/password", "/app/api-token", "/app/db/host", "/app/db/password", "/app/outer/url")
     assert names == error.keys
     assert (
         f"required, and not there: {', '.join(names)} (path /app, region eu-central-1). Create them, or check the path"
@@ -544,8 +592,10 @@ async def test_what_overrides_is_wrong(variable: str, value: str, expected: str)
 
 async def test_environment_that_is_no_json() -> None:
     """What the environment has instead of JSON is named by the type of error, and not quoted."""
+    held = Held(port="1")
+    assert Strict() == await load_settings(Strict, "/app", store=held.store)
     os.environ["ITEMS"] = MARK
-    error = await refused(Strict, Held(port="1"))
+    error = await refused(Strict, held)
     assert str(error).startswith("Strict: SettingsError at ")
 
 
@@ -689,6 +739,9 @@ async def test_slow_callback() -> None:
             await settle()
         assert [("h", "i")] == told
         go.set()
+        await settle()
+        held.put("/app/db/port", "x")
+        await live.env.refresh()
         await settle()
     assert [("h", "i"), ("i", "k")] == told
 
