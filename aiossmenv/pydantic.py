@@ -343,6 +343,7 @@ def _fields(
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
     """Yield the models that *annotation* allows by itself, not as items of something."""
+    annotation = getattr(annotation, "__value__", annotation)  # what a `type` statement says
     if get_origin(annotation) in (Union, UnionType, Annotated):
         for member in get_args(annotation):
             yield from _models(member)

@@ -28,6 +28,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from typing_extensions import TypeAliasType
 
 import aiossmenv.pydantic
 from aiossmenv import AiossmenvError, EmptyPath, KeyCollision, MissingParameters, ParameterStore, load_env
@@ -172,12 +173,14 @@ def test_names_of_fields() -> None:
         path: int = Field(0, validation_alias=AliasPath("third", "of"))
         node: Annotated[Node, "note"] | None = Field(None, validation_alias=AliasChoices("NODE", "knot"))
         items: Items = Items([])
+        named: TypeAliasType("Named", Leaf | None) = None  # type: ignore[valid-type] # the `type` statement of 3.12
         listed: list[Node] = []
 
     names = ["plain", "ALIAS", "first", "second", "third"]
     ends = ["value", "inner", "leaf", "leaf/node"]
     nodes = [name for root in ("NODE", "knot") for name in (root, *(f"{root}/{end}" for end in ends))]
-    assert [*names, *nodes, "items", "listed"] == ParameterSource(Many).names()
+    named = ["named", "named/node", *(f"named/node/{end}" for end in ("value", "inner", "leaf"))]
+    assert [*names, *nodes, "items", *named, "listed"] == ParameterSource(Many).names()
 
 
 @pytest.mark.parametrize("key", ["populate_by_name", "validate_by_name", "validate_by_alias"])
