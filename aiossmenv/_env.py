@@ -310,7 +310,8 @@ class Env(Mapping[str, str]):
                 self._schedule.count(requests=scan.requests, throttled=scan.throttled, decrypted=scan.decrypted)
             self._region = self._store.region
         if scan.unknown and not known.parameters:
-            logger.warning("not in Parameter Store: %s", ", ".join(sorted(scan.unknown)))
+            # No more than that: what has to be there is in required=.
+            logger.info("not in Parameter Store: %s", ", ".join(sorted(scan.unknown)))
         # After the store is closed, if it is: nothing is awaited behind the publication, so a read that is cancelled
         # has published nothing.
         complete = not isinstance(wanted, frozenset)

@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Literal, assert_type
 
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
 from aiossmenv import (
     AccessDenied,
     AiossmenvError,
@@ -31,6 +33,7 @@ from aiossmenv import (
     diff,
     load_env,
 )
+from aiossmenv.pydantic import InvalidSettings, LiveSettings, ParameterSource, following, load_settings
 
 assert_type(__version__, str)
 
@@ -238,3 +241,48 @@ EVERY: tuple[type[AiossmenvError], ...] = (
     StoreUnavailable,
     Throttled,
 )
+
+
+class Settings(BaseSettings):
+    """Typed settings."""
+
+    db_url: str
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the parameters first."""
+        return ParameterSource(settings_cls), init_settings, env_settings, dotenv_settings, file_secret_settings
+
+
+async def typed_settings(env: Env) -> None:
+    """Load settings in each of the ways there are, and follow them."""
+    assert_type(await load_settings(Settings, "/A", "/B", deadline=5), Settings)
+    async with following(Settings, "/A", ttl=60, keys=None, environ={}) as live:
+        assert_type(live, LiveSettings[Settings])
+        assert_type(live.current, Settings)
+        assert_type(live.error, AiossmenvError | None)
+        assert_type(live.env, Env)
+
+        def function(old: Settings, new: Settings) -> None: ...
+        async def coroutine_function(old: Settings, new: Settings) -> None: ...
+        def of_a_change(change: Change) -> None: ...
+
+        assert_type(live.on_change(function), Callable[[], None])
+        assert_type(live.on_change(coroutine_function), Callable[[], None])
+        live.on_change(of_a_change)  # type: ignore[arg-type]
+    assert_type(LiveSettings(Settings, env), LiveSettings[Settings])
+    assert_type(ParameterSource(Settings, env).names(), list[str])
+    error: AiossmenvError = InvalidSettings("")
+
+    load_settings(Settings, "/A")  # type: ignore[unused-coroutine]
+    await load_settings(Settings, "/A", tll=60)  # type: ignore[call-arg]
+    await load_settings(Settings, "/A", ttl="60")  # type: ignore[arg-type]
+    await load_settings(str, "/A")  # type: ignore[type-var]
+    raise error

@@ -1,0 +1,359 @@
+"""
+Typed settings from Parameter Store, validated again on each change: `pip install 'aiossmenv[pydantic]'`.
+
+    from pydantic import BaseModel, SecretStr
+    from pydantic_settings import BaseSettings
+
+    from aiossmenv.pydantic import following
+
+
+    class Database(BaseModel):
+        host: str
+        port: int = 3306
+        password: SecretStr
+
+
+    class Settings(BaseSettings):
+        db: Database
+        regions: list[str] = []
+
+
+    async with following(Settings, "/FAKEBOOK/TEST/", ttl=60) as live:
+        live.on_change(lambda old, new: print("from", old.db.host, "to", new.db.host))
+        print(live.current.db.host)
+
+`/FAKEBOOK/TEST/db/host` fills `db.host`, `/FAKEBOOK/TEST/regions` fills `regions`. `live.current` is always the last set
+that was valid: if a refresh brings one that is not, it stays, and `live.error` and the log say which fields and
+parameters are wrong, in pydantic's types of error and never in values. `await load_settings(Settings, path)` loads once.
+Both take what `load_env` takes, but `environ` is `None` unless you pass one: the settings are where the values go. An
+`Env` that you have already is followed by `LiveSettings(Settings, env)`, and that of `following` is `live.env`.
+
+**Names.** A field is filled by the parameter of its alias, else of its name; a model within by a level of the hierarchy,
+or by one parameter that holds it as JSON. Exactly these names are read, spelled as in the code: one round trip, and no
+right to list. For names in upper case say `alias_generator=str.upper` in the model's config. With `keys=None` the path is
+listed instead, and `DB-Url` fills `db_url` too: case is ignored and `- . _` are alike; an exact name wins, and two others
+that fit are a `KeyCollision`. Then a `dict` may be a level of the hierarchy, too. An alias of the outermost model may
+have slashes, or be a secret of Secrets Manager: `/aws/reference/secretsmanager/ID`.
+
+**Values.** Where a field holds several things (list, dict, model), a `StringList` is split at its commas and stripped, and
+other text is read as JSON. All else gets the text as it is; use `SecretStr` for what nobody shall print.
+
+**Precedence.** Parameters come last, behind what pydantic-settings documents: arguments, environment, dotenv, files of
+secrets. For another order, mark their place. Outside of a load it is empty, so that `Settings()` in a test needs no store:
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls, init_settings, env_settings, **others):
+        return init_settings, ParameterSource(settings_cls), env_settings
+"""
+
+import logging
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from functools import wraps
+from inspect import isawaitable, isclass, iscoroutinefunction
+from types import UnionType
+from typing import Annotated, Any, Generic, ParamSpec, TypeVar, Union, get_args, get_origin
+
+from aiossmenv._env import Env, Loading, load_env
+from aiossmenv._errors import AiossmenvError, KeyCollision, MissingParameters
+from aiossmenv._parameter import Parameter, is_reference, relative_name
+from aiossmenv._snapshot import Change
+
+try:
+    from pydantic import AliasChoices, AliasPath, BaseModel, RootModel, ValidationError
+    from pydantic.fields import FieldInfo
+    from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
+except ImportError as error:  # pragma: no cover - a test runs this in an interpreter that has no pydantic-settings
+    raise ImportError("aiossmenv.pydantic needs pydantic-settings: pip install 'aiossmenv[pydantic]'") from error
+
+__all__ = ["InvalidSettings", "LiveSettings", "ParameterSource", "following", "load_settings"]
+
+logger = logging.getLogger("aiossmenv")
+
+P = ParamSpec("P")
+S = TypeVar("S", bound=BaseSettings)
+
+# Where a field is, as pydantic's errors have it: ("db", "host").
+_Location = tuple[int | str, ...]
+
+
+class InvalidSettings(AiossmenvError):
+    """Parameters, or what overrides them, do not fit the class of the settings."""
+
+
+class _StringList(str):
+    """The text of a `StringList`."""
+
+    __slots__ = ()
+
+
+class ParameterSource(EnvSettingsSource):
+    """
+    The parameters of *env*, by their names below its paths, as a source for `settings_customise_sources`.
+
+    Without *env* it marks the place for what `following`, `load_settings` and `LiveSettings` read. Raises `KeyCollision`
+    when two parameters fill one field and neither is spelled like it.
+    """
+
+    # To pydantic-settings it is an environment whose names are spelled like the fields, with slashes between levels. So
+    # it calls a field by the same key as the environment does, which wins over it only then.
+
+    def __init__(self, settings_cls: type[BaseSettings], env: Env | None = None) -> None:
+        super().__init__(
+            settings_cls, case_sensitive=True, env_prefix="", env_nested_delimiter="/", env_nested_max_split=0
+        )
+        self._env = env
+        self._fields = dict(_fields(settings_cls))
+        self._found: dict[str, Parameter] = {}
+
+    def __call__(self) -> dict[str, Any]:
+        parameters = _by_spelling(self._env) if self._env is not None else {}
+        self._found = {name: one for name in self.names() if (one := _pick(name, parameters.get(_fold(name), {})))}
+        for name in self._found:
+            parameters.pop(_fold(name), None)
+        others = {name: one for alike in parameters.values() for name, one in alike.items()}
+        self.env_vars = {
+            name: _StringList(one.value) if one.type == "StringList" else one.value
+            for name, one in (others | self._found).items()
+        }
+        return super().__call__()
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        """Return what a `StringList` or JSON text says, and other text as it is, for pydantic to refuse in its place."""
+        if isinstance(value, _StringList):
+            return [item.strip() for item in value.split(",")]
+        try:
+            decoded = super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
+        return decoded if isinstance(decoded, (list, dict)) else value
+
+    def names(self) -> list[str]:
+        """Return the names, relative to a path, that fields are filled from."""
+        return [_name(location) for location in self._fields]
+
+
+class LiveSettings(Generic[S]):
+    """
+    Settings that follow *env*: built anew, as a whole, once for each refresh that changes something.
+
+    *settings*: a class derived from `BaseSettings`. *env*: an `Env`, yours to close, and there as `env`. *error*: what is
+    wrong with the newest parameters, or `None`. Raises, if the first ones are not valid, `MissingParameters` when required
+    ones are missing and that is all, else `InvalidSettings` or `KeyCollision`.
+    """
+
+    def __init__(self, settings: type[S], env: Env) -> None:
+        self.env = env
+        self.error: AiossmenvError | None = None
+        self._settings = settings
+        self._source = ParameterSource(settings, env)
+        self._placed = self._place(settings)
+        self._seen = env.snapshot
+        first = self._build()
+        if isinstance(first, AiossmenvError):
+            raise first
+        self._current = first
+        env.on_change(self._follow)
+
+    @property
+    def current(self) -> S:
+        """The last settings that were valid; another object when they differ."""
+        return self._current
+
+    def on_change(self, callback: Callable[[S, S], object]) -> Callable[[], None]:
+        """
+        Call *callback* with the old and the new settings when they differ; returns what ends that.
+
+        A function is called on the loop; a coroutine function runs in a task, one call at a time, and one call tells it
+        of all that happened meanwhile. What they raise is logged by type and place, and goes no further.
+        """
+        seen = self._current
+
+        @wraps(callback)
+        def tell(_: Change) -> object:
+            nonlocal seen
+            old, seen = seen, self._current
+            return None if seen is old else callback(old, seen)
+
+        @wraps(callback)
+        async def tell_in_turn(change: Change) -> None:
+            if isawaitable(told := tell(change)):
+                await told
+
+        return self.env.on_change(tell_in_turn if iscoroutinefunction(callback) else tell)
+
+    def __repr__(self) -> str:
+        return f"<LiveSettings of {self._settings.__name__}, {'newer ones are not valid' if self.error else 'valid'}>"
+
+    def _follow(self, _: Change) -> None:
+        if self.env.snapshot is self._seen:
+            return  # one refresh, one validation, however many changes
+        self._seen = self.env.snapshot
+        built = self._build()
+        self.error = built if isinstance(built, AiossmenvError) else None
+        if isinstance(built, AiossmenvError):
+            logger.error("the last valid %s stay: %s: %s", self._settings.__name__, type(built).__name__, built)
+        elif built != self._current:
+            self._current = built
+
+    def _place(self, settings: type[S]) -> type[S]:
+        """Return *settings* with our source among theirs: where they marked its place, else last."""
+
+        class Placed(settings):  # type: ignore[valid-type,misc] # a class that is known at run time only
+            @classmethod
+            def settings_customise_sources(
+                cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+            ) -> tuple[PydanticBaseSettingsSource, ...]:
+                chosen = super().settings_customise_sources(settings_cls, **sources)
+                marked = next((source for source in chosen if isinstance(source, ParameterSource)), None)
+                self._source = marked or ParameterSource(settings_cls)
+                if self._source._env is None:
+                    self._source._env = self.env
+                return chosen if marked else (*chosen, self._source)
+
+        return Placed
+
+    def _build(self) -> S | AiossmenvError:
+        # What is wrong is returned, not raised: pydantic's error and the frames behind it hold values, and messages of
+        # validators may.
+        try:
+            built = self._placed()
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_context=False, include_input=False)
+            problems = [(problem["loc"], problem["type"]) for problem in found]
+        except AiossmenvError as error:
+            return error.with_traceback(None)
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            problems = [((), f"{type(error).__name__} at {place.filename}:{place.lineno}")]
+        else:
+            # For users to compare, pickle and match by class.
+            object.__setattr__(built, "__class__", self._settings)
+            return built
+        return self._fault(problems)
+
+    def _fault(self, problems: list[tuple[_Location, str]]) -> AiossmenvError:
+        fields, found, paths = self._source._fields, self._source._found, self.env._wanted.paths
+        missing: set[str] = set()
+        wrong: set[str] = set()
+        for location, kind in problems:
+            if kind == "missing" and location in fields:
+                # Of a model that is missing as a whole, all that it needs.
+                inner = [other for other, needed in fields.items() if needed and other[: len(location)] == location]
+                names = [_name(other) for other in inner or [location]]
+                missing |= {name if is_reference(name) else f"{paths[-1].rstrip('/')}/{name}" for name in names}
+                continue
+            # No further than the field: behind it are keys of somebody's JSON, as secret as the rest of it.
+            heads = [location[:length] for length in range(len(location), 0, -1)]
+            at = next((head for head in heads if head in fields), location[:1])
+            parameter = next((found[_name(head)] for head in heads if _name(head) in found), None)
+            field = ".".join(map(str, at)) or self._settings.__name__
+            wrong.add(f"{field}: {kind}" + (f" (parameter {parameter.name})" if parameter else ""))
+        path, region = ", ".join(paths), self.env._region
+        if wrong:
+            faults = "; ".join([*sorted(wrong), *(f"missing: {name}" for name in sorted(missing))])
+            remedy = "Correct the parameters, or what overrides them."
+            return InvalidSettings(faults, path=path, region=region, remedy=remedy)
+        return MissingParameters(
+            f"required, and not there: {', '.join(sorted(missing))}",
+            keys=tuple(sorted(missing)),
+            path=path,
+            region=region,
+            remedy="Create them, or check the path and the region; keys=None finds them if they are spelled otherwise.",
+        )
+
+
+class _Around(Generic[P]):
+    """What takes the options of *load*, which are written there only."""
+
+    def __init__(self, load: Callable[P, Loading]) -> None:
+        self._load = load
+
+    @asynccontextmanager
+    async def following(self, settings: type[S], *paths: P.args, **options: P.kwargs) -> AsyncIterator[LiveSettings[S]]:
+        """
+        Load *settings* and keep them current until the block ends; gives a `LiveSettings`.
+
+        *settings*: a class derived from `BaseSettings`. *paths* and *options* are those of `load_env`, but for two
+        defaults: *environ* is `None` (one that you pass is filled with what is read, whether or not it is valid), and
+        *keys* are the names of the fields. Raises what `load_env` and `LiveSettings` raise.
+        """
+        options.setdefault("environ", None)
+        options.setdefault("keys", ParameterSource(settings).names())
+        # What is missing says more of an empty path than that it is empty.
+        options.setdefault("allow_empty", any(field.is_required() for field in settings.model_fields.values()))
+        loading = self._load(*paths, **options)
+        del options  # its environ has values by the time that something is raised
+        async with loading as env:
+            yield LiveSettings(settings, env)
+
+    async def load_settings(self, settings: type[S], *paths: P.args, **options: P.kwargs) -> S:
+        """Load *settings* once; takes and raises what `following` does, and leaves nothing open."""
+        loading = self.following(settings, *paths, **options)
+        del options
+        async with loading as live:
+            return live.current
+
+
+_around = _Around(load_env)
+following, load_settings = _around.following, _around.load_settings
+
+
+def _by_spelling(env: Env) -> dict[str, dict[str, Parameter]]:
+    """Return the parameters by their names below the paths, those together that differ in spelling only."""
+    alike: dict[str, dict[str, Parameter]] = {}
+    for path in env._wanted.paths:
+        for parameter in env.parameters.values():
+            # What is not below this path keeps its whole name, which no field has.
+            name = parameter.name if is_reference(parameter.name) else relative_name(path, parameter.name)
+            alike.setdefault(_fold(name), {})[name] = parameter
+    return alike
+
+
+def _pick(name: str, alike: dict[str, Parameter]) -> Parameter | None:
+    if len(alike) > 1 and name not in alike:
+        names = tuple(parameter.name for parameter in alike.values())
+        raise KeyCollision(
+            f"several parameters fill {name}: {' and '.join(names)}",
+            collisions={name: names},
+            remedy="Remove all but one, or give the field the name of one as its alias.",
+        )
+    return alike.get(name) or next(iter(alike.values()), None)
+
+
+def _fields(
+    model: type[BaseModel], at: _Location = (), *, needed: bool = True, within: tuple[type[BaseModel], ...] = ()
+) -> Iterator[tuple[_Location, bool]]:
+    """Yield where values may go, and whether one has to: not where there is a default, nor where there is a model."""
+    config = model.model_config
+    for name, field in model.model_fields.items():
+        alias = field.validation_alias if config.get("validate_by_alias", True) else None
+        choices = alias.choices if isinstance(alias, AliasChoices) else [alias or name]
+        by_name = [name] if config.get("validate_by_name") or config.get("populate_by_name") else []
+        keys = [str(key.path[0]) if isinstance(key, AliasPath) else key for key in (*choices, *by_name)]
+        # A model within itself may be written as JSON, to any depth.
+        models = [kind for kind in _models(field.annotation) if kind not in (model, *within)]
+        for key in dict.fromkeys(keys):
+            is_needed = needed and field.is_required() and key == keys[0]
+            yield (*at, key), is_needed and not models
+            for kind in models:
+                yield from _fields(kind, (*at, key), needed=is_needed, within=(model, *within))
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models that *annotation* allows by itself, not as items of something."""
+    annotation = getattr(annotation, "__value__", annotation)  # what a `type` statement says
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        for member in get_args(annotation):
+            yield from _models(member)
+    elif isclass(annotation) and issubclass(annotation, BaseModel) and not issubclass(annotation, RootModel):
+        yield annotation
+
+
+def _fold(name: str) -> str:
+    return name.casefold().replace("-", "_").replace(".", "_")
+
+
+def _name(location: _Location) -> str:
+    return "/".join(map(str, location))
