@@ -3,10 +3,12 @@
 
 import asyncio
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from hashlib import sha256
 from http import HTTPStatus
@@ -32,6 +34,13 @@ _CONNECT_TIMEOUT = 3.0
 _READ_TIMEOUT = 10.0
 
 _TYPES = frozenset(get_args(ParameterType))
+
+# Whether an answer that is parsed now is one of ours.
+_ours: ContextVar[bool] = ContextVar("aiossmenv", default=False)
+
+
+def _is_not_ours(_: logging.LogRecord) -> bool:
+    return not _ours.get()
 
 
 class Client:
@@ -77,6 +86,7 @@ class Client:
 
     async def _send(self, request: Request) -> Answer | AiossmenvError | None:
         client = await self._opened()
+        _ours.set(True)  # for this task, which sends nothing else
         match request:
             case ByPath(path, recursive, decrypt, token):
                 more = {} if token is None else {"NextToken": token}
@@ -109,6 +119,8 @@ class Client:
         import aiobotocore
         from aiobotocore.config import AioConfig
 
+        # At level DEBUG the SDK's parser logs whole answers, with every value in them; nobody else's are withheld.
+        logging.getLogger("botocore.parsers").addFilter(_is_not_ours)
         # Retries are ours: they last until a deadline, and the SDK's count to five.
         config = AioConfig(
             connect_timeout=_CONNECT_TIMEOUT,

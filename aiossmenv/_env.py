@@ -11,7 +11,7 @@ import logging
 import os
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 from typing import Any, ParamSpec, TypeVar
 
@@ -358,16 +358,16 @@ class Env(Mapping[str, str]):
     async def _publish(self, prepared: "_Prepared") -> tuple[Change, ...]:
         """Make it the current snapshot, here and in the environment; all of it or nothing."""
         if self._environ is not None and prepared.edit:
-            fault = await self._apply(prepared.edit, self._environ)
+            fault = await self._apply(prepared.edit)
             if fault:
                 raise InvalidVariable(fault, path=", ".join(self._wanted.paths), remedy="Nothing was set.")
             self._owned, self.shadowed = prepared.edit.owned, prepared.edit.shadowed
         self._known, self._polls, self._snapshot = prepared.known, prepared.polls, prepared.snapshot
         return prepared.changes
 
-    @staticmethod
-    async def _apply(edit: Edit, environ: MutableMapping[str, str]) -> str | None:
-        slices = apply(edit, environ)
+    async def _apply(self, edit: Edit) -> str | None:
+        assert self._environ is not None
+        slices = apply(edit, self._environ)
         try:
             while True:
                 next(slices)
@@ -511,6 +511,8 @@ def load_env(
     `InvalidVariable`, `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable` when *deadline* is over.
     With *ttl* and `await`, end it with `await env.aclose()`.
     """
+    target = _Hidden(environ)
+    del environ  # a traceback may show the variables of these frames
     for option, names in (("keys", keys), ("required", required)):
         if isinstance(names, str):
             raise TypeError(f"{option} takes several names: write {option}=[{names!r}]")
@@ -549,7 +551,7 @@ def load_env(
             schedule=schedule,
             ttl=ttl,
             max_stale=max_stale,
-            environ=environ,
+            environ=target.environ,
             override=override,
             deadline=deadline,
         )
@@ -558,6 +560,11 @@ def load_env(
 
     load_env.__qualname__ = "load_env"
     return Loading(load_env())
+
+
+@dataclass(frozen=True, slots=True)
+class _Hidden:
+    environ: MutableMapping[str, str] | None = field(repr=False)
 
 
 def _relative(key: str) -> str:
