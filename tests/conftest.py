@@ -10,9 +10,10 @@ import pytest
 from hypothesis import settings
 
 from aiossmenv import ParameterStore
+from aiossmenv.testing import ManualClock
 from embedded import MariaDB, Store, embedded_store, mariadb
 from faults import FaultProxy
-from timing import ManualClock, our_tasks
+from timing import our_tasks
 
 # No deadline: two cores that run MariaDB as well are no place to time an example.
 settings.register_profile("tests", max_examples=200, deadline=None)

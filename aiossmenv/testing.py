@@ -1,0 +1,380 @@
+"""
+For the tests of your service: a Parameter Store in memory, and a clock that stands still until you move it.
+
+With `pytest_plugins = ["aiossmenv.testing"]` in your `conftest.py` there are two fixtures: *manual_clock*, and
+*memory_store*, which is empty, is what your service's own `load_env()` finds while the test runs, and puts
+`os.environ` back after it. A rotation, rehearsed:
+
+    from aiossmenv import Rotating, load_env
+
+    async def test_follows_its_password(memory_store, manual_clock):
+        memory_store.put("/FAKEBOOK/TEST/DB_PASSWORD", "first")
+
+        async def log_in(values):
+            return f"logged in with {values['DB_PASSWORD']}"
+
+        async with load_env("/FAKEBOOK/TEST/", ttl=60) as env, Rotating(env, ["DB_PASSWORD"], log_in) as session:
+            memory_store.put("/FAKEBOOK/TEST/DB_PASSWORD", "second")
+            await manual_clock.advance(60)
+            async with session.use() as current:
+                assert current == "logged in with second"
+            assert (session.state, env.status.failures) == ("READY", 0)
+
+An outage, in which the last good values stay (`deny("kms:Decrypt")`, `hang()` and `fail()` are others):
+
+    from aiossmenv import Throttled, load_env
+
+    async def test_keeps_its_password(memory_store, manual_clock):
+        memory_store.put("/FAKEBOOK/TEST/DB_PASSWORD", "first")
+        async with load_env("/FAKEBOOK/TEST/", ttl=60) as env:
+            memory_store.put("/FAKEBOOK/TEST/DB_PASSWORD", "second")
+            memory_store.throttle()
+            await manual_clock.advance(600)
+            assert env["DB_PASSWORD"] == "first" and isinstance(env.status.last_error, Throttled)
+            memory_store.heal()
+            await manual_clock.advance(600)
+            assert env["DB_PASSWORD"] == "second" and env.status.fresh
+
+Without pytest: `with MemoryStore({"/FAKEBOOK/TEST/DB_URL": "db.test"}).installed():`, or `load_env(..., store=store)`.
+What refuses or is refused is told by the code that talks to AWS, so every error is the one that production gets.
+(PYTEST_DONT_REWRITE: there is nothing here for pytest to rewrite, so your conftest may import it, too.)
+"""
+
+import asyncio
+import heapq
+import itertools
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from hashlib import sha256
+from types import MappingProxyType
+from typing import NamedTuple, Self, get_args
+
+from aiossmenv import _store
+from aiossmenv._client import _NETWORK, _READ_TIMEOUT, Client, _refusal
+from aiossmenv._clock import Clock
+from aiossmenv._errors import AiossmenvError, ParameterNotFound, StoreUnavailable
+from aiossmenv._parameter import Parameter, ParameterType, Reading, Sealed, base_name, is_reference, split_selector
+from aiossmenv._parameter import normal_path as _normal_name
+from aiossmenv._scan import BATCH, ByName, ByPath, One, Page, Request
+
+_REGION = "eu-central-1"
+_ARN = f"arn:aws:ssm:{_REGION}:111122223333:parameter"
+_KEY = f"arn:aws:kms:{_REGION}:111122223333:key/00000000-0000-0000-0000-000000000000"
+_ROLE = "arn:aws:sts::111122223333:assumed-role/test/test"
+_ACTIONS = {ByPath: "ssm:GetParametersByPath", ByName: "ssm:GetParameters", One: "ssm:GetParameter"}
+_RIGHTS = (*_ACTIONS.values(), "kms:Decrypt", "secretsmanager:GetSecretValue")
+
+_SILENCE = ("no answer",)
+
+# Far more turns of the loop than a load of some hundred parameters takes; it matters where the loop does not say that
+# it is idle (uvloop), or never is.
+_TURNS = 10_000
+
+
+class ManualClock:
+    """A `Clock` whose time passes in `advance()` only; `wall()` begins with 2026."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._turn = itertools.count()
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    def now(self) -> float:
+        """Return the seconds that were advanced so far."""
+        return self._now
+
+    def wall(self) -> datetime:
+        """Return the same as a time of day."""
+        return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self._now)
+
+    async def sleep(self, seconds: float) -> None:
+        """Return when the time was advanced so far."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._now + seconds, next(self._turn), done))
+        await done
+
+    async def advance(self, seconds: float) -> None:
+        """
+        Let so many seconds pass: all that falls due happens, in order, each at its time.
+
+        What it does without waiting for a socket or a thread is done when this returns.
+        """
+        await _settle()
+        until = self._now + seconds
+        while self._sleepers and self._sleepers[0][0] <= until:
+            self._now, _, done = heapq.heappop(self._sleepers)
+            if not done.done():
+                done.set_result(None)
+                await _settle()
+        self._now = until
+        await _settle()
+
+
+async def _settle() -> None:
+    """Let every task run until it waits for something outside the loop."""
+    # The one thing in asyncio that says whether anything else wants to run now.
+    ready = getattr(asyncio.get_running_loop(), "_ready", (None,))
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)
+        if not ready:
+            break
+
+
+class Call(NamedTuple):
+    """One request that arrived: *action*, as `ssm:GetParameters`, and its *names*, or the path as the only one."""
+
+    action: str
+    names: tuple[str, ...]
+    decrypt: bool
+
+
+class MemoryStore(_store.ParameterStore):
+    """
+    A Parameter Store in memory, and a `ParameterStore` that reads it.
+
+    *parameters*: name -> value, of `SecureString`s. *clock*: a `ManualClock`, or the machine's by default; the jitter
+    is always a half. *max_concurrency*, *ttl*, *deadline*: as for `ParameterStore`.
+
+    *calls*: the requests that arrived, each a `Call`. *decrypted*: how many values KMS decrypted.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, str] = MappingProxyType({}),
+        *,
+        clock: Clock | None = None,
+        max_concurrency: int = 10,
+        ttl: float = 60.0,
+        deadline: float = 30.0,
+    ) -> None:
+        super().__init__(
+            caller=lambda: _Connection(self),
+            clock=clock,
+            random=lambda: 0.5,
+            max_concurrency=max_concurrency,
+            ttl=ttl,
+            deadline=deadline,
+        )
+        self.calls: list[Call] = []
+        self.decrypted = 0
+        # Name -> selector -> parameter; the newest has the empty selector.
+        self._held: dict[str, dict[str, Parameter]] = {}
+        self._written = datetime.min.replace(tzinfo=UTC)
+        self._faults: list[Iterator[tuple[object, ...]]] = []
+        self._denied: list[tuple[str, str]] = []
+        for name, value in parameters.items():
+            self.put(name, value)
+
+    def put(self, name: str, value: str, type: ParameterType = "SecureString") -> None:  # noqa: A002 - PutParameter's
+        """Write a parameter: a new version with a new date. Under `/aws/reference/secretsmanager/` it is a secret."""
+        if not value or type not in get_args(ParameterType):
+            raise ValueError(f"{name}: a value is not empty, and of type {', '.join(get_args(ParameterType))}")
+        secret = is_reference(name)
+        name = name if secret else _normal_name(name)
+        self._written = max(self.clock.wall(), self._written + timedelta(milliseconds=1))
+        versions = self._held.setdefault(name, {})
+        parameter = Parameter(
+            name=name,
+            value=value,
+            type="SecureString" if secret else type,
+            version=0 if secret else versions[""].version + 1 if versions else 1,
+            last_modified=self._written,
+            arn=_ARN + name,
+            version_id=f"{self._written:%Y%m%d%H%M%S%f}" if secret else "",
+        )
+        versions[""] = versions[str(parameter.version)] = parameter
+
+    def delete(self, name: str) -> None:
+        """Remove a parameter with all its versions and labels; it begins at version 1 when it is written again."""
+        self._there(name)
+        del self._held[name]
+
+    def label(self, name: str, label: str, version: int | None = None) -> None:
+        """Give a version, the newest by default, a *label*, which then leads to no other: `name:label` is read so."""
+        if label[:1].isdigit():
+            raise ValueError(f"a label does not begin with a digit: {label!r}")
+        self._held[name][label] = self._there(name if version is None else f"{name}:{version}")
+
+    def throttle(self, times: int | None = None) -> None:
+        """Answer the next *times* requests, by default all, as beyond the quota."""
+        self._fault(times, "ThrottlingException", "Rate exceeded", 400)
+
+    def fail(self, times: int | None = None) -> None:
+        """Answer the next *times* requests, by default all, with a server's error."""
+        self._fault(times, "InternalServerError", "", 500)
+
+    def hang(self, times: int | None = None) -> None:
+        """Leave the next *times* requests, by default all, without an answer: each is given up after 10 seconds."""
+        self._fault(times, *_SILENCE)
+
+    def deny(self, action: str, resource: str = "*") -> None:
+        """
+        Take a right away from the role.
+
+        *action*: `ssm:GetParametersByPath`, `ssm:GetParameters`, `ssm:GetParameter`, `kms:Decrypt`,
+        `secretsmanager:GetSecretValue`, or a pattern of them, as in a policy. *resource*: a name, for a listing the path
+        that is listed, or a pattern.
+        """
+        if not any(fnmatchcase(right, action) for right in _RIGHTS):
+            raise ValueError(f"{action!r} is none of {', '.join(_RIGHTS)}")
+        self._denied.append((action, resource))
+
+    def heal(self) -> None:
+        """Undo `throttle()`, `fail()`, `hang()` and `deny()`."""
+        self._faults.clear()
+        self._denied.clear()
+
+    @contextmanager
+    def installed(self) -> Iterator[Self]:
+        """Let every `ParameterStore`, and so every `load_env()`, made in this block read from here, on this clock."""
+        before, _store._outside = _store._outside, (self._connect, self.clock, self.random)
+        try:
+            yield self
+        finally:
+            _store._outside = before
+
+    def __del__(self) -> None:
+        """Say nothing: in memory nothing stays open."""
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore {len(self._held)} parameters>"
+
+    def _find(self, name: str) -> Parameter | None:
+        base, selector = split_selector(name)
+        found = self._held.get(base.removeprefix(_ARN), {}).get(selector)
+        return replace(found, selector=f":{selector}") if found and selector else found
+
+    def _there(self, name: str) -> Parameter:
+        found = self._find(name)
+        if not found:
+            raise ParameterNotFound("there is no such parameter or version", parameter=name, remedy="Write it first.")
+        return found
+
+    def _fault(self, times: int | None, *answer: object) -> None:
+        self._faults.append(itertools.repeat(answer) if times is None else itertools.repeat(answer, times))
+
+
+class _Refused(Exception):
+    """An error answer: code, text and status."""
+
+
+class _Connection(Client):
+    """A `Client` but for the wire: this is the service."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(session=None, region=_REGION, endpoint_url=None, connections=1)
+        self._store = store
+
+    async def _send(self, request: Request) -> Page:
+        action = _ACTIONS[type(request)]
+        match request:
+            case ByPath(path):
+                names: tuple[str, ...] = (path,)
+            case ByName(names):
+                pass
+            case One(name):
+                names = (name,)
+        self._store.calls.append(Call(action, names, request.decrypt))
+        fault = next((hit for faults in self._store._faults if (hit := next(faults, None))), None)
+        if fault == _SILENCE:
+            await self._store.clock.sleep(_READ_TIMEOUT)
+            raise TimeoutError(f"no answer within {_READ_TIMEOUT:g} s")
+        await asyncio.sleep(0)
+        if fault:
+            raise _Refused(*fault)
+        for name in names:
+            self._check(action, base_name(name))
+        return self._page(request) if isinstance(request, ByPath) else self._named(request, names)
+
+    def _page(self, request: ByPath) -> Page:
+        stem = request.path.rstrip("/") + "/"
+        below = sorted(
+            name
+            for name in self._store._held
+            if name.startswith(stem)
+            and name > (request.token or "")
+            and (request.recursive or "/" not in name.removeprefix(stem))
+            and not is_reference(name)
+        )
+        items = tuple(self._reading(self._store._held[name][""], decrypt=request.decrypt) for name in below[:BATCH])
+        return Page(items, below[BATCH - 1] if len(below) > BATCH else None)
+
+    def _named(self, request: ByName | One, names: tuple[str, ...]) -> Page:
+        found = {name: self._store._find(name) for name in names if request.decrypt or not is_reference(name)}
+        unknown = tuple(name for name in names if not found.get(name))
+        if unknown and isinstance(request, One):
+            if is_reference(request.name) and not request.decrypt:
+                text = "WithDecryption flag must be True for retrieving a Secret Manager secret."
+                raise _Refused("ValidationException", text, 400)
+            raise _Refused(
+                "ParameterVersionNotFound" if split_selector(request.name)[1] else "ParameterNotFound", "", 400
+            )
+        there = sorted((item for item in found.values() if item), key=lambda item: item.name)
+        return Page(tuple(self._reading(item, decrypt=request.decrypt) for item in there), unknown=unknown)
+
+    def _reading(self, parameter: Parameter, *, decrypt: bool) -> Reading:
+        if parameter.type != "SecureString":
+            return parameter
+        if decrypt:
+            secret = is_reference(parameter.name)
+            self._check("secretsmanager:GetSecretValue" if secret else "kms:Decrypt", parameter.name)
+            self._store.decrypted += 1
+            return parameter
+        return Sealed(
+            name=parameter.name,
+            type=parameter.type,
+            version=parameter.version,
+            last_modified=parameter.last_modified,
+            arn=parameter.arn,
+            # There is no ciphertext, but as with one, no two writes give the same.
+            digest=sha256(f"{parameter.arn} {parameter.last_modified}".encode()).digest(),
+        )
+
+    def _check(self, right: str, resource: str) -> None:
+        denied = self._store._denied
+        if not any(fnmatchcase(right, action) and fnmatchcase(resource, where) for action, where in denied):
+            return
+        if right == "secretsmanager:GetSecretValue":
+            # In these words, whatever is the matter.
+            raise _Refused("ValidationException", "An error occurred while calling one AWS dependency service.", 400)
+        on = f"{_KEY} (Service: AWSKMS)" if right == "kms:Decrypt" else _ARN + resource
+        text = f"User: {_ROLE} is not authorized to perform: {right} on resource: {on}"
+        raise _Refused("AccessDeniedException", text, 400)
+
+    def _translated(self, error: Exception, request: Request) -> tuple[AiossmenvError, None]:
+        match error:
+            case _Refused(args=(code, text, status)):
+                answer = {"Error": {"Code": code, "Message": text}, "ResponseMetadata": {"HTTPStatusCode": status}}
+                return _refusal(answer, request), None
+            case TimeoutError():
+                return StoreUnavailable(str(error), remedy=_NETWORK), None
+        raise error
+
+
+try:
+    import pytest
+except ImportError:
+    pass
+else:
+
+    @pytest.fixture
+    def manual_clock() -> ManualClock:
+        """Give a clock that stands still."""
+        return ManualClock()
+
+    @pytest.fixture
+    def memory_store(manual_clock: ManualClock) -> Iterator[MemoryStore]:
+        """Give an empty Parameter Store, installed for the test; put the environment back."""
+        before = dict(os.environ)
+        with MemoryStore(clock=manual_clock).installed() as store:
+            yield store
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
