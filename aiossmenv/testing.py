@@ -57,8 +57,16 @@ from aiossmenv import _store
 from aiossmenv._client import _NETWORK, _READ_TIMEOUT, Client, _refusal
 from aiossmenv._clock import Clock
 from aiossmenv._errors import AiossmenvError, ParameterNotFound, StoreUnavailable
-from aiossmenv._parameter import Parameter, ParameterType, Reading, Sealed, base_name, is_reference, split_selector
-from aiossmenv._parameter import normal_path as _normal_name
+from aiossmenv._parameter import (
+    Parameter,
+    ParameterType,
+    Reading,
+    Sealed,
+    base_name,
+    is_reference,
+    normal_path,
+    split_selector,
+)
 from aiossmenv._scan import BATCH, ByName, ByPath, One, Page, Request
 
 _REGION = "eu-central-1"
@@ -68,10 +76,7 @@ _ROLE = "arn:aws:sts::111122223333:assumed-role/test/test"
 _ACTIONS = {ByPath: "ssm:GetParametersByPath", ByName: "ssm:GetParameters", One: "ssm:GetParameter"}
 _RIGHTS = (*_ACTIONS.values(), "kms:Decrypt", "secretsmanager:GetSecretValue")
 
-_SILENCE = ("no answer",)
-
-# Far more turns of the loop than a load of some hundred parameters takes; it matters where the loop does not say that
-# it is idle (uvloop), or never is.
+# Turns of the loop, far more than a load takes: for a loop that does not say when it is idle (uvloop), or never is.
 _TURNS = 10_000
 
 
@@ -119,7 +124,7 @@ class ManualClock:
 
 async def _settle() -> None:
     """Let every task run until it waits for something outside the loop."""
-    # The one thing in asyncio that says whether anything else wants to run now.
+    # Nothing else in asyncio tells whether anybody wants to run now.
     ready = getattr(asyncio.get_running_loop(), "_ready", (None,))
     for _ in range(_TURNS):
         await asyncio.sleep(0)
@@ -140,7 +145,7 @@ class MemoryStore(_store.ParameterStore):
     A Parameter Store in memory, and a `ParameterStore` that reads it.
 
     *parameters*: name -> value, of `SecureString`s. *clock*: a `ManualClock`, or the machine's by default; the jitter
-    is always a half. *max_concurrency*, *ttl*, *deadline*: as for `ParameterStore`.
+    is always a half. *max_concurrency*, *ttl*: as for `ParameterStore`.
 
     *calls*: the requests that arrived, each a `Call`. *decrypted*: how many values KMS decrypted.
     """
@@ -152,22 +157,15 @@ class MemoryStore(_store.ParameterStore):
         clock: Clock | None = None,
         max_concurrency: int = 10,
         ttl: float = 60.0,
-        deadline: float = 30.0,
     ) -> None:
-        super().__init__(
-            caller=lambda: _Connection(self),
-            clock=clock,
-            random=lambda: 0.5,
-            max_concurrency=max_concurrency,
-            ttl=ttl,
-            deadline=deadline,
-        )
+        connect, half = lambda: _Connection(self), lambda: 0.5
+        super().__init__(max_concurrency=max_concurrency, ttl=ttl, caller=connect, clock=clock, random=half)
         self.calls: list[Call] = []
         self.decrypted = 0
         # Name -> selector -> parameter; the newest has the empty selector.
         self._held: dict[str, dict[str, Parameter]] = {}
         self._written = datetime.min.replace(tzinfo=UTC)
-        self._faults: list[Iterator[tuple[object, ...]]] = []
+        self._faults: list[Iterator[Exception]] = []
         self._denied: list[tuple[str, str]] = []
         for name, value in parameters.items():
             self.put(name, value)
@@ -177,7 +175,7 @@ class MemoryStore(_store.ParameterStore):
         if not value or type not in get_args(ParameterType):
             raise ValueError(f"{name}: a value is not empty, and of type {', '.join(get_args(ParameterType))}")
         secret = is_reference(name)
-        name = name if secret else _normal_name(name)
+        name = name if secret else normal_path(name)
         self._written = max(self.clock.wall(), self._written + timedelta(milliseconds=1))
         versions = self._held.setdefault(name, {})
         parameter = Parameter(
@@ -193,8 +191,7 @@ class MemoryStore(_store.ParameterStore):
 
     def delete(self, name: str) -> None:
         """Remove a parameter with all its versions and labels; it begins at version 1 when it is written again."""
-        self._there(name)
-        del self._held[name]
+        del self._held[self._there(name).name]
 
     def label(self, name: str, label: str, version: int | None = None) -> None:
         """Give a version, the newest by default, a *label*, which then leads to no other: `name:label` is read so."""
@@ -204,15 +201,15 @@ class MemoryStore(_store.ParameterStore):
 
     def throttle(self, times: int | None = None) -> None:
         """Answer the next *times* requests, by default all, as beyond the quota."""
-        self._fault(times, "ThrottlingException", "Rate exceeded", 400)
+        self._fault(_Refused("ThrottlingException", "Rate exceeded"), times)
 
     def fail(self, times: int | None = None) -> None:
         """Answer the next *times* requests, by default all, with a server's error."""
-        self._fault(times, "InternalServerError", "", 500)
+        self._fault(_Refused("InternalServerError", ""), times)
 
     def hang(self, times: int | None = None) -> None:
         """Leave the next *times* requests, by default all, without an answer: each is given up after 10 seconds."""
-        self._fault(times, *_SILENCE)
+        self._fault(TimeoutError(f"no answer within {_READ_TIMEOUT:g} s"), times)
 
     def deny(self, action: str, resource: str = "*") -> None:
         """
@@ -224,7 +221,7 @@ class MemoryStore(_store.ParameterStore):
         """
         if not any(fnmatchcase(right, action) for right in _RIGHTS):
             raise ValueError(f"{action!r} is none of {', '.join(_RIGHTS)}")
-        self._denied.append((action, resource))
+        self._denied.append((action, resource.rstrip("/") or "/"))
 
     def heal(self) -> None:
         """Undo `throttle()`, `fail()`, `hang()` and `deny()`."""
@@ -257,12 +254,12 @@ class MemoryStore(_store.ParameterStore):
             raise ParameterNotFound("there is no such parameter or version", parameter=name, remedy="Write it first.")
         return found
 
-    def _fault(self, times: int | None, *answer: object) -> None:
-        self._faults.append(itertools.repeat(answer) if times is None else itertools.repeat(answer, times))
+    def _fault(self, fault: Exception, times: int | None) -> None:
+        self._faults.append(itertools.repeat(fault) if times is None else itertools.repeat(fault, times))
 
 
 class _Refused(Exception):
-    """An error answer: code, text and status."""
+    """An error answer: its code and its text."""
 
 
 class _Connection(Client):
@@ -274,21 +271,16 @@ class _Connection(Client):
 
     async def _send(self, request: Request) -> Page:
         action = _ACTIONS[type(request)]
-        match request:
-            case ByPath(path):
-                names: tuple[str, ...] = (path,)
-            case ByName(names):
-                pass
-            case One(name):
-                names = (name,)
+        names = (
+            request.names
+            if isinstance(request, ByName)
+            else (request.path if isinstance(request, ByPath) else request.name,)
+        )
         self._store.calls.append(Call(action, names, request.decrypt))
         fault = next((hit for faults in self._store._faults if (hit := next(faults, None))), None)
-        if fault == _SILENCE:
-            await self._store.clock.sleep(_READ_TIMEOUT)
-            raise TimeoutError(f"no answer within {_READ_TIMEOUT:g} s")
-        await asyncio.sleep(0)
+        await self._store.clock.sleep(_READ_TIMEOUT if isinstance(fault, TimeoutError) else 0)
         if fault:
-            raise _Refused(*fault)
+            raise fault.with_traceback(None)
         for name in names:
             self._check(action, base_name(name))
         return self._page(request) if isinstance(request, ByPath) else self._named(request, names)
@@ -310,12 +302,8 @@ class _Connection(Client):
         found = {name: self._store._find(name) for name in names if request.decrypt or not is_reference(name)}
         unknown = tuple(name for name in names if not found.get(name))
         if unknown and isinstance(request, One):
-            if is_reference(request.name) and not request.decrypt:
-                text = "WithDecryption flag must be True for retrieving a Secret Manager secret."
-                raise _Refused("ValidationException", text, 400)
-            raise _Refused(
-                "ParameterVersionNotFound" if split_selector(request.name)[1] else "ParameterNotFound", "", 400
-            )
+            hidden = is_reference(request.name) and not request.decrypt
+            raise _Refused("ValidationException" if hidden else "ParameterNotFound", "")
         there = sorted((item for item in found.values() if item), key=lambda item: item.name)
         return Page(tuple(self._reading(item, decrypt=request.decrypt) for item in there), unknown=unknown)
 
@@ -343,24 +331,21 @@ class _Connection(Client):
             return
         if right == "secretsmanager:GetSecretValue":
             # In these words, whatever is the matter.
-            raise _Refused("ValidationException", "An error occurred while calling one AWS dependency service.", 400)
+            raise _Refused("ValidationException", "An error occurred while calling one AWS dependency service.")
         on = f"{_KEY} (Service: AWSKMS)" if right == "kms:Decrypt" else _ARN + resource
         text = f"User: {_ROLE} is not authorized to perform: {right} on resource: {on}"
-        raise _Refused("AccessDeniedException", text, 400)
+        raise _Refused("AccessDeniedException", text)
 
     def _translated(self, error: Exception, request: Request) -> tuple[AiossmenvError, None]:
-        match error:
-            case _Refused(args=(code, text, status)):
-                answer = {"Error": {"Code": code, "Message": text}, "ResponseMetadata": {"HTTPStatusCode": status}}
-                return _refusal(answer, request), None
-            case TimeoutError():
-                return StoreUnavailable(str(error), remedy=_NETWORK), None
-        raise error
+        if isinstance(error, TimeoutError):
+            return StoreUnavailable(str(error), remedy=_NETWORK), None
+        code, text = error.args
+        return _refusal({"Error": {"Code": code, "Message": text}}, request), None
 
 
 try:
     import pytest
-except ImportError:
+except ImportError:  # pragma: no cover - a test runs this in an interpreter that finds no pytest
     pass
 else:
 

@@ -15,6 +15,8 @@ from embedded import MariaDB, Store, embedded_store, mariadb
 from faults import FaultProxy
 from timing import our_tasks
 
+pytest_plugins = ["aiossmenv.testing"]
+
 # No deadline: two cores that run MariaDB as well are no place to time an example.
 settings.register_profile("tests", max_examples=200, deadline=None)
 settings.register_profile("fast", max_examples=20, deadline=None)
@@ -66,9 +68,9 @@ async def proxy(ssm: Store) -> AsyncIterator[FaultProxy]:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    """Give a clock that stands still."""
-    return ManualClock()
+def clock(manual_clock: ManualClock) -> ManualClock:
+    """Give a clock that stands still, the one of what `aiossmenv.testing` gives."""
+    return manual_clock
 
 
 @pytest.fixture
