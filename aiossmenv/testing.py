@@ -44,6 +44,7 @@ import asyncio
 import heapq
 import itertools
 import os
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -286,17 +287,17 @@ class _Connection(Client):
         return self._page(request) if isinstance(request, ByPath) else self._named(request, names)
 
     def _page(self, request: ByPath) -> Page:
-        stem = request.path.rstrip("/") + "/"
-        below = sorted(
+        held, stem = self._store._held, request.path.rstrip("/") + "/"
+        names = sorted(held)
+        after = names[bisect_right(names, request.token or stem) :]
+        found = (
             name
-            for name in self._store._held
-            if name.startswith(stem)
-            and name > (request.token or "")
-            and (request.recursive or "/" not in name.removeprefix(stem))
-            and not is_reference(name)
+            for name in itertools.takewhile(lambda name: name.startswith(stem), after)
+            if not is_reference(name) and (request.recursive or "/" not in name.removeprefix(stem))
         )
-        items = tuple(self._reading(self._store._held[name][""], decrypt=request.decrypt) for name in below[:BATCH])
-        return Page(items, below[BATCH - 1] if len(below) > BATCH else None)
+        page = list(itertools.islice(found, BATCH + 1))
+        items = tuple(self._reading(held[name][""], decrypt=request.decrypt) for name in page[:BATCH])
+        return Page(items, page[BATCH - 1] if len(page) > BATCH else None)
 
     def _named(self, request: ByName | One, names: tuple[str, ...]) -> Page:
         found = {name: self._store._find(name) for name in names if request.decrypt or not is_reference(name)}
