@@ -27,7 +27,7 @@ from aiossmenv._scan import ByName, ByPath, One, Page, Request
 from aiossmenv.testing import ManualClock, MemoryStore
 from embedded import REGION, Store
 from faults import Call, FaultProxy, error, hang, throttled
-from timing import eventually
+from timing import eventually, settle
 
 REFERENCE = "/aws/reference/secretsmanager/db/main"
 
@@ -371,7 +371,7 @@ async def test_environment_of_named_keys(backend: Backend) -> None:
 
 
 async def loaded(backend: Backend, clock: ManualClock, **options: Any) -> Env:
-    """Load /C, and let time pass whenever no request is under way."""
+    """Load /C, and let time pass whenever no request is under way, as far as to the next event."""
 
     def waits() -> bool:
         return loading.done() or all(task.get_name() != "aiossmenv request" for task in asyncio.all_tasks())
@@ -379,7 +379,9 @@ async def loaded(backend: Backend, clock: ManualClock, **options: Any) -> Env:
     loading = asyncio.ensure_future(load_env("/C", store=backend.store, **options))
     while not loading.done():
         await eventually(waits)
-        await clock.advance(1)
+        await settle()
+        if waits() and clock._sleepers:
+            await clock.advance(clock._sleepers[0][0] - clock.now() + 1e-9)
     return await loading
 
 
