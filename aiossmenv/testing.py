@@ -3,7 +3,7 @@ For the tests of your service: a Parameter Store in memory, and a clock that sta
 
 With `pytest_plugins = ["aiossmenv.testing"]` in your `conftest.py` there are two fixtures: *manual_clock*, and
 *memory_store*, which is empty, is what your service's own `load_env()` finds while the test runs, and puts
-`os.environ` back after it. A rotation, rehearsed:
+`os.environ` back after it. A rotation, rehearsed (with pytest-asyncio's `asyncio_mode = auto`):
 
     from aiossmenv import Rotating, load_env
 
@@ -36,7 +36,7 @@ An outage, in which the last good values stay (`deny("kms:Decrypt")`, `hang()` a
             assert env["DB_PASSWORD"] == "second" and env.status.fresh
 
 Without pytest: `with MemoryStore({"/FAKEBOOK/TEST/DB_URL": "db.test"}).installed():`, or `load_env(..., store=store)`.
-What refuses or is refused is told by the code that talks to AWS, so every error is the one that production gets.
+Errors are made by the code that talks to AWS, so they are those that production gets, texts of the service apart.
 (PYTEST_DONT_REWRITE: there is nothing here for pytest to rewrite, so your conftest may import it, too.)
 """
 
@@ -76,9 +76,6 @@ _KEY = f"arn:aws:kms:{_REGION}:111122223333:key/00000000-0000-0000-0000-00000000
 _ROLE = "arn:aws:sts::111122223333:assumed-role/test/test"
 _ACTIONS = {ByPath: "ssm:GetParametersByPath", ByName: "ssm:GetParameters", One: "ssm:GetParameter"}
 _RIGHTS = (*_ACTIONS.values(), "kms:Decrypt", "secretsmanager:GetSecretValue")
-
-# Turns of the loop, far more than a load takes: for a loop that does not say when it is idle (uvloop), or never is.
-_TURNS = 10_000
 
 
 class ManualClock:
@@ -125,11 +122,11 @@ class ManualClock:
 
 async def _settle() -> None:
     """Let every task run until it waits for something outside the loop."""
-    # Nothing else in asyncio tells whether anybody wants to run now.
-    ready = getattr(asyncio.get_running_loop(), "_ready", (None,))
-    for _ in range(_TURNS):
+    # Nothing else in asyncio tells whether anybody wants to run now. uvloop does not tell at all; and somebody always may.
+    ready = getattr(asyncio.get_running_loop(), "_ready", None)
+    for _ in range(1_000 if ready is None else 10_000):
         await asyncio.sleep(0)
-        if not ready:
+        if ready is not None and not ready:
             break
 
 
