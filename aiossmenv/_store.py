@@ -132,13 +132,18 @@ class ParameterStore:
         deadline: float = 30.0,
         caller: Callable[[], Caller] | None = None,
         clock: Clock | None = None,
-        random: Callable[[], float] = dice.random,
+        random: Callable[[], float] | None = None,
     ) -> None:
         if max_concurrency < 1:
             raise ValueError("max_concurrency is at least 1")
-        self.clock: Clock = clock or LoopClock()
-        self.random = random
-        self._connect = caller or _client(session, region, endpoint_url, max_concurrency)
+        connect, time, chance = _outside or (
+            _client(session, region, endpoint_url, max_concurrency),
+            LoopClock(),
+            dice.random,
+        )
+        self.clock: Clock = clock or time
+        self.random = random or chance
+        self._connect = caller or connect
         self._caller: Caller | None = None
         self._users = 0
         self._pace = Pace(max_concurrency)
@@ -343,3 +348,6 @@ def _client(
 
 
 ParameterStore.__module__ = "aiossmenv"
+
+# How a store connects, its clock and its dice, where it is not told: `aiossmenv.testing` puts others here.
+_outside: tuple[Callable[[], Caller], Clock, Callable[[], float]] | None = None

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import settings
 
 from aiossmenv import ParameterStore
+from aiossmenv.testing import ManualClock
 from embedded import MariaDB, Store, embedded_store, mariadb
 from faults import FaultProxy
-from timing import ManualClock, our_tasks
+from timing import our_tasks
+
+pytest_plugins = ["aiossmenv.testing"]
 
 # No deadline: two cores that run MariaDB as well are no place to time an example.
 settings.register_profile("tests", max_examples=200, deadline=None)
@@ -65,9 +68,9 @@ async def proxy(ssm: Store) -> AsyncIterator[FaultProxy]:
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    """Give a clock that stands still."""
-    return ManualClock()
+def clock(manual_clock: ManualClock) -> ManualClock:
+    """Give a clock that stands still, the one of what `aiossmenv.testing` gives."""
+    return manual_clock
 
 
 @pytest.fixture

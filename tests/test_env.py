@@ -8,20 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiossmenv import InvalidVariable, ParameterStore, load_env
-from memory import Memory
+from aiossmenv import InvalidVariable, load_env
+from aiossmenv.testing import MemoryStore
 from timing import our_tasks
 
 COUNT = 25
 MANY = 1_700
 
 
-def filled(count: int) -> Memory:
+def filled(count: int) -> MemoryStore:
     """Return a store with so many secrets under /R."""
-    memory = Memory()
-    for number in range(count):
-        memory.put(f"/R/K{number:05d}", "old")
-    return memory
+    return MemoryStore({f"/R/K{number:05d}": "old" for number in range(count)})
 
 
 async def cancelled_after(turns: int, work: Coroutine[object, None, object]) -> bool:
@@ -39,8 +36,7 @@ async def cancelled_after(turns: int, work: Coroutine[object, None, object]) -> 
 @pytest.mark.parametrize("keys", [None, [f"K{number:05d}" for number in range(COUNT)]])
 async def test_cancelled_load(count: int, keys: list[str] | None) -> None:
     """A load that is cancelled at any await has set nothing and left nothing, and the next one works."""
-    memory = filled(count)
-    store = ParameterStore(caller=lambda: memory)
+    store = filled(count)
     turns = 0
     environ: dict[str, str] = {"OTHER": "stays"}
     step = 1 if count == COUNT else 31
@@ -48,21 +44,21 @@ async def test_cancelled_load(count: int, keys: list[str] | None) -> None:
         assert {"OTHER": "stays"} == environ
         turns += step
     assert turns > 4
-    assert len(keys or memory.parameters) + 1 == len(environ)
+    assert len(keys or range(count)) + 1 == len(environ)
 
 
 @pytest.mark.parametrize("which", ["all", "some", "poll"])
 async def test_cancelled_refresh(which: str) -> None:
     """A refresh that is cancelled at any await has changed all or nothing, and the next one works."""
-    memory = filled(COUNT)
+    store = filled(COUNT)
     environ: dict[str, str] = {}
-    async with load_env("/R", ttl=3600, environ=environ, store=ParameterStore(caller=lambda: memory)) as env:
+    async with load_env("/R", ttl=3600, environ=environ, store=store) as env:
         refresh: dict[str, Callable[[], Coroutine[object, None, object]]] = {
             "all": env.refresh,
             "some": lambda: env.refresh("K00003", "K00004"),
             "poll": lambda: env.refresh(*env),
         }
-        memory.put("/R/K00003", "new")
+        store.put("/R/K00003", "new")
         turns = 0
         values = []
         while await cancelled_after(turns, refresh[which]()):
@@ -78,7 +74,7 @@ async def test_cancelled_refresh(which: str) -> None:
 
 async def test_many_parameters_do_not_hold_the_loop() -> None:
     """Many parameters are worked out in a thread, and put into the environment in slices between which others run."""
-    memory = filled(10_000)
+    store = filled(10_000)
     environ: dict[str, str] = {}
     sizes: set[int] = set()
     threads: set[int] = set()
@@ -93,7 +89,7 @@ async def test_many_parameters_do_not_hold_the_loop() -> None:
         return name
 
     watching = asyncio.create_task(neighbour())
-    env = await load_env("/R", environ=environ, to_key=to_key, store=ParameterStore(caller=lambda: memory))
+    env = await load_env("/R", environ=environ, to_key=to_key, store=store)
 
     assert 10_000 == len(env) == len(environ)
     assert set(range(0, 10_000, 500)) <= sizes
@@ -101,7 +97,7 @@ async def test_many_parameters_do_not_hold_the_loop() -> None:
 
     # A refresh writes what changed, and few changes in one piece.
     for number in range(400):
-        memory.put(f"/R/K{number:05d}", "new")
+        store.put(f"/R/K{number:05d}", "new")
     seen: set[int] = set()
     sizes.clear()
     env.on_change(lambda _: seen.add(sum(value == "new" for value in environ.values())))
@@ -119,10 +115,10 @@ async def test_refused_in_the_middle_of_slices() -> None:
                 raise OSError
             super().__setitem__(key, value)
 
-    memory = filled(MANY)
+    store = filled(MANY)
     environ = Picky(K00001="before")
     with pytest.raises(InvalidVariable, match="refused 'K01600'"):
-        await load_env("/R", environ=environ, store=ParameterStore(caller=lambda: memory))
+        await load_env("/R", environ=environ, store=store)
 
     assert {"K00001": "before"} == environ
 
@@ -134,16 +130,18 @@ def test_any_history_ends_in_the_store(history: list[tuple[str, str]]) -> None:
     """After any history of writes and refreshes, two complete ones show what the store holds, here and in the environment."""
 
     async def play() -> None:
-        memory = filled(0)
-        memory.put("/R/ALWAYS", "x")
+        store = filled(0)
+        held = {"ALWAYS": "x"}
+        store.put("/R/ALWAYS", "x")
         environ: dict[str, str] = {}
-        env = await load_env("/R", environ=environ, store=ParameterStore(caller=lambda: memory))
+        env = await load_env("/R", environ=environ, store=store)
         for number, (key, action) in enumerate(history):
             match action:
                 case "put":
-                    memory.put(f"/R/{key}", str(number))
-                case "drop":
-                    memory.parameters.pop(f"/R/{key}", None)
+                    store.put(f"/R/{key}", str(number))
+                    held[key] = str(number)
+                case "drop" if held.pop(key, None):
+                    store.delete(f"/R/{key}")
                 case "poll":
                     await env.refresh(*env)
                 case "all":
@@ -152,6 +150,6 @@ def test_any_history_ends_in_the_store(history: list[tuple[str, str]]) -> None:
                     await env.refresh(key)
         for _ in range(2):
             await env.refresh()
-        assert {name[3:]: p.value for name, p in memory.parameters.items()} == dict(env) == environ
+        assert held == dict(env) == environ
 
     asyncio.run(play())

@@ -14,7 +14,8 @@ import pytest
 
 from aiossmenv import Change, Parameter, Rotating, RotationFailed, Snapshot, StoreUnavailable, diff
 from aiossmenv._rotating import Verdict
-from timing import ManualClock, settle
+from aiossmenv.testing import ManualClock
+from timing import settle
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import textwrap
 import traceback
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
@@ -32,12 +31,10 @@ from typing_extensions import TypeAliasType
 
 import aiossmenv.pydantic
 from aiossmenv import AiossmenvError, EmptyPath, KeyCollision, MissingParameters, ParameterStore, load_env
-from aiossmenv._parameter import ParameterType
-from aiossmenv._scan import ByName
 from aiossmenv.pydantic import InvalidSettings, LiveSettings, ParameterSource, following, load_settings
+from aiossmenv.testing import MemoryStore
 from embedded import Store
 from faults import FaultProxy
-from memory import Memory
 from timing import our_tasks, settle
 
 MARK = "hunter2"
@@ -59,24 +56,17 @@ class Settings(BaseSettings):
     debug: bool = False
 
 
-class Held(Memory):
-    """A store with so many values under /app, of any type, and a `ParameterStore` on it."""
+class Held(MemoryStore):
+    """A store with so many values under /app."""
 
     def __init__(self, **values: str) -> None:
-        super().__init__()
-        self.store = ParameterStore(caller=lambda: self)
-        for name, value in values.items():
-            self.put(f"/app/{name}", value)
-
-    def put(self, name: str, value: str, kind: ParameterType = "SecureString") -> None:
-        """Write a parameter of this type."""
-        super().put(name, value)
-        self.parameters[name] = replace(self.parameters[name], type=kind)
+        super().__init__({f"/app/{name}": value for name, value in values.items()})
+        self.store = self
 
     @property
     def asked(self) -> list[str]:
         """The names that were read."""
-        return [name for call in self.calls if isinstance(call, ByName) for name in call.names]
+        return [name for call in self.calls if call.action == "ssm:GetParameters" for name in call.names]
 
 
 def database(**values: str) -> Held:
@@ -261,7 +251,7 @@ async def test_later_paths_win_and_the_root_is_a_path() -> None:
 
     assert "h" == (await load_settings(Root, "/", store=held.store)).app.db.host
     for name in ("db/host", "db/password"):
-        del held.parameters[f"/app/{name}"]
+        held.delete(f"/app/{name}")
     for settings_class, paths, keys in (
         (Root, ["/"], ("/app/db/host", "/app/db/password")),
         (Settings, ["/common", "/app"], ("/app/db/password",)),
@@ -639,7 +629,7 @@ async def test_last_valid_settings_stay(caplog: pytest.LogCaptureFixture) -> Non
         assert "<LiveSettings of Settings, valid>" == repr(live)
 
         # What is removed for good is missing.
-        del held.parameters["/app/db/host"]
+        held.delete("/app/db/host")
         for _ in range(2):
             await live.env.refresh()
         assert ["required, and not there: /app/db/host"] == refusals(live)

@@ -34,6 +34,7 @@ from aiossmenv import (
     load_env,
 )
 from aiossmenv.pydantic import InvalidSettings, LiveSettings, ParameterSource, following, load_settings
+from aiossmenv.testing import Call, ManualClock, MemoryStore
 
 assert_type(__version__, str)
 
@@ -225,6 +226,36 @@ def errors(error: AiossmenvError, denial: AccessDenied, collision: KeyCollision,
     assert_type(error.transient, bool)
     assert_type(collision.collisions, dict[str, tuple[str, ...]])
     assert_type(missing.keys, tuple[str, ...])
+
+
+async def tests() -> None:
+    """Write a parameter, break the store, and let time pass."""
+    clock = ManualClock()
+    store = MemoryStore({"/A/X": "x"}, clock=clock, max_concurrency=4, ttl=10)
+    store.put("/A/X", "y")
+    store.put("/A/Y", "a,b", "StringList")
+    store.put("/A/Y", "a", "Secret")  # type: ignore[arg-type]
+    store.label("/A/X", "blue")
+    store.label("/A/X", "blue", 1)
+    store.delete("/A/Y")
+    store.throttle()
+    store.fail(2)
+    store.hang(times=1)
+    store.deny("ssm:GetParameters", "/A/X")
+    store.heal()
+    assert_type(store.calls, list[Call])
+    assert_type(store.calls[0].action, str)
+    assert_type(store.calls[0].names, tuple[str, ...])
+    assert_type(store.calls[0].decrypt, bool)
+    assert_type(store.decrypted, int)
+    with store.installed() as installed:
+        assert_type(installed, MemoryStore)
+    async with load_env("/A", store=store) as env:
+        assert_type(env, Env)
+    assert_type(await store.get("/A/X:blue"), Parameter)
+    await clock.advance(60)
+    assert_type(clock.now(), float)
+    assert_type(clock.wall(), datetime)
 
 
 EVERY: tuple[type[AiossmenvError], ...] = (

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from aiossmenv import AccessDenied, DecryptionFailed, Env, InvalidVariable, Parameter, ParameterStore, load_env
+from aiossmenv.testing import ManualClock
 from embedded import Store
 from faults import Call, FaultProxy, Json, changed, error, hang, raw, throttled
-from timing import ManualClock, eventually
+from timing import eventually
 
 LIST, TENS, SINGLY = "GetParametersByPath", "GetParameters", "GetParameter"
 ACCOUNT = "arn:aws:ssm:eu-central-1:111122223333"

@@ -9,9 +9,10 @@ import time
 import pytest
 
 from aiossmenv import Change, Env, ParameterStore, StaleEnv, Throttled, load_env
+from aiossmenv.testing import ManualClock
 from embedded import Store
 from faults import FaultProxy, changed, error, hang, throttled
-from timing import ManualClock, eventually, our_tasks
+from timing import eventually, our_tasks
 
 
 async def test_values_follow_the_store(ssm: Store, store: ParameterStore, clock: ManualClock) -> None:

@@ -5,9 +5,10 @@ import asyncio
 import pytest
 
 from aiossmenv import AccessDenied, InvalidPath, ParameterNotFound, ParameterStore
+from aiossmenv.testing import ManualClock
 from embedded import Store
 from faults import FaultProxy, error, hang
-from timing import ManualClock, eventually
+from timing import eventually
 
 
 async def test_get(ssm: Store, store: ParameterStore) -> None:

@@ -1,0 +1,491 @@
+"""One contract: the store in memory answers as one over HTTP does, in what AWS documents and the emulator keeps to."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import boto3
+import pytest
+
+from aiossmenv import (
+    AccessDenied,
+    AiossmenvError,
+    DecryptionFailed,
+    Env,
+    InvalidPath,
+    Parameter,
+    ParameterNotFound,
+    ParameterStore,
+    StoreUnavailable,
+    Throttled,
+    load_env,
+)
+from aiossmenv._parameter import ParameterType, Reading, Sealed
+from aiossmenv._scan import ByName, ByPath, One, Page, Request
+from aiossmenv.testing import ManualClock, MemoryStore
+from embedded import REGION, Store
+from faults import Call, FaultProxy, error, hang, throttled
+from timing import eventually, settle
+
+REFERENCE = "/aws/reference/secretsmanager/db/main"
+
+
+class InMemory(MemoryStore):
+    """The store in memory, which is both."""
+
+    @property
+    def store(self) -> ParameterStore:
+        """Itself."""
+        return self
+
+    def secret(self, value: str) -> None:
+        """Write the secret of Secrets Manager that REFERENCE leads to."""
+        self.put(REFERENCE, value)
+
+    def asked(self) -> int:
+        """Return how many requests arrived."""
+        return len(self.calls)
+
+
+class Wire:
+    """An emulator over HTTP behind a proxy, which answers in words that AWS was seen to use."""
+
+    def __init__(self, ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+        self.ssm = ssm
+        self.proxy = proxy
+        self.store = store
+        self.secrets: Any = boto3.client(
+            "secretsmanager",
+            region_name=REGION,
+            endpoint_url=ssm.endpoint_url,
+            aws_access_key_id="embedded",
+            aws_secret_access_key="embedded",
+        )
+
+    def put(self, name: str, value: str, type: ParameterType = "SecureString") -> None:  # noqa: A002 - as MemoryStore
+        """See `InMemory`."""
+        self.ssm.put(name, value, type)
+
+    def delete(self, name: str) -> None:
+        """See `InMemory`."""
+        self.ssm.delete(name)
+
+    def label(self, name: str, label: str, version: int | None = None) -> None:
+        """See `InMemory`."""
+        which = {} if version is None else {"ParameterVersion": version}
+        self.ssm.client.label_parameter_version(Name=name, Labels=[label], **which)
+
+    def secret(self, value: str) -> None:
+        """See `InMemory`."""
+        try:
+            self.secrets.create_secret(Name="db/main", SecretString=value)
+        except self.secrets.exceptions.ResourceExistsException:
+            self.secrets.put_secret_value(SecretId="db/main", SecretString=value)
+
+    def asked(self) -> int:
+        """See `InMemory`."""
+        return self.proxy.count()
+
+    def throttle(self, times: int | None = None) -> None:
+        """See `InMemory`."""
+        self.proxy.add(throttled(), times=times or float("inf"))
+
+    def fail(self, times: int | None = None) -> None:
+        """See `InMemory`."""
+        self.proxy.add(error("InternalServerError", status=500), times=times or float("inf"))
+
+    def hang(self, times: int | None = None) -> None:
+        """See `InMemory`."""
+        self.proxy.add(hang(), times=times or float("inf"))
+
+    def deny(self, action: str, resource: str = "*") -> None:
+        """See `InMemory`."""
+        service, _, operation = action.partition(":")
+
+        def concerned(call: Call) -> bool:
+            asked = [*call.body.get("Names", ()), call.body.get("Name"), call.body.get("Path")]
+            decrypts = service == "ssm" or call.body["WithDecryption"]
+            return resource in ("*", *asked) and decrypts
+
+        if service == "secretsmanager":
+            fault = error("ValidationException", "An error occurred while calling one AWS dependency service.")
+            self.proxy.add(fault, operation="GetParameter", when=lambda call: call.body["Name"] == REFERENCE)
+            return
+        where = {
+            "ssm": f"arn:aws:ssm:{REGION}:111122223333:parameter",
+            "kms": f"arn:aws:kms:{REGION}:111122223333:key/00000000-0000-0000-0000-000000000000",
+        }[service]
+        where += ("/C" if resource == "*" else resource) if service == "ssm" else ""
+        text = (
+            f"User: arn:aws:sts::111122223333:assumed-role/app/i-0 is not authorized to perform: {action} on resource:"
+            f" {where} because no identity-based policy allows the {action} action"
+        )
+        self.proxy.add(
+            error("AccessDeniedException", text), operation=operation if service == "ssm" else None, when=concerned
+        )
+
+    def heal(self) -> None:
+        """See `InMemory`."""
+        self.proxy._rules.clear()
+
+
+Backend = InMemory | Wire
+
+
+@pytest.fixture
+def memory(clock: ManualClock) -> InMemory:
+    """Give an empty store in memory."""
+    return InMemory(clock=clock)
+
+
+@pytest.fixture
+def wire(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> Wire:
+    """Give an empty store over HTTP, on the same clock."""
+    return Wire(ssm, proxy, store)
+
+
+@pytest.fixture(params=["memory", "wire"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Give each in turn."""
+    given: Backend = request.getfixturevalue(request.param)
+    return given
+
+
+async def ask(backend: Backend, request: Request) -> Page:
+    """Send one request, as the `Caller` that every read goes through."""
+    answer = await backend.store._open().call(request)
+    assert isinstance(answer, Page)
+    return answer
+
+
+async def walk(backend: Backend, path: str, *, recursive: bool = True, decrypt: bool = True) -> list[Reading]:
+    """Return all that the pages of a path hold."""
+    items: list[Reading] = []
+    token: str | None = None
+    while True:
+        page = await ask(backend, ByPath(path, recursive, decrypt, token))
+        assert len(page.items) <= 10
+        assert () == page.unknown
+        items += page.items
+        token = page.token
+        if token is None:
+            return items
+
+
+def names(items: list[Reading]) -> list[str]:
+    """Return the names in order: that of a listing is promised by nobody."""
+    return sorted(item.name for item in items)
+
+
+# --- What it answers
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 25])
+async def test_pages(backend: Backend, count: int) -> None:
+    """A walk through the pages of a path meets each parameter once, however many there are."""
+    written = {f"/C/K{number:02d}": f"value {number}" for number in range(count)}
+    for name, value in written.items():
+        backend.put(name, value)
+
+    items = await walk(backend, "/C")
+
+    assert sorted(written) == names(items)
+    assert written == {item.name: item.value for item in items if isinstance(item, Parameter)}
+
+
+async def test_what_is_under_a_path(backend: Backend) -> None:
+    """Under a path are its children, or all descendants; not what is only spelled alike, and not itself."""
+    for name in ("/C", "/C/A", "/C/DEEP/B", "/CX/A", "/c/A"):
+        backend.put(name, "value")
+
+    assert ["/C/A", "/C/DEEP/B"] == names(await walk(backend, "/C"))
+    assert ["/C/A"] == names(await walk(backend, "/C", recursive=False))
+    assert ["/C", "/C/A", "/C/DEEP/B", "/CX/A", "/c/A"] == names(await walk(backend, "/"))
+    assert ["/C"] == names(await walk(backend, "/", recursive=False))
+    assert [] == await walk(backend, "/C/A")
+    assert [] == await walk(backend, "/NOT")
+
+
+async def test_by_name(backend: Backend) -> None:
+    """What is there comes, what is not is listed by name, and of a single one it is an error."""
+    backend.put("/C/A", "a")
+    backend.put("/C/B", "b")
+
+    page = await ask(backend, ByName(("/C/B", "/C/NOT", "/C/A", "/C/NEITHER")))
+
+    assert ["/C/A", "/C/B"] == names(list(page.items))
+    assert {"/C/NOT", "/C/NEITHER"} == set(page.unknown)
+    assert None is page.token
+    assert ["/C/A"] == names(list((await ask(backend, One("/C/A"))).items))
+    with pytest.raises(ParameterNotFound) as caught:
+        await ask(backend, One("/C/NOT"))
+    assert ("/C/NOT", REGION) == (caught.value.parameter, caught.value.region)
+
+
+async def test_names_given_twice(backend: Backend) -> None:
+    """A name that is asked for twice is one parameter."""
+    backend.put("/C/A", "a")
+
+    assert {"/C/A": "a"} == {n: p.value for n, p in (await backend.store.get_many(["/C/A", "/C/A"])).items()}
+
+
+async def test_kinds_of_parameters(backend: Backend) -> None:
+    """A String and a StringList come as they are, a SecureString only decrypted; newlines and all letters are kept."""
+    written: dict[str, tuple[ParameterType, str]] = {
+        "/C/PLAIN": ("String", "a=b\nc"),
+        "/C/LIST": ("StringList", "a,b,c"),
+        "/C/SECRET": ("SecureString", "pässwörd 🔑"),
+    }
+    for name, (kind, value) in written.items():
+        backend.put(name, value, kind)
+
+    for page in (await walk(backend, "/C"), list((await ask(backend, ByName(tuple(written)))).items)):
+        assert written == {item.name: (item.type, item.value) for item in page if isinstance(item, Parameter)}
+    for page in (
+        await walk(backend, "/C", decrypt=False),
+        list((await ask(backend, ByName(tuple(written), decrypt=False))).items),
+        [(await ask(backend, One(name, decrypt=False))).items[0] for name in written],
+    ):
+        assert {"/C/SECRET"} == {item.name for item in page if isinstance(item, Sealed)}
+        assert {"/C/PLAIN", "/C/LIST"} == {item.name for item in page if isinstance(item, Parameter)}
+
+
+async def test_sealed(backend: Backend) -> None:
+    """What is sealed opens as what is read decrypted, until there is another value."""
+    backend.put("/C/A", "first")
+    (sealed,) = (await ask(backend, One("/C/A", decrypt=False))).items
+    (opened,) = (await ask(backend, One("/C/A"))).items
+    backend.put("/C/A", "second")
+    (later,) = (await ask(backend, One("/C/A", decrypt=False))).items
+    (anew,) = (await ask(backend, One("/C/A"))).items
+
+    assert isinstance(opened, Parameter)
+    assert isinstance(sealed, Sealed)
+    assert isinstance(later, Sealed)
+    assert isinstance(anew, Parameter)
+    assert sealed.opens_as(opened, sealed.digest)
+    assert later.opens_as(anew, None)
+    assert not later.opens_as(opened, None)
+    assert sealed.digest != later.digest
+
+
+async def test_versions(backend: Backend) -> None:
+    """Each write, also of the same value, is a new version; deleted and made anew it begins at 1."""
+    seen = []
+    for value in ("a", "b", "b"):
+        backend.put("/C/A", value)
+        seen.append((await ask(backend, One("/C/A"))).items[0])
+    backend.delete("/C/A")
+    assert ("/C/A",) == (await ask(backend, ByName(("/C/A",)))).unknown
+    assert [] == await walk(backend, "/C")
+    backend.put("/C/A", "b")
+    seen.append((await ask(backend, One("/C/A"))).items[0])
+
+    assert [1, 2, 3, 1] == [item.version for item in seen]
+    dates = [item.last_modified or datetime.min.replace(tzinfo=UTC) for item in seen]
+    assert sorted(dates) == dates
+    assert all(date.year > 1 for date in dates)
+
+
+async def test_selectors(backend: Backend) -> None:
+    """A number leads to a version, a label to the one that has it now, an ARN to what its name does."""
+    for value in ("1", "2", "3"):
+        backend.put("/C/A", value)
+    backend.label("/C/A", "blue", 1)
+    backend.label("/C/A", "green")
+    arn = (await ask(backend, One("/C/A"))).items[0].arn
+
+    async def read(*asked: str) -> list[str]:
+        return [parameter.value for parameter in (await backend.store.get_many(asked)).values()]
+
+    assert ["3", "1", "2", "1", "3"] == await read("/C/A", "/C/A:1", "/C/A:2", "/C/A:blue", "/C/A:green")
+    assert ["3", "2", "1"] == await read(arn, f"{arn}:2", f"{arn}:blue")
+    assert {"/C/A:9", "/C/A:red"} == set(
+        (await ask(backend, ByName(("/C/A:9",)))).unknown + (await ask(backend, ByName(("/C/A:red",)))).unknown
+    )
+    for missing in ("/C/A:9", "/C/A:red", "/C/B:1"):
+        with pytest.raises(ParameterNotFound):
+            await ask(backend, One(missing))
+    backend.label("/C/A", "blue", 2)
+    assert "2" == (await ask(backend, One("/C/A:blue"))).items[0].value  # type: ignore[union-attr] # decrypted
+
+
+async def test_references(backend: Backend) -> None:
+    """A secret of Secrets Manager comes by its reference, decrypted only, and in no listing."""
+    backend.secret("first")
+    backend.put("/C/A", "a")
+    (first,) = (await ask(backend, One(REFERENCE))).items
+    backend.secret("second")
+    (second,) = (await ask(backend, One(REFERENCE))).items
+
+    assert isinstance(first, Parameter)
+    assert isinstance(second, Parameter)
+    assert [(REFERENCE, "first", "SecureString", 0), (REFERENCE, "second", "SecureString", 0)] == [
+        (item.name, item.value, item.type, item.version) for item in (first, second)
+    ]
+    with pytest.raises(InvalidPath):
+        await ask(backend, One(REFERENCE, decrypt=False))
+    with pytest.raises(ParameterNotFound):
+        await ask(backend, One(REFERENCE + "/not"))
+    assert ["/C/A"] == names(await walk(backend, "/"))
+    assert [] == await walk(backend, "/aws/reference/secretsmanager")
+    assert {"A": "a", "DB_MAIN": "second"} == dict(await load_env("/C", keys=["A", REFERENCE], store=backend.store))
+
+
+async def test_life_of_an_environment(backend: Backend) -> None:
+    """An `Env` is loaded, follows a write, a deletion and a parameter made anew, and sets what it reads."""
+    backend.put("/C/A", "first")
+    backend.put("/C/B", "stays", "String")
+    env = await load_env("/C/", store=backend.store)
+    assert {"A": "first", "B": "stays"} == dict(env)
+
+    backend.put("/C/A", "second")
+    assert [("A", "updated")] == [(change.key, change.kind) for change in await env.refresh()]
+    assert ("second", "second") == (env["A"], os.environ["A"])
+
+    backend.delete("/C/A")
+    await env.refresh()
+    assert "second" == env["A"]
+    await env.refresh()
+    assert {"B": "stays"} == dict(env)
+    assert "A" not in os.environ
+
+    backend.put("/C/A", "third")
+    assert [("A", "added")] == [(change.key, change.kind) for change in await env.refresh()]
+    assert (1, "third") == (env.parameters["A"].version, os.environ["A"])
+    assert () == await env.refresh()
+
+
+async def test_environment_of_named_keys(backend: Backend) -> None:
+    """Keys that are known up front take one request."""
+    backend.put("/C/A", "a")
+    backend.put("/C/B", "b")
+
+    assert {"A": "a", "B": "b"} == dict(await load_env("/C", keys=["A", "B"], store=backend.store))
+    assert 1 == backend.asked()
+
+
+# --- How it fails
+
+
+async def loaded(backend: Backend, clock: ManualClock, **options: Any) -> Env:
+    """Load /C, and let time pass whenever no request is under way, as far as to the next event."""
+
+    def waits() -> bool:
+        return loading.done() or all(task.get_name() != "aiossmenv request" for task in asyncio.all_tasks())
+
+    loading = asyncio.ensure_future(load_env("/C", store=backend.store, **options))
+    while not loading.done():
+        await eventually(waits)
+        await settle()
+        if waits() and clock._sleepers:
+            await clock.advance(clock._sleepers[0][0] - clock.now() + 1e-9)
+    return await loading
+
+
+def told(fault: AiossmenvError) -> dict[str, object]:
+    """Return all that an error tells, but for the service's own words."""
+    return {"type": type(fault), "transient": fault.transient} | {
+        name: getattr(fault, name, None) for name in ("action", "parameter", "path", "region", "remedy")
+    }
+
+
+LISTING = "ssm:GetParametersByPath"
+NAMED = "ssm:GetParameters"
+SINGLE = "ssm:GetParameter"
+EVERY_KEY = {"keys": ["A", "B"]}
+FAULTS: dict[str, tuple[Callable[[Backend], object], dict[str, Any], type[AiossmenvError], str | None]] = {
+    "throttled": (lambda it: it.throttle(), {}, Throttled, None),
+    "throttled, by name": (lambda it: it.throttle(), EVERY_KEY, Throttled, None),
+    "failing": (lambda it: it.fail(), {}, StoreUnavailable, None),
+    "listing denied": (lambda it: it.deny(LISTING), {}, AccessDenied, LISTING),
+    "this listing denied": (lambda it: it.deny(LISTING, "/C"), {}, AccessDenied, LISTING),
+    "one name denied": (lambda it: [it.deny(each, "/C/B") for each in (NAMED, SINGLE)], EVERY_KEY, AccessDenied, NAMED),
+    "key denied": (lambda it: it.deny("kms:Decrypt"), {}, DecryptionFailed, None),
+    "key denied of one name": (lambda it: it.deny("kms:Decrypt", "/C/B"), EVERY_KEY, DecryptionFailed, None),
+    "secret denied": (
+        lambda it: it.deny("secretsmanager:GetSecretValue"),
+        {"keys": [REFERENCE]},
+        AccessDenied,
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+async def test_failures_are_told_alike(memory: InMemory, wire: Wire, clock: ManualClock, name: str) -> None:
+    """A fault in memory is the error that the same fault on the wire is, in all but the service's words."""
+    breaks, options, kind, action = FAULTS[name]
+    before = dict(os.environ)
+    said = []
+    backends: tuple[Backend, ...] = memory, wire
+    for backend in backends:
+        backend.put("/C/A", "a")
+        backend.put("/C/B", "b")
+        backend.secret("s")
+        breaks(backend)
+        with pytest.raises(kind) as caught:
+            await loaded(backend, clock, **options)
+        said.append(told(caught.value))
+
+    assert said[0] == said[1]
+    assert action == said[0]["action"]
+    assert before == dict(os.environ)
+    # Of two that are asked for singly, the second may be on its way when the first one's answer ends it all.
+    assert 0 <= wire.asked() - memory.asked() <= (name == "key denied")
+
+
+async def test_hanging_is_told_alike(memory: InMemory, wire: Wire, clock: ManualClock) -> None:
+    """A request that nobody answers ends the load at its deadline, in memory and on the wire."""
+    before = dict(os.environ)
+    said = []
+    backends: tuple[Backend, ...] = memory, wire
+    for backend in backends:
+        backend.put("/C/A", "a")
+        backend.hang()
+        loading = asyncio.ensure_future(load_env("/C", deadline=5, store=backend.store))
+        await eventually(backend.asked)
+        await clock.advance(5)
+        with pytest.raises(StoreUnavailable, match="did not answer before the deadline") as caught:
+            await loading
+        said.append(told(caught.value))
+
+    assert said[0] == said[1]
+    assert before == dict(os.environ)
+
+
+@pytest.mark.parametrize("breaks", ["throttle", "fail"])
+async def test_what_passes(backend: Backend, clock: ManualClock, breaks: str) -> None:
+    """A fault of some requests costs time only."""
+    backend.put("/C/A", "a")
+    getattr(backend, breaks)(2)
+
+    assert {"A": "a"} == dict(await loaded(backend, clock))
+    assert 3 == backend.asked()
+
+
+async def test_another_way_round_a_denial(backend: Backend) -> None:
+    """Where ten names at once are denied they are read singly, as a role that may do only that has to."""
+    backend.put("/C/A", "a")
+    backend.put("/C/B", "b")
+    backend.deny(NAMED)
+
+    assert {"A": "a", "B": "b"} == dict(await load_env("/C", keys=["A", "B"], store=backend.store))
+    assert 3 == backend.asked()
+
+
+async def test_last_good_values_stay(backend: Backend) -> None:
+    """A refresh that is refused leaves everything as it was, and the next one that is not brings the news."""
+    backend.put("/C/A", "first")
+    env = await load_env("/C", store=backend.store)
+    backend.put("/C/A", "second")
+    backend.deny("kms:Decrypt")
+    with pytest.raises(DecryptionFailed):
+        await env.refresh()
+    assert ("first", "first", 1) == (env["A"], os.environ["A"], env.status.failures)
+
+    backend.heal()
+    await env.refresh()
+    assert ("second", "second", 0) == (env["A"], os.environ["A"], env.status.failures)
