@@ -48,12 +48,12 @@ class Pace:
         careful = _QUOTA <= spent < _QUOTA + 2 * _CAREFUL
         if len(self._sent) >= (min(self.width, _CAREFUL) if careful else self.width):
             return _LOOK_AGAIN
-        return max(0.0, self._next - now) if self._interval else 0.0
+        return max(0.0, self._next - now)
 
     def sent(self, request: object, now: float) -> None:
         """Note a request that goes out."""
         self._sent[request] = now
-        self._next = max(now, self._next) + self._interval if self._interval else now
+        self._next = max(now, self._next) + self._interval
 
     def forget(self, request: object) -> None:
         """Note that nobody waits for a request any more."""

@@ -103,6 +103,30 @@ def test_few_are_under_way_when_the_default_quota_may_end() -> None:
     assert 0.0 == pace.wait(1.0)
 
 
+@pytest.mark.parametrize(
+    ("good", "now", "waits"), [(30, 0.0, False), (31, 0.0, True), (46, 0.0, True), (47, 0.0, False), (31, 1.0, False)]
+)
+def test_where_the_default_quota_may_end(good: int, now: float, waits: bool) -> None:
+    """With the fortieth request in a second, and until the fifty-sixth, a ninth one that is under way is one too many."""
+    pace = Pace(100)
+    for number in range(good):
+        pace.sent(number, 0.0)
+        pace.answered(number, 0.0, "good")
+    for number in range(9):
+        pace.sent(f"under way {number}", 0.0)
+
+    assert waits == (pace.wait(now) > 0)
+
+
+def test_intervals_are_a_second_at_most() -> None:
+    """However often it is throttled, one request a second goes out."""
+    pace, now = Pace(5), 0.0
+    for _ in range(100):
+        now = ask(pace, now, "throttled")
+
+    assert 1.0 == pytest.approx(pace.wait(now))
+
+
 def test_a_thousand_parameters_under_the_default_quota() -> None:
     """A hundred calls, as wide as may be, have less than a tenth of them throttled, and without a quota take no time."""
     assert quota(Pace(20), requests=100, rate=40.0, burst=40.0).share < 0.1
