@@ -1,0 +1,213 @@
+"""Runtimes that freeze between two calls, as AWS Lambda does, and machines that sleep: `ensure_fresh`, and what age is."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from aiossmenv import Env, ParameterStore, StaleEnv, StoreUnavailable, load_env
+from aiossmenv._scan import Answer, ByName, ByPath, Request
+from aiossmenv._schedule import Schedule
+from memory import Memory
+from timing import ManualClock, our_tasks
+
+
+class FreezingClock(ManualClock):
+    """A clock that stands still while the process is frozen, but for its time of day."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._frozen = timedelta()
+
+    def wall(self) -> datetime:
+        """See `Clock`."""
+        return super().wall() + self._frozen
+
+    def freeze(self, seconds: float) -> None:
+        """Let time of day pass, and nothing else; below 0: set it back."""
+        self._frozen += timedelta(seconds=seconds)
+
+
+class Memories(Memory):
+    """A Parameter Store that can be down."""
+
+    down = False
+
+    async def call(self, request: Request) -> Answer:
+        """See `Caller`."""
+        answer = await super().call(request)
+        if self.down:
+            raise StoreUnavailable("nobody answers", transient=False)
+        return answer
+
+
+@pytest.fixture
+def freezing() -> FreezingClock:
+    """Give a clock that can freeze."""
+    return FreezingClock()
+
+
+@pytest.fixture
+def memory() -> Memories:
+    """Give a store with one secret under /R."""
+    memory = Memories()
+    memory.put("/R/A", "1")
+    return memory
+
+
+@pytest.fixture
+def frozen_store(memory: Memories, freezing: FreezingClock) -> ParameterStore:
+    """Give a client of that store on that clock, with dice that always show a half."""
+    return ParameterStore(caller=lambda: memory, clock=freezing, random=lambda: 0.5)
+
+
+async def test_young_values_cost_nothing(
+    memory: Memories, frozen_store: ParameterStore, freezing: FreezingClock
+) -> None:
+    """Below the age there is no request; from the age on there is one, by name and undecrypted, and it says what changed."""
+    env = await load_env("/R", environ=None, store=frozen_store)
+    memory.put("/R/A", "2")
+    memory.calls.clear()
+
+    await freezing.advance(59.9)
+    assert () == await env.ensure_fresh(60)
+    assert [] == memory.calls
+
+    await freezing.advance(0.1)
+    assert ["A"] == [change.key for change in await env.ensure_fresh(60)]
+    assert "2" == env["A"]
+    assert ByName(("/R/A",), decrypt=False) == memory.calls[0]
+
+    memory.calls.clear()
+    assert () == await env.ensure_fresh(60)
+    assert [] == memory.calls
+    assert () == await env.ensure_fresh(0)
+    assert 1 == len(memory.calls)
+    assert set() == await our_tasks()
+
+
+async def test_frozen_process_is_not_fresh(
+    memory: Memories, frozen_store: ParameterStore, freezing: FreezingClock
+) -> None:
+    """Time that passed while the process was frozen is part of the age: it is refreshed, reported, and too stale."""
+    env = await load_env("/R", environ=None, max_stale=600, store=frozen_store)
+    memory.put("/R/A", "2")
+    await freezing.advance(10)
+    freezing.freeze(3600)
+
+    assert 3610 == env.status.age
+    with pytest.raises(StaleEnv, match="3610 s old"):
+        env["A"]
+    assert 1 == len(await env.ensure_fresh(60))
+    assert ("2", 0) == (env["A"], env.status.age)
+
+
+async def test_time_of_day_that_is_set_back(
+    memory: Memories, frozen_store: ParameterStore, freezing: FreezingClock
+) -> None:
+    """A time of day that is set back, or is slewed by less than a second, makes nothing younger or older."""
+    env = await load_env("/R", environ=None, store=frozen_store)
+    freezing.freeze(0.9)
+    assert 0 == env.status.age
+    freezing.freeze(-86_400)
+    await freezing.advance(60)
+    assert 60 == env.status.age
+    memory.calls.clear()
+    await env.ensure_fresh(60)
+    assert 1 == len(memory.calls)
+
+
+async def test_callers_share(memory: Memories, frozen_store: ParameterStore, freezing: FreezingClock) -> None:
+    """Any number of requests that find the values too old share one refresh."""
+    env = await load_env("/R", environ=None, store=frozen_store)
+    freezing.freeze(3600)
+    memory.calls.clear()
+
+    await asyncio.gather(*(env.ensure_fresh(60) for _ in range(20)))
+    assert 1 == len(memory.calls)
+
+
+async def test_kinds_fall_due_while_frozen(
+    memory: Memories, frozen_store: ParameterStore, freezing: FreezingClock
+) -> None:
+    """Listings and decryptions of everything come after `relist` and `revalidate` seconds, most of them frozen ones."""
+    env = await load_env("/R", environ=None, relist=3600, revalidate=7200, store=frozen_store)
+    memory.put("/R/B", "new")
+    kinds = []
+    for _ in range(12):
+        memory.calls.clear()
+        freezing.freeze(590)
+        await freezing.advance(10)
+        await env.ensure_fresh(60)
+        decrypted = [call.decrypt for call in memory.calls if isinstance(call, ByPath)]
+        kinds.append("revalidate" if True in decrypted else "list" if decrypted else "poll")
+
+    # 0.875 of the intervals: 3150 and 6300 seconds.
+    assert ["poll"] * 5 + ["list"] + ["poll"] * 4 + ["revalidate", "poll"] == kinds
+    assert {"A", "B"} == set(env)
+
+
+async def test_failure_is_raised(memory: Memories, frozen_store: ParameterStore, freezing: FreezingClock) -> None:
+    """Values that cannot be refreshed are an error, every time, and stay for those who catch it."""
+    env = await load_env("/R", environ=None, store=frozen_store)
+    freezing.freeze(3600)
+    memory.down = True
+    for failures in (1, 2):
+        with pytest.raises(StoreUnavailable, match="nobody answers"):
+            await env.ensure_fresh(60)
+        assert ("1", failures) == (env["A"], env.status.failures)
+
+    memory.down = False
+    await env.ensure_fresh(60)
+    assert 0 == env.status.failures
+
+
+async def test_beside_a_ttl(memory: Memories, frozen_store: ParameterStore, freezing: FreezingClock) -> None:
+    """With a TTL it works as well, and puts off the refresh that was planned; a closed `Env` says so."""
+    async with load_env("/R", environ=None, ttl=60, store=frozen_store) as env:
+        freezing.freeze(3600)
+        before = env.status
+        await env.ensure_fresh(60)
+        assert (False, True) == (before.fresh, env.status.fresh)
+        assert 52.5 == env.status.next_refresh
+    with pytest.raises(RuntimeError, match="closed"):
+        await env.ensure_fresh(60)
+
+
+@pytest.mark.parametrize("max_age", [-1, float("nan")])
+async def test_no_age(memory: Memories, frozen_store: ParameterStore, max_age: float) -> None:
+    """An age that is none is refused."""
+    env = await load_env("/R", environ=None, store=frozen_store)
+    with pytest.raises(ValueError, match=f"max_age is a number of seconds, not {max_age}"):
+        await env.ensure_fresh(max_age)
+
+
+def test_a_loop_for_each_call(memory: Memories, frozen_store: ParameterStore, freezing: FreezingClock) -> None:
+    """As in Lambda's own handlers, which are no coroutines: one loop loads, each call has its own."""
+
+    async def load() -> Env:
+        return await load_env("/R", environ=None, store=frozen_store)
+
+    async def handle() -> str:
+        await env.ensure_fresh(60)
+        return env["A"]
+
+    env = asyncio.run(load())
+    for value in ("2", "3"):
+        memory.put("/R/A", value)
+        freezing.freeze(900)
+        assert value == asyncio.run(handle())
+
+
+def test_waking_twice_counts_once() -> None:
+    """However often one asks after a sleep, it is counted once; a refresh begins a new count."""
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    schedule = Schedule(ttl=60, relist=None, revalidate=None, max_stale=None, random=lambda: 0.5)
+    schedule.loaded(now=5.0, wall=noon)
+    for _ in range(3):
+        schedule.woke(now=15.0, wall=noon + timedelta(seconds=110))
+        assert 110 == schedule.status(15.0).age
+
+    schedule.succeeded("poll", now=15.0, wall=noon + timedelta(seconds=110), changes=0)
+    schedule.woke(now=20.0, wall=noon + timedelta(seconds=115))
+    assert 5 == schedule.status(20.0).age
