@@ -7,9 +7,12 @@ Run by `test_forks.py`, in an interpreter of its own: the test's has threads, an
 import asyncio
 import multiprocessing
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING
 
 from aiossmenv import Change, Env, ParameterStore, load_env
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
 
 FORK = multiprocessing.get_context("fork")
 
@@ -74,6 +77,17 @@ async def following() -> None:
         print("parent", env["A"], env.status.failures)
 
 
+async def busy() -> None:
+    """Fork while a refresh is under way, without a TTL."""
+    async with ParameterStore() as store:
+        env = await load_env("/R", store=store)
+        under_way = asyncio.create_task(env.refresh())
+        await asyncio.sleep(0.05)
+        fork(env, store)
+        await under_way
+        print("parent", env["A"], env.status.failures)
+
+
 def preloaded() -> None:
     """Fork with a loop that is not running, as a server does that loads its app before it forks workers."""
     with asyncio.Runner() as runner:
@@ -91,7 +105,10 @@ def preloaded() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "following":
-        asyncio.run(following())
-    else:
-        preloaded()
+    match sys.argv[1]:
+        case "following":
+            asyncio.run(following())
+        case "busy":
+            asyncio.run(busy())
+        case "preloaded":
+            preloaded()

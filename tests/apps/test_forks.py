@@ -59,6 +59,13 @@ async def test_env_that_follows_is_refused(ssm: Store, proxy: FaultProxy) -> Non
     assert 2 <= len(set(ports))
 
 
+WORKS = [
+    *("env[] 1", "get 1", "in True", "values ['1']", "parameters 1", "snapshot 1"),
+    *("changes Mailbox", "on_change function", "keys ['A']", "next_refresh None"),
+    *("refresh []", "ensure_fresh []", "get 1", "closed", "child ended 0", "parent 1 0"),
+]
+
+
 async def test_env_without_a_ttl_works(ssm: Store, proxy: FaultProxy) -> None:
     """In a child an `Env` without a TTL works, refreshes and all, on connections of the child's own."""
     ssm.put("/R/A", "1")
@@ -66,13 +73,17 @@ async def test_env_without_a_ttl_works(ssm: Store, proxy: FaultProxy) -> None:
 
     said = await run("preloaded")
 
-    assert [
-        *("env[] 1", "get 1", "in True", "values ['1']", "parameters 1", "snapshot 1"),
-        *("changes Mailbox", "on_change function", "keys ['A']", "next_refresh None"),
-        *("refresh []", "ensure_fresh []", "get 1", "closed", "child ended 0", "parent 1 0"),
-    ] == said
+    assert WORKS == said
     # The parent's first load, its connection that is open when it forks, the child's, and the parent's again.
     load, before, *childs, after = ports
     assert before == after
     assert before not in childs
     assert load not in childs
+
+
+async def test_refresh_under_way(ssm: Store, proxy: FaultProxy) -> None:
+    """A refresh that the parent has under way when it forks is none of the child's, which makes its own."""
+    ssm.put("/R/A", "1")
+    proxy.add(hang(0.3), operation="GetParametersByPath", when=lambda call: call.number == 1)
+
+    assert WORKS == await run("busy")
