@@ -84,7 +84,7 @@ class Worker:
             if status.fresh:
                 log.info("the environment is current again")
             else:
-                log.warning("Parameter Store does not answer: working on with values of %.0f s ago", status.age)
+                log.warning("no news from Parameter Store: working on with values of %.0f s ago", status.age)
 
 
 async def main() -> None:

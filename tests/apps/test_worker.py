@@ -137,11 +137,11 @@ class Process:
 
 
 @asynccontextmanager
-async def working() -> AsyncIterator[Process]:
+async def working(ttl: float = 0.3) -> AsyncIterator[Process]:
     """Run a worker; nothing of it is left after the block."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "always::ResourceWarning", str(WORKER)),
-        env=os.environ | {"SSM_PATH": "/JOBS", "SSM_TTL": "0.3"},
+        env=os.environ | {"SSM_PATH": "/JOBS", "SSM_TTL": str(ttl)},
         stderr=asyncio.subprocess.PIPE,
     )
     worker = Process(process)
@@ -181,8 +181,22 @@ async def test_rotated_secrets_are_picked_up_between_jobs(site: Site) -> None:
 
     assert squares(range(1, site.api.given + 1)) == site.api.done
     assert re.search(r"worker INFO: stopped\n$", worker.text)
-    for said in ("Traceback", "Warning", "WARNING", *site.values):
+    for said in ("Traceback", "ResourceWarning", "no job is done", *site.values):
         assert said not in worker.text
+
+
+async def test_refused_key_is_read_again(site: Site) -> None:
+    """A key that is refused is read again at once, long before the TTL is over."""
+    async with working(ttl=3600) as worker:
+        for _ in range(3):
+            await site.more_work()
+            await site.rotate()
+        await site.more_work()
+        os.kill(worker.pid, signal.SIGINT)
+        assert 0 == await worker.ended()
+
+    assert squares(range(1, site.api.given + 1)) == site.api.done
+    assert 3 == worker.text.count("changed: API_KEY (updated)")
 
 
 async def test_outage_is_survived(site: Site, proxy: FaultProxy) -> None:
@@ -190,7 +204,7 @@ async def test_outage_is_survived(site: Site, proxy: FaultProxy) -> None:
     async with working() as worker:
         await site.more_work()
         proxy.add(reset(rst=True))
-        await worker.says("Parameter Store does not answer: working on with values of")
+        await worker.says("no news from Parameter Store: working on with values of")
         await site.more_work(100)
         proxy.clear()
         await worker.says("the environment is current again")
@@ -199,7 +213,7 @@ async def test_outage_is_survived(site: Site, proxy: FaultProxy) -> None:
         await worker.says("changed: ")
 
         proxy.add(reset())
-        await worker.says("Parameter Store does not answer", 2)
+        await worker.says("no news from Parameter Store", 2)
         os.kill(worker.pid, signal.SIGTERM)
         assert 0 == await worker.ended()
 
@@ -242,5 +256,5 @@ async def test_outage_of_minutes(
 
     assert squares(range(1, site.api.given + 1)) == site.api.done
     # The clock stops at whatever falls due on its way from 60 to 70 seconds.
-    assert re.fullmatch(r"Parameter Store does not answer: working on with values of (6\d|70) s ago", said()[0])
+    assert re.fullmatch(r"no news from Parameter Store: working on with values of (6\d|70) s ago", said()[0])
     assert ["the environment is current again"] == said()[1:]
