@@ -13,7 +13,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from aiossmenv._errors import AiossmenvError, EmptyPath, InvalidPath, InvalidVariable, MissingParameters, StaleEnv
 from aiossmenv._naming import upper_snake
@@ -22,7 +22,7 @@ from aiossmenv._publish import Edit, apply, check, plan
 from aiossmenv._scan import BATCH, Scan, Want
 from aiossmenv._schedule import Kind, Schedule, Status
 from aiossmenv._snapshot import Change, Known, Snapshot, diff
-from aiossmenv._store import ParameterStore, SingleFlight
+from aiossmenv._store import ParameterStore, SingleFlight, alive
 from aiossmenv._watch import Callback, Watchers
 
 logger = logging.getLogger("aiossmenv")
@@ -131,6 +131,9 @@ class Env(Mapping[str, str]):
     It comes from `load_env()`. *parameters* maps the same keys to `Parameter`s; *snapshot* is the newest `Snapshot`;
     *shadowed* has the keys that were in the environment before us and were left alone (`override=False`): `env[key]`
     is the store's value all the same.
+
+    In a child process that was forked, one with a `ttl` is refused with `StaleEnv`, for nothing refreshes it there: load
+    in each worker. One without is a copy that works, `refresh()` too.
     """
 
     def __init__(
@@ -149,7 +152,6 @@ class Env(Mapping[str, str]):
         self._store = store
         self._clock = store.clock
         self._ttl = ttl
-        self._max_stale = max_stale
         self._environ = environ
         self._override = override
         self._deadline = deadline
@@ -166,11 +168,14 @@ class Env(Mapping[str, str]):
         self._region: str | None = None
         self._refresher: asyncio.Task[None] | None = None
         self._sleeper: asyncio.Task[None] | None = None
-        self._closed = False
+        self._closed = self._inherited = False
+        # One flag for all reasons to refuse a read, so that a read costs no more than a lookup.
+        self._guarded = max_stale is not None
+        alive[id(self)] = self
         self.shadowed: frozenset[str] = frozenset()
 
     def __getitem__(self, key: str) -> str:
-        if self._max_stale is not None:
+        if self._guarded:
             self._refuse_stale()
         return self._snapshot._parameters[key].value
 
@@ -187,17 +192,18 @@ class Env(Mapping[str, str]):
     @property
     def snapshot(self) -> Snapshot:
         """The newest complete read."""
+        self._refuse_inherited()
         return self._snapshot
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:
         """The newest complete read as `Parameter`s, by key."""
-        return self._snapshot.parameters
+        return self.snapshot.parameters
 
     @property
     def status(self) -> Status:
         """How current this is, at the moment of asking."""
-        return self._schedule.status(self._clock.now())
+        return self._schedule.status(self._now())
 
     async def refresh(self, *keys: str, min_gap: float = 0.0) -> tuple[Change, ...]:
         """
@@ -208,8 +214,7 @@ class Env(Mapping[str, str]):
         refresh and of this one at least; they are waited for. Whoever asks while a refresh runs that covers it shares
         it. Raises what the read raises; the last good snapshot stays then.
         """
-        if self._closed:
-            raise RuntimeError("this Env is closed")
+        self._refuse_closed()
         wanted: _Flight = frozenset(keys) if keys and self._snapshot.parameters.keys() >= set(keys) else "list"
         asked = self._clock.now()
         while (gap := self._began + min_gap - self._clock.now()) > 0:
@@ -221,12 +226,34 @@ class Env(Mapping[str, str]):
                     return ()
         return await self._share(wanted)
 
+    async def ensure_fresh(self, max_age: float) -> tuple[Change, ...]:
+        """
+        Refresh if the last complete read is *max_age* seconds old or older, and return what changed.
+
+        For runtimes that freeze between two calls, as AWS Lambda does, and where no task can run in the background:
+        load without `ttl` when the process starts, and call this when a request begins. It costs nothing while the values
+        are young. Otherwise it reads by name, or lists and decrypts all when `relist` and `revalidate` seconds are over
+        (`relist` has no default without `ttl`: what was added is not found then); whoever asks meanwhile shares it.
+
+        The age is what the clock says that went further, of the monotonic one, which may stand still while a process
+        is frozen, and the time of day. Raises what the read raises, within `deadline` seconds; the last good snapshot
+        stays then, for those who catch it.
+        """
+        self._refuse_closed()
+        if not max_age >= 0:
+            raise ValueError(f"max_age is a number of seconds, not {max_age!r}")
+        now = self._now()
+        if self._schedule.status(now).age < max_age:
+            return ()
+        return await self._share(self._schedule.kind(now))
+
     def changes(self) -> AsyncIterator[Change]:
         """
         Iterate over every change from now on, until the `Env` is closed.
 
         A slow reader gets one change for each key, from the oldest state it has not seen to the newest.
         """
+        self._refuse_inherited()
         return self._watchers.changes()
 
     def on_change(self, callback: Callback, *keys: str) -> Callable[[], None]:
@@ -236,6 +263,7 @@ class Env(Mapping[str, str]):
         A function is called on the loop, after the change is published and before `refresh()` returns; a coroutine
         function runs in a task, one call at a time. What they raise is logged by type and place, and goes no further.
         """
+        self._refuse_inherited()
         return self._watchers.subscribe(callback, keys)
 
     async def aclose(self) -> None:
@@ -392,7 +420,7 @@ class Env(Mapping[str, str]):
                     self._sleeper = asyncio.create_task(self._clock.sleep(seconds), name="aiossmenv sleep")
                     await asyncio.wait({self._sleeper})
                 try:
-                    await self._share(self._schedule.kind(self._clock.now()))
+                    await self._share(self._schedule.kind(self._now()))
                 except Exception as error:
                     status = self.status
                     logger.warning(
@@ -420,8 +448,35 @@ class Env(Mapping[str, str]):
         if self._ttl is not None:
             await self._store.__aexit__(None, None, None)
 
+    def _now(self) -> float:
+        now = self._clock.now()
+        self._schedule.woke(now=now, wall=self._clock.wall())
+        return now
+
+    def _forked(self) -> None:
+        # What runs in the parent never ends here, and closing it would disturb the parent.
+        self._flights, self._last = SingleFlight(), None
+        if self._ttl is not None and not self._closed:
+            self._closed = self._inherited = self._guarded = True
+            self._schedule.stop()
+
+    def _refuse_closed(self) -> None:
+        self._refuse_inherited()
+        if self._closed:
+            raise RuntimeError("this Env is closed")
+
+    def _refuse_inherited(self) -> None:
+        if self._inherited:
+            raise StaleEnv(
+                "this Env was made before a fork, and nothing refreshes it in this process",
+                path=", ".join(self._wanted.paths),
+                region=self._region,
+                remedy="Load in each worker: in the app's lifespan, gunicorn's post_fork, or the process's own function.",
+            )
+
     def _refuse_stale(self) -> None:
-        if self._schedule.too_stale(self._clock.now()):
+        self._refuse_inherited()
+        if self._schedule.too_stale(self._now()):
             error = self.status.last_error
             raise StaleEnv(
                 f"the values are {self.status.age:.0f} s old",
@@ -473,6 +528,21 @@ class Loading(Coroutine[object, None, Env]):
         self._coroutine.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Hidden:
+    environ: MutableMapping[str, str] | None = field(repr=False)
+
+
+class _OsEnviron:
+    """The default, because that of `os.environ` itself would show every variable in `help(load_env)`."""
+
+    def __repr__(self) -> str:
+        return "os.environ"
+
+
+_OS_ENVIRON = cast("MutableMapping[str, str]", _OsEnviron())
+
+
 def load_env(
     *paths: str,
     ttl: float | None = None,
@@ -480,7 +550,7 @@ def load_env(
     required: Iterable[str] = (),
     recursive: bool = True,
     to_key: Callable[[str], str] = upper_snake,
-    environ: MutableMapping[str, str] | None = os.environ,
+    environ: MutableMapping[str, str] | None = _OS_ENVIRON,
     override: bool = True,
     allow_empty: bool = False,
     deadline: float = 30.0,
@@ -511,7 +581,7 @@ def load_env(
     `InvalidVariable`, `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable` when *deadline* is over.
     With *ttl* and `await`, end it with `await env.aclose()`.
     """
-    target = _Hidden(environ)
+    target = _Hidden(os.environ if environ is _OS_ENVIRON else environ)
     del environ  # a traceback may show the variables of these frames
     for option, names in (("keys", keys), ("required", required)):
         if isinstance(names, str):
@@ -560,11 +630,6 @@ def load_env(
 
     load_env.__qualname__ = "load_env"
     return Loading(load_env())
-
-
-@dataclass(frozen=True, slots=True)
-class _Hidden:
-    environ: MutableMapping[str, str] | None = field(repr=False)
 
 
 def _relative(key: str) -> str:

@@ -12,7 +12,7 @@ The errors, and what each asks of you.
      +- InvalidVariable     pass another to_key, or environ=None
      +- DecryptionFailed    fix the key, or the role's right to use it
      +- StoreUnavailable    wait, or fix the network, the endpoint or the region
-     +- StaleEnv            find out why refreshes fail: env.status.last_error
+     +- StaleEnv            find out why refreshes fail: env.status.last_error; or load after the fork
      +- RotationFailed      fix the resource or its credentials
 
 Every one carries *parameter*, *path*, *region* and *remedy*, each a `str` or `None`, and *transient*: whether the
@@ -136,7 +136,7 @@ class StoreUnavailable(AiossmenvError):
 
 
 class StaleEnv(AiossmenvError):
-    """The newest complete snapshot is older than *max_stale* seconds."""
+    """The newest complete snapshot is older than *max_stale* seconds, or was made before a fork and is not refreshed."""
 
 
 class RotationFailed(AiossmenvError):

@@ -16,6 +16,9 @@ _EARLIEST, _LATEST = 0.8, 0.95
 # A refresh that is throttled doubles the interval, to an hour at most (seconds); each that is not halves it again.
 _LONGEST = 3600.0
 
+# Of two clocks that differ by less than this (seconds), one is being set right, or was read a little later.
+_SLEPT = 1.0
+
 # By name; or all paths are listed as well; or everything is decrypted again as well.
 Kind = Literal["poll", "list", "revalidate"]
 
@@ -91,6 +94,20 @@ class Schedule:
         self._due = None if self._ttl is None else now + self._ttl * _LATEST * self._random()
         self._list_due = self._after(self._relist, now)
         self._revalidate_due = self._after(self._revalidate, now)
+
+    def woke(self, *, now: float, wall: datetime) -> None:
+        """
+        Catch up, if the time of day *wall* says that *now* stood still for a while.
+
+        It does while a machine is suspended, or frozen between two calls as AWS Lambda does: no clock that never runs
+        backwards is sure to go on there. So age is what the clock says that went further. A time of day that was set
+        forward makes a snapshot look old until the next refresh; one that was set back changes nothing.
+        """
+        slept = (wall - self._last_success).total_seconds() - (now - self._read_at)
+        if slept > _SLEPT:
+            self._read_at -= slept
+            self._list_due -= slept
+            self._revalidate_due -= slept
 
     def kind(self, now: float) -> Kind:
         """Return what the next refresh is to be."""

@@ -3,8 +3,11 @@
 
 import asyncio
 import logging
+import os
 import random as dice
+import sys
 import warnings
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -23,6 +26,18 @@ logger = logging.getLogger("aiossmenv")
 
 K = TypeVar("K")
 T = TypeVar("T")
+
+
+class Forked(Protocol):
+    """What wants to know that it is the copy in a child process."""
+
+    def _forked(self) -> None: ...
+
+
+# By id, for an `Env` is a mapping and has no hash.
+alive: "weakref.WeakValueDictionary[int, Forked]" = weakref.WeakValueDictionary()
+# Connections of the parent's, in the child.
+_parents: list[object] = []
 
 # As many parameters as an account has at its standard limit: the cache is for names that code spells out.
 _CACHED = 10_000
@@ -118,7 +133,8 @@ class ParameterStore:
     *ttl*: seconds that `get()` keeps what it read, 60. *deadline*: seconds for one read, retries and all, 30.
     *caller*, *clock*, *random* are for tests.
 
-    It connects when first needed. Use it with `async with`, or call `aclose()`.
+    It connects when first needed. Use it with `async with`, or call `aclose()`. In a child process that was forked it
+    connects anew, and leaves the parent's connections alone.
     """
 
     def __init__(
@@ -144,15 +160,25 @@ class ParameterStore:
         self.clock: Clock = clock or time
         self.random = random or chance
         self._connect = caller or connect
-        self._caller: Caller | None = None
-        self._users = 0
-        self._pace = Pace(max_concurrency)
+        self._most = max_concurrency
         self._denials = Denials()
         self._deadline = deadline
         self._cache: TTLCache[str, Parameter] = TTLCache(_CACHED, ttl, timer=self.clock.now)
+        self._begin()
+        alive[id(self)] = self
+
+    def _begin(self) -> None:
+        """Have no connection, and nothing under way."""
+        self._caller: Caller | None = None
+        self._users = 0
+        self._pace = Pace(self._most)
         self._flights: SingleFlight[str, Parameter] = SingleFlight()
         self._batches: SingleFlight[_Batch, Scan] = SingleFlight()
         self._batch: _Batch | None = None
+
+    def _forked(self) -> None:
+        _parents.append(self._caller)
+        self._begin()
 
     @property
     def region(self) -> str | None:
@@ -346,6 +372,14 @@ def _client(
 
     return connect
 
+
+def _after_fork() -> None:
+    for copy in tuple(alive.values()):
+        copy._forked()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork)
 
 ParameterStore.__module__ = "aiossmenv"
 

@@ -146,8 +146,9 @@ async def mariadb() -> AsyncIterator[MariaDB]:
     ]  # fmt: skip
     # The server refuses to run as root unless it is told to, and refuses to be told by anybody else.
     small += ["--user=root"] if os.geteuid() == 0 else []
-    # A short name, for the path of a socket is limited to about 100 bytes.
-    with tempfile.TemporaryDirectory(prefix="mdb-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+    # A short name, for the path of a socket is limited to about 100 bytes, and Apple's folders take half of that.
+    short = "/tmp" if sys.platform == "darwin" else None
+    with tempfile.TemporaryDirectory(prefix="mdb-", dir=short, ignore_cleanup_errors=True) as folder:
         install, server = found
         data = f"--datadir={folder}/data"
         await asyncio.to_thread(

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run the demo's program with this interpreter."""
+def run(*arguments: str, folder: str | None = None) -> "subprocess.CompletedProcess[str]":
+    """Run the demo's program with this interpreter, and with temporary files in *folder*."""
     return subprocess.run(
         [sys.executable, str(ROOT / "examples" / "demo.py"), *arguments],
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
-        env=os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])},
+        env=os.environ
+        | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+        | ({"TMPDIR": folder} if folder else {}),
     )
 
 
@@ -55,8 +58,9 @@ def test_exit_status_of_a_command() -> None:
 @pytest.mark.parametrize("options", [[], ["--mimic"]])
 async def test_demo(options: list[str]) -> None:
     """The demo rotates, the service follows, no query fails, and nothing is left behind."""
-    before = set(Path("/tmp").glob("mdb-*"))
-    done = await asyncio.to_thread(run, *options)
+    with tempfile.TemporaryDirectory(prefix="t-") as folder:
+        done = await asyncio.to_thread(run, *options, folder=folder)
+        assert [] == list(Path(folder).iterdir())
 
     assert 0 == done.returncode, done.stdout + done.stderr
     assert "" == done.stderr
@@ -65,4 +69,3 @@ async def test_demo(options: list[str]) -> None:
     assert 8 == int(summary["rotations"])
     assert 9 <= int(summary["pool generations"])
     assert 1000 < int(summary["queries"].replace(",", ""))
-    assert before == set(Path("/tmp").glob("mdb-*"))

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Literal, assert_type
 
+from fastapi import FastAPI
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from aiossmenv import (
@@ -33,6 +34,7 @@ from aiossmenv import (
     diff,
     load_env,
 )
+from aiossmenv.fastapi import EnvDep, Health, get_env, health, lifespan
 from aiossmenv.pydantic import InvalidSettings, LiveSettings, ParameterSource, following, load_settings
 from aiossmenv.testing import Call, ManualClock, MemoryStore
 
@@ -96,6 +98,9 @@ async def reads(env: Env) -> None:
     assert_type(await env.refresh(), tuple[Change, ...])
     assert_type(await env.refresh("X", "Y", min_gap=0.5), tuple[Change, ...])
     env.refresh()  # type: ignore[unused-coroutine]
+    assert_type(await env.ensure_fresh(60), tuple[Change, ...])
+    env.ensure_fresh(60)  # type: ignore[unused-coroutine]
+    await env.ensure_fresh()  # type: ignore[call-arg]
     await env.aclose()
 
 
@@ -214,6 +219,32 @@ async def rotates(env: Env) -> None:
 
     Rotating(env, ["DB_URL"], create_at_once)  # type: ignore[arg-type]
     Rotating(env, ["DB_URL"], create, drain_timeout=5.0, probe=Pool.check)
+
+
+async def serves() -> None:
+    """Hand an `Env` to a FastAPI app, with the options of `load_env` and no others."""
+    assert_type(
+        lifespan("/A", "/B", ttl=60, keys=["X"], to_key=str), Callable[[FastAPI], AbstractAsyncContextManager[None]]
+    )
+    lifespan("/A", ttl="60")  # type: ignore[arg-type]
+    lifespan("/A", tll=60)  # type: ignore[call-arg]
+    app = FastAPI(lifespan=lifespan("/A", ttl=60))
+    async with lifespan()(app):
+        assert_type(get_env(app), Env)
+
+    @app.get("/x")
+    async def route(env: EnvDep) -> str:
+        assert_type(env, Env)
+        return env["X"]
+
+    app.get("/health")(health)
+    said = await health(get_env(app))
+    assert_type(said, Health)
+    assert_type(said.fresh, bool)
+    assert_type(said.age, float)
+    assert_type(said.failures, int)
+    assert_type(said.last_error, str | None)
+    said.fresh = True  # type: ignore[misc]
 
 
 def errors(error: AiossmenvError, denial: AccessDenied, collision: KeyCollision, missing: MissingParameters) -> None:
