@@ -252,16 +252,16 @@ def test_digest_of_the_same_parameter_is_learned() -> None:
 
 def test_partial_read_proves_no_absence() -> None:
     """What a partial read does not find stays, however often, and what was missed once stays missed once."""
-    x, y, z, new = made("/P/X"), made("/P/Y"), made("/P/Z"), made("/P/Y", version=2, minute=1)
-    missed = Known(by_name(x, y, z), {"/P/X": digest(x)}).merge(by_name(y), {})
+    w, x, y, z, new = made("/P/W"), made("/P/X"), made("/P/Y"), made("/P/Z"), made("/P/Y", version=2, minute=1)
+    missed = Known(by_name(w, x, y, z), {"/P/X": digest(x)}).merge(by_name(w, y), {})
     assert {"/P/X", "/P/Z"} == missed.missed
 
     partly = missed.merge(by_name(new), {}, complete=False).merge(by_name(new, z), {}, complete=False)
 
-    assert by_name(x, new, z) == partly.parameters
+    assert by_name(w, x, new, z) == partly.parameters
     assert {"/P/X": digest(x)} == partly.digests
     assert {"/P/X"} == partly.missed
-    assert by_name(new, z) == partly.merge(by_name(new, z), {}).parameters
+    assert by_name(w, new, z) == partly.merge(by_name(new, z), {}).parameters
 
 
 def test_secret_of_secrets_manager_is_at_home_in_its_own_path() -> None:
