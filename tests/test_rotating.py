@@ -689,22 +689,77 @@ async def test_refreshes_that_fail_do_not_end_the_follower(
 
         source.error = None
         source.store(PASSWORD="second")
-        await clock.advance(10)
+        await clock.advance(20)
         assert (2, "READY") == (rotating.generation, rotating.state)
 
 
 async def test_it_asks_ever_more_rarely(source: Source, rotating: Rotating[Client], clock: ManualClock) -> None:
-    """The gap between forced refreshes doubles to 5 s while there is no news, and is short again after some."""
+    """The gap between forced refreshes doubles to a minute while there is no news, and is short again after some."""
     async with rotating:
         source.publish(PASSWORD="garbage")
-        await clock.advance(25)
-        assert [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0] == source.gaps[:7]
+        await clock.advance(300)
+        assert [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] == source.gaps[:10]
         source.gaps.clear()
 
         source.store(PASSWORD="other garbage")
-        await clock.advance(12)
+        await clock.advance(70)
         fresh = source.gaps[source.gaps.index(0.25) :]
         assert [0.25, 0.5, 1.0, 2.0] == fresh[:4]
+
+
+@pytest.mark.parametrize("garbage", [False, True])
+async def test_a_refused_user_ends_a_long_gap(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, *, garbage: bool
+) -> None:
+    """However rarely it tries while the old generation serves: when that one is refused, it does so at once."""
+    async with rotating:
+        source.publish(PASSWORD="garbage" if garbage else "second")
+        await clock.advance(600)
+
+        service.alter("ann", "second")
+        source.store(PASSWORD="second")
+        task = asyncio.create_task(used(rotating, service))
+        await settle()
+        await clock.advance(0.5)
+        assert "second" == task.result().password
+
+
+async def test_what_nobody_says_may_go_better_is_built_rarely(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
+) -> None:
+    """Values that fail with an error that `classify` does not name are built again after a minute, news is asked for all the same."""
+    tries: list[float] = []
+
+    async def blocked() -> None:
+        """Refuse for a reason that more tries only make worse."""
+        tries.append(clock.now())
+        raise Broken
+
+    async with rotating:
+        service.probing = blocked
+        source.publish(PASSWORD="second")
+        await clock.advance(59)
+        assert [0.0] == tries
+        assert 5 < len(source.gaps)
+
+        # Users who are refused do not make it more often.
+        service.alter("ann", "third")
+        task = asyncio.create_task(used(rotating, service))
+        await clock.advance(1)
+        assert [0.0] == tries
+
+        # New values do.
+        source.publish(PASSWORD="third")
+        await settle()
+        assert 2 == len(tries)
+        await clock.advance(180)
+        assert 3 <= len(tries) <= 5
+        assert 60 <= min(later - sooner for sooner, later in zip(tries[1:], tries[2:], strict=False))
+        assert isinstance(task.exception(), Refused)
+
+        service.probing = _turn
+        await clock.advance(121)
+        assert (2, "READY") == (rotating.generation, rotating.state)
 
 
 async def test_it_asks_ever_more_rarely_for_users_too(
@@ -734,31 +789,94 @@ async def test_it_asks_ever_more_rarely_for_users_too(
 # Beginning and end
 
 
-async def test_a_first_build_that_fails_is_rotation_failed(
-    source: Source, service: Service, rotating: Rotating[Client]
+async def test_a_first_build_that_is_refused_is_rotation_failed(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """Credentials that do not work at the start are an error that names the keys, with the cause, and leave nothing."""
+    """Credentials that do not work for `start_deadline` are an error that names the keys, with the cause, and leave nothing."""
     service.alter("ann", "second")
-    with pytest.raises(RotationFailed, match="USER, PASSWORD: Refused 1045") as caught:
-        async with rotating:
-            pytest.fail("it was entered")
+    entering = asyncio.create_task(rotating.__aenter__())
+    await clock.advance(9.9)
+    assert not entering.done()
 
-    assert service.errors == [caught.value.__cause__]
+    await clock.advance(0.1)
+    with pytest.raises(RotationFailed, match="USER, PASSWORD: Refused 1045") as caught:
+        await entering
+    assert service.errors[-1] is caught.value.__cause__
     assert "CLOSED" == rotating.state
-    assert 1 == len(service.created)
+    # A handful: an account may be blocked after some.
+    assert 5 <= len(service.errors) <= 7
     assert [] == service.open
     assert 0 == source.watchers
 
 
-async def test_a_first_build_that_hangs_is_rotation_failed(
-    service: Service, rotating: Rotating[Client], clock: ManualClock
+async def test_a_start_in_the_window_of_a_rotation(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """A start that takes longer than `build_timeout` is an error, and leaves nothing."""
-    service.probing = forever
+    """Who begins when the password is new in the service and not yet in the store has the keys read again, and goes on."""
+    service.alter("ann", "second")
     entering = asyncio.create_task(rotating.__aenter__())
-    await clock.advance(5)
+    await clock.advance(1.5)
+    assert not entering.done()
+    assert "NEW" == rotating.state
 
-    with pytest.raises(RotationFailed, match="TimeoutError"):
+    source.store(PASSWORD="second")
+    await clock.advance(2)
+    assert rotating is await entering
+    assert (1, "READY") == (rotating.generation, rotating.state)
+    assert "second" == (await used(rotating, service)).password
+    await rotating.aclose()
+    assert [] == service.open
+
+
+async def test_a_start_before_the_service(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
+) -> None:
+    """Who begins before what it needs is up waits for it, and reads nothing again."""
+
+    async def not_yet() -> None:
+        """Be down for five seconds."""
+        if clock.now() < 5:
+            raise Busy
+
+    service.probing = not_yet
+    entering = asyncio.create_task(rotating.__aenter__())
+    await clock.advance(4.9)
+    assert not entering.done()
+    assert 5 < rotating.status.failures
+
+    await clock.advance(1)
+    assert rotating is await entering
+    assert (1, "READY") == (rotating.generation, rotating.state)
+    assert [] == source.gaps
+    await rotating.aclose()
+    assert [] == service.open
+
+
+async def test_a_start_that_no_second_try_helps(service: Service, rotating: Rotating[Client]) -> None:
+    """An error of the first build that `classify` does not name is raised at once."""
+
+    async def fail() -> None:
+        """Raise what is not named."""
+        raise Broken
+
+    service.probing = fail
+    with pytest.raises(RotationFailed, match="USER, PASSWORD: Broken"):
+        await rotating.__aenter__()
+    assert 1 == len(service.disposed)
+
+
+@pytest.mark.parametrize(("deadline", "said"), [(10, "TimeoutError"), (2, "no answer within 2 s")])
+async def test_a_first_build_that_hangs_is_rotation_failed(
+    source: Source, service: Service, clock: ManualClock, deadline: float, said: str
+) -> None:
+    """A start that hangs for `start_deadline` is an error, and leaves nothing."""
+    service.probing = forever
+    entering = asyncio.create_task(make(source, service, clock, start_deadline=deadline).__aenter__())
+    await clock.advance(deadline - 0.1)
+    assert not entering.done()
+
+    await clock.advance(0.1)
+    with pytest.raises(RotationFailed, match=said):
         await entering
     assert [] == service.open
 
@@ -1105,7 +1223,7 @@ async def test_no_value_is_in_a_traceback(service: Service, clock: ManualClock, 
     elif stage == "hanging":
         service.probing = forever
     entering = asyncio.create_task(rotating.__aenter__())
-    await clock.advance(5)
+    await clock.advance(10)
     error = entering.exception()
     assert isinstance(error, RotationFailed)
 
