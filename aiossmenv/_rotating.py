@@ -248,21 +248,20 @@ class Rotating(Generic[T]):
         if self._follower or self._state != "NEW":
             raise RotationFailed(f"{self!r} was entered before", remedy="Make a new one.")
         self._unsubscribe = self._env.on_change(self._on_change, *self._keys)
-        swapped = self._tell_of_swap()
+        swapped = self._swapped = asyncio.get_running_loop().create_future()
         self._follower = asyncio.create_task(self._follow(), name="aiossmenv follower")
         try:
             await self._pause(self._start_deadline, swapped, self._follower)
-            if not self._generations.current:
-                said = self._last_error or f"no answer within {self._start_deadline:g} s"
-                raise RotationFailed(
-                    f"nothing could be built from {', '.join(self._keys)}: {said}",
-                    remedy="Check these parameters, and that what they lead to is up.",
-                ) from self._first_error
         except BaseException:
             await self.aclose()
             raise
-        finally:
-            self._first_error = None
+        if not self._generations.current:
+            silence = "it was closed" if self._closing else f"no answer within {self._start_deadline:g} s"
+            await self.aclose()
+            raise RotationFailed(
+                f"nothing could be built from {', '.join(self._keys)}: {self._last_error or silence}",
+                remedy="Check these parameters, and that what they lead to is up.",
+            ) from self._first_error
         return self
 
     async def __aexit__(
@@ -329,26 +328,24 @@ class Rotating(Generic[T]):
     async def _keep_up(self) -> None:
         """Build what is new, and ask for news of what is refused; return if the first build cannot go well."""
         tried: Mapping[str, str] | None = None
-        again, asks, asked = 0.0, 0, self._clock.now()
+        again, asks, asked = 0.0, 0, 0.0
         while True:
             self._changed.clear()
             self._wake.clear()
             try:
                 values = self._values()
+                if values != tried:
+                    # What failed before is not held against values that are new.
+                    tried, again, asks, self._failures = values, 0.0, 0, 0
                 current = self._generations.current
                 if current and values == current.values:
                     self._ready()
-                    if tried:
-                        tried, asks = None, 0
                     if not self._suspect:
                         await self._wake.wait()
                         continue
-                elif values != tried or self._clock.now() >= again:
-                    if values != tried:
-                        # What failed before is not held against values that are new.
-                        tried, asks, self._failures = values, 0, 0
+                elif self._clock.now() >= again:
                     await self._build(values)
-                    tried, asks = None, 0
+                    asks = 0
                     continue
             except Exception as error:
                 verdict = self._failed(error)
@@ -405,7 +402,7 @@ class Rotating(Generic[T]):
             logger.info("generation %d of %s serves", self.generation, ", ".join(self._keys))
 
     def _ready(self) -> None:
-        self._state, self._failures, self._last_error = "READY", 0, None
+        self._state, self._failures, self._last_error, self._first_error = "READY", 0, None, None
 
     def _failed(self, error: Exception) -> Verdict:
         """Take note of a build that failed, and return what helps."""
@@ -441,13 +438,11 @@ class Rotating(Generic[T]):
             )
         return _Values(snapshot, self._keys)
 
-    def _tell_of_swap(self) -> "asyncio.Future[None]":
-        """Tell those who wait for it; returns what they are to wait for next."""
+    def _tell_of_swap(self) -> None:
         # A future for each swap and not one event: who begins to wait between a set and a clear would miss it.
         swapped, self._swapped = self._swapped, asyncio.get_running_loop().create_future()
         if swapped:
             swapped.set_result(None)
-        return self._swapped
 
     def _retire(self, generation: _Generation[T] | None) -> None:
         if generation:

@@ -134,7 +134,7 @@ class MariaDB:
 
 
 @contextlib.asynccontextmanager
-async def mariadb() -> AsyncIterator[MariaDB]:
+async def mariadb(*options: str) -> AsyncIterator[MariaDB]:
     """Run a private MariaDB with a database `app`; two thirds of a second to start, 34 MB on disk."""
     found = find_mariadb()
     if not found:
@@ -164,7 +164,7 @@ async def mariadb() -> AsyncIterator[MariaDB]:
             [
                 server, "--no-defaults", data, f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}/s",
                 f"--pid-file={folder}/pid", f"--log-error={log}", "--skip-log-bin", "--performance-schema=0",
-                "--max-connections=300", *small,
+                "--max-connections=300", *small, *options,
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

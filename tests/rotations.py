@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import aiomysql
 
 from aiossmenv import Change, Parameter, Snapshot, diff, load_env
-from aiossmenv.mysql import RotatingPool
+from aiossmenv.mysql import _KEYS, RotatingPool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -525,8 +525,7 @@ async def rotate_under_load(
         await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
         refused = await failed_logins(server)
         opened: AbstractAsyncContextManager[EnvLike] = rotator.store.opened()
-        keys = {} if kind.form == "keys" else {"keys": {"dsn": "DATABASE_URL"}}
-        async with opened as env, _pool(env, kind, **keys) as pool:
+        async with opened as env, _pool(env, kind) as pool:
             load = Load(pool, server, account, kind, dice)
             rotated = getattr(rotator, kind.rotate)
             with swaps_noted() as swaps:
@@ -545,9 +544,10 @@ async def rotate_under_load(
     return load.outcome
 
 
-def _pool(env: "EnvLike", kind: Kind, **keys: dict[str, str]) -> RotatingPool:
+def _pool(env: "EnvLike", kind: Kind) -> RotatingPool:
+    keys = {"dsn": "DATABASE_URL"} if kind.form != "keys" else _KEYS
     # Rotations come faster than anybody else's, so refreshes may, too.
-    return RotatingPool(env, db="app", maxsize=kind.maxsize, warm=kind.warm, min_gap=POLL, **keys)
+    return RotatingPool(env, keys, db="app", maxsize=kind.maxsize, warm=kind.warm, min_gap=POLL)
 
 
 def _sort(load: Load, swaps: list[float]) -> None:

@@ -5,15 +5,29 @@ import gc
 import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from aiossmenv import Change, Parameter, Rotating, RotationFailed, Snapshot, StoreUnavailable, diff
-from aiossmenv._rotating import Verdict
+from aiossmenv import (
+    Change,
+    Env,
+    Parameter,
+    ParameterStore,
+    Rotating,
+    RotationFailed,
+    Snapshot,
+    StoreUnavailable,
+    diff,
+    load_env,
+)
+from aiossmenv._rotating import RotatingStatus, Verdict
+from embedded import Store
+from faults import FaultProxy
 from timing import ManualClock, settle
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -209,7 +223,7 @@ def rotating(source: Source, service: Service, clock: ManualClock) -> Rotating[C
     return make(source, service, clock)
 
 
-def make(source: Source, service: Service, clock: ManualClock, **options: Any) -> Rotating[Client]:
+def make(source: Source | Env, service: Service, clock: ManualClock, **options: Any) -> Rotating[Client]:
     """Return a client that follows the source, with dice that always show a half."""
     defaults: dict[str, Any] = {"classify": classify, "clock": clock, "random": lambda: 0.5}
     return Rotating(source, ["USER", "PASSWORD"], service.create, service.probe, service.dispose, **defaults | options)
@@ -754,7 +768,7 @@ async def test_what_nobody_says_may_go_better_is_built_rarely(
         assert 2 == len(tries)
         await clock.advance(180)
         assert 3 <= len(tries) <= 5
-        assert 60 <= min(later - sooner for sooner, later in zip(tries[1:], tries[2:], strict=False))
+        assert 60 <= min(later - sooner for sooner, later in pairwise(tries[1:]))
         assert isinstance(task.exception(), Refused)
 
         service.probing = _turn
@@ -784,6 +798,29 @@ async def test_it_asks_ever_more_rarely_for_users_too(
         await clock.advance(1)
         assert "third" == task.result().password
         assert [0.25] == source.gaps
+
+
+async def test_several_share_their_forced_refreshes(
+    ssm: Store, proxy: FaultProxy, store: ParameterStore, service: Service, clock: ManualClock
+) -> None:
+    """Whatever follows the same keys of one `Env` has them read once, and not again before `min_gap` is over."""
+    for key, value in {"USER": "ann", "PASSWORD": "first"}.items():
+        await asyncio.to_thread(ssm.put, f"/T/{key}", value)
+    async with load_env("/T", store=store, ttl=3600, environ=None) as env, AsyncExitStack() as stack:
+        rotatings = [await stack.enter_async_context(make(env, service, clock)) for _ in range(3)]
+        proxy.clear()
+        for number, password in enumerate(("second", "third"), 1):
+            service.alter("ann", password)
+            await asyncio.to_thread(ssm.put, "/T/PASSWORD", password)
+            tasks = [asyncio.create_task(used(rotating, service)) for rotating in rotatings for _ in range(4)]
+            await clock.advance(0.15)
+            await asyncio.sleep(0.05)
+            assert number - 1 == proxy.count()
+
+            await clock.advance(0.15)
+            assert {password} == {client.password for client in await asyncio.gather(*tasks)}
+            assert number == proxy.count("GetParameters") == proxy.count()
+        assert [3, 3, 3] == [rotating.generation for rotating in rotatings]
 
 
 # Beginning and end
@@ -1143,6 +1180,43 @@ async def test_a_cancelled_start_leaves_nothing_at_any_turn(
 
 
 # Secrets
+
+
+async def test_status(source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock) -> None:
+    """The status counts what there was, and has no value in it."""
+
+    def said() -> dict[str, object]:
+        """Return what is not as it was at the beginning."""
+        untouched = RotatingStatus(
+            state="READY", generation=1, retiring=0, failures=0, last_error=None, refused=0, refreshes=0, cut=0
+        )
+        now = asdict(rotating.status)
+        return {name: now[name] for name, value in asdict(untouched).items() if value != now[name]}
+
+    assert {"state": "NEW", "generation": 0} == said()
+    async with rotating:
+        assert {} == said()
+        source.publish(PASSWORD="garbage")
+        await clock.advance(0.4)
+        error = "Refused 1045"
+        assert {"state": "DEGRADED", "failures": 2, "last_error": error, "refused": 2, "refreshes": 2} == said()
+        assert f"<Rotating USER, PASSWORD: DEGRADED, generation 1, 0 retiring, 2 failed: {error}>" == repr(rotating)
+
+        end = asyncio.Event()
+        holders = [asyncio.create_task(hold(rotating, end)) for _ in range(2)]
+        await settle()
+        service.alter("ann", "second")
+        source.store(PASSWORD="second")
+        task = asyncio.create_task(used(rotating, service))
+        await clock.advance(1)
+        await task
+        logins = len(service.errors)
+        assert {"generation": 2, "retiring": 1, "refused": logins, "refreshes": 3} == said()
+        await clock.advance(30)
+        assert {"generation": 2, "refused": logins, "refreshes": 3, "cut": 2} == said()
+        end.set()
+        await asyncio.gather(*holders)
+    assert "CLOSED" == rotating.status.state
 
 
 async def test_repr_has_no_value(source: Source, service: Service, rotating: Rotating[Client]) -> None:

@@ -35,7 +35,6 @@ sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "ex
 from embedded import MariaDB, Store, embedded_store, mariadb
 from rotations import Kind, Outcome, rotate_under_load
 
-CALM = {"churn": 0.0, "think": 0.03, "pause": 0.2, "warm": 10}
 KINDS = [
     Kind(name="database first", rotate="db_first"),
     Kind(name="store first", rotate="store_first"),
@@ -52,8 +51,8 @@ KINDS = [
     Kind(name="mixed, 10 % take 0.2 s", rotate="mixed", long=0.1),
     Kind(name="mixed, pool of 5, 10 % dropped", rotate="mixed", maxsize=5, churn=0.1),
     Kind(name="mixed, pool of 5, 10 % dropped, 20 % cancelled", rotate="mixed", maxsize=5, churn=0.1, cancelled=0.2),
-    Kind(name="calm, database first", rotate="db_first", **CALM),
-    Kind(name="calm, two users", rotate="two_user", **CALM),
+    Kind(name="calm, database first", rotate="db_first", warm=10, churn=0, think=0.03, pause=0.2),
+    Kind(name="calm, two users", rotate="two_user", warm=10, churn=0, think=0.03, pause=0.2),
     Kind(name="whole chain over HTTP", rotate="mixed", reading="HTTP", pause=0.2),
 ]
 
