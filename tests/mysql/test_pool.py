@@ -1,7 +1,9 @@
 """`RotatingPool` on a real MariaDB."""
 
+import ast
 import asyncio
 import gc
+import re
 import ssl
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from aiossmenv import RotationFailed, load_env
+from aiossmenv import RotationFailed, load_env, mysql
 from aiossmenv.mysql import RotatingPool
 from embedded import MariaDB, Store, free_port, mariadb
 from rotations import Account, Relay, Source, failed_logins
@@ -50,6 +53,21 @@ async def test_acquire_and_execute(source: Source, account: Account) -> None:
     async with RotatingPool(source, maxsize=2) as pool:
         assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
         assert (1, "READY") == (pool.generation, pool.state)
+
+
+async def test_the_example_of_the_module(ssm: Store, server: MariaDB, account: Account) -> None:
+    """What the module's docstring shows works as it stands."""
+    example = re.search(r"(?:^    .*\n)+", mysql.__doc__ or "", re.MULTILINE)
+    assert example
+    for key, value in {"DB_URL": server.address, "DB_USER": account.name, "DB_PASSWORD": "first"}.items():
+        await asyncio.to_thread(ssm.put, f"/FAKEBOOK/TEST/{key}", value)
+    await server.execute("CREATE TABLE app.visits (n INT)")
+
+    code = compile(dedent(example[0]), "docstring", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    await eval(code, {"load_env": load_env, "RotatingPool": RotatingPool})
+
+    assert ((1,),) == await server.execute("SELECT n FROM app.visits")
+    await server.execute("DROP TABLE app.visits")
 
 
 async def test_a_cursor_for_one_statement(source: Source) -> None:
