@@ -320,7 +320,7 @@ class Rotating(Generic[T]):
         try:
             await self._keep_up()
         except asyncio.CancelledError:
-            if self._state != "CLOSED":
+            if self._generations.current:
                 # Cancelled from outside: the loop is going down and nobody closed this.
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             raise

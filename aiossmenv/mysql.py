@@ -38,6 +38,9 @@ parameters: write the password last, or all of them and let the login that fails
 - MariaDB: `ALTER USER app IDENTIFIED VIA mysql_native_password USING PASSWORD('new') OR mysql_native_password USING
   PASSWORD('old')`; write 'new'; later `ALTER USER app IDENTIFIED BY 'new'`.
 
+**TLS** is aiomysql's: pass `ssl=ssl.create_default_context()`. Where the server offers none it logs in without, so
+let the server insist, as with `REQUIRE SSL`.
+
 **Servers that block an account** after too many wrong passwords: a rotation costs a process one refused login or a
 few, and values that stay wrong one every few seconds, then one a minute. Codes 4150 and 3955, blocked, are not retried.
 """

@@ -941,6 +941,22 @@ async def test_a_cancelled_start_leaves_nothing(source: Source, service: Service
     assert 0 == source.watchers
 
 
+async def test_a_start_that_ends_with_the_loop_is_no_warning(service: Service, rotating: Rotating[Client]) -> None:
+    """Where everything is cancelled at once while it is first built, nobody has forgotten to close anything."""
+    service.probing = forever
+    before = asyncio.all_tasks()
+    entering = asyncio.create_task(rotating.__aenter__())
+    await settle()
+    tasks = asyncio.all_tasks() - before
+    # The follower first.
+    for task in sorted(tasks, key=lambda task: task is entering):
+        task.cancel()
+    await asyncio.wait(tasks)
+
+    assert [] == [task for task in tasks if not task.cancelled()]
+    assert [] == service.open
+
+
 async def test_closing_during_the_start_ends_it(service: Service, rotating: Rotating[Client]) -> None:
     """What is closed while it is first built does not open afterwards."""
     gate = asyncio.Event()
@@ -950,7 +966,7 @@ async def test_closing_during_the_start_ends_it(service: Service, rotating: Rota
     await rotating.aclose()
     gate.set()
 
-    with pytest.raises(RotationFailed):
+    with pytest.raises(RotationFailed, match="PASSWORD: it was closed"):
         await entering
     assert 1 == len(service.created)
     assert [] == service.open
