@@ -260,6 +260,19 @@ async def test_a_change_of_a_key_swaps(source: Source, service: Service, rotatin
     assert service.created == service.disposed
 
 
+async def test_create_gets_its_keys_alone(source: Source, service: Service, clock: ManualClock) -> None:
+    """`create` is given a mapping of the keys that were named, whose repr has no value."""
+
+    async def create(values: Mapping[str, str]) -> dict[str, str]:
+        """Keep what was given."""
+        assert "<values of PASSWORD, USER>" == repr(values)
+        assert 2 == len(values)
+        return dict(values)
+
+    async with Rotating(source, ["PASSWORD", "USER"], create, clock=clock) as rotating, rotating.use() as made:
+        assert {"PASSWORD": "first", "USER": "ann"} == made
+
+
 async def test_other_keys_are_none_of_its_business(
     source: Source, service: Service, rotating: Rotating[Client]
 ) -> None:
@@ -955,6 +968,18 @@ async def test_a_start_that_ends_with_the_loop_is_no_warning(service: Service, r
 
     assert [] == [task for task in tasks if not task.cancelled()]
     assert [] == service.open
+
+
+async def test_one_that_was_not_closed_warns(rotating: Rotating[Client]) -> None:
+    """Where the loop ends before anybody has closed it, a warning says so."""
+    before = asyncio.all_tasks()
+    await rotating.__aenter__()
+    (follower,) = (task for task in asyncio.all_tasks() - before if task.get_name() == "aiossmenv follower")
+    await settle()
+    follower.cancel()
+    with pytest.warns(ResourceWarning, match="unclosed <Rotating USER, PASSWORD: READY, generation 1"):
+        await asyncio.wait({follower})
+    await rotating.aclose()
 
 
 async def test_closing_during_the_start_ends_it(service: Service, rotating: Rotating[Client]) -> None:
