@@ -200,7 +200,8 @@ class Kind:
     A way to rotate and a load.
 
     *rotate*: a method of `Rotator`. *reading*: the store in memory is polled, or read only when a refresh is forced;
-    or it is Parameter Store over HTTP. *form*: of the parameters. *churn*: the share of transactions that end with a
+    or it is Parameter Store over HTTP. *form*: of the parameters. *warm*: by default half of *maxsize*, so that a third
+    generation that begins before the first one has ended stays within twice *maxsize*. *churn*: the share of transactions that end with a
     dropped connection, so that there are new logins all the time; *long*: that take 0.2 s; *cancelled*: whose task is
     cancelled somewhere. *think*: seconds between two transactions of a task. *pause*: seconds from one rotation to the
     next.
@@ -211,7 +212,7 @@ class Kind:
     reading: str = "polled"
     form: str = "keys"
     maxsize: int = 10
-    warm: int = 5
+    warm: int | None = None
     churn: float = 0.01
     long: float = 0.0
     cancelled: float = 0.0
@@ -547,7 +548,8 @@ async def rotate_under_load(
 def _pool(env: "EnvLike", kind: Kind) -> RotatingPool:
     keys = {"dsn": "DATABASE_URL"} if kind.form != "keys" else _KEYS
     # Rotations come faster than anybody else's, so refreshes may, too.
-    return RotatingPool(env, keys, db="app", maxsize=kind.maxsize, warm=kind.warm, min_gap=POLL)
+    warm = kind.maxsize // 2 if kind.warm is None else kind.warm
+    return RotatingPool(env, keys, db="app", maxsize=kind.maxsize, warm=warm, min_gap=POLL)
 
 
 def _sort(load: Load, swaps: list[float]) -> None:

@@ -7,7 +7,6 @@ from rotations import Kind, rotate_under_load
 from timing import our_tasks
 
 ROTATIONS = 20
-# Half of the connections warm: a third generation that begins before the first one has ended stays within the bound.
 KINDS = [
     Kind(name="database first", rotate="db_first"),
     Kind(name="store first", rotate="store_first"),
@@ -60,7 +59,6 @@ async def test_no_transaction_fails_because_others_are_cancelled(server: MariaDB
     assert outcome.committed <= outcome.rows <= outcome.committed + outcome.cancelled
     assert 0 == outcome.left
     assert set() == await our_tasks()
-    assert 2 * kind.maxsize >= outcome.most
 
 
 async def test_the_whole_chain(server: MariaDB, ssm: Store) -> None:
