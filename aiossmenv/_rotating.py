@@ -285,7 +285,8 @@ class Rotating(Generic[T]):
                 self._generations.release(generation)
                 verdict = self._verdict(error)
                 self._refused += verdict == "refused"
-                failures += 1
+                # Who is refused is woken by news, and each further try with the same password may block the account.
+                failures += 3 if verdict == "refused" and not failures else 1
                 delay = self._entering.delay_within(failures, self._random(), deadline - self._clock.now())
                 if verdict is None or (delay is None and not isinstance(error, TimeoutError)):
                     raise
