@@ -734,6 +734,26 @@ async def test_it_asks_ever_more_rarely(source: Source, rotating: Rotating[Clien
         assert [0.25, 0.5, 1.0, 2.0] == fresh[:4]
 
 
+async def test_it_asks_soon_again_after_a_build(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
+) -> None:
+    """However rarely it asked in the end for values that then did work: the next time it is as quick as the first."""
+    async with rotating:
+        source.publish(PASSWORD="second")
+        await clock.advance(6)
+        service.alter("ann", "second")
+        await clock.advance(8)
+        assert 2 == rotating.generation
+        source.gaps.clear()
+
+        service.alter("ann", "third")
+        task = asyncio.create_task(used(rotating, service))
+        await clock.advance(0.1)
+        assert 0.25 == source.gaps[0]
+        source.publish(PASSWORD="third")
+        await task
+
+
 @pytest.mark.parametrize("garbage", [False, True])
 async def test_a_refused_user_ends_a_long_gap(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, *, garbage: bool
