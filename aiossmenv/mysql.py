@@ -185,6 +185,8 @@ class RotatingPool:
         try:
             while len(warmed) < max(1, self._warm):
                 warmed += [await pool.acquire()]
+                # A burst of logins would be felt by the queries that run meanwhile, on this loop and in the server.
+                await asyncio.sleep(0.002)
             await warmed[0].ping(reconnect=False)
         finally:
             for connection in warmed:

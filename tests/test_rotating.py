@@ -742,7 +742,7 @@ async def test_it_asks_soon_again_after_a_build(
         source.publish(PASSWORD="second")
         await clock.advance(6)
         service.alter("ann", "second")
-        await clock.advance(8)
+        await clock.advance(4)
         assert 2 == rotating.generation
         source.gaps.clear()
 
