@@ -185,8 +185,9 @@ class RotatingPool:
         try:
             while len(warmed) < max(1, self._warm):
                 warmed += [await pool.acquire()]
-                # A burst of logins would be felt by the queries that run meanwhile, on this loop and in the server.
-                await asyncio.sleep(0.002)
+                if not self._slots.locked():
+                    # Queries that run meanwhile would feel a burst of logins. Where places are short, haste is better.
+                    await asyncio.sleep(0.002)
             await warmed[0].ping(reconnect=False)
         finally:
             for connection in warmed:
