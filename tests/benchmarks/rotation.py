@@ -64,10 +64,10 @@ def failures(kind: Kind, outcome: Outcome) -> int:
     return sum(outcome.failed.values()) + lost + outcome.left + idle
 
 
-def quantiles(seconds: list[float]) -> tuple[float, float]:
-    """Return median and 99th percentile in milliseconds."""
+def quantiles(seconds: list[float]) -> tuple[float, float] | None:
+    """Return median and 99th percentile in milliseconds, or nothing where there was no swap to be near."""
     if len(seconds) < 2:
-        return float("nan"), float("nan")
+        return None
     cuts = statistics.quantiles(seconds, n=100)
     return 1000 * cuts[49], 1000 * cuts[98]
 
@@ -81,9 +81,9 @@ def row(kind: Kind, outcome: Outcome) -> str:
         outcome.swaps,
         f"{outcome.committed:,}",
         f"**{failures(kind, outcome)}**",
-        f"{steady[0]:.1f} / {steady[1]:.1f}",
-        f"{near[0]:.1f} / {near[1]:.1f}",
-        f"{near[1] / steady[1]:.2f}",
+        f"{steady[0]:.1f} / {steady[1]:.1f}" if steady else "",
+        f"{near[0]:.1f} / {near[1]:.1f}" if near else "",
+        f"{near[1] / steady[1]:.2f}" if steady and near else "",
         outcome.most,
         outcome.refused,
     )
