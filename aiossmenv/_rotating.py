@@ -2,14 +2,15 @@
 """
 A resource that follows its keys.
 
-A *generation* is what was built from one set of values. Exactly one is current; entering takes a lease on it. When
-the values change, a follower task builds the next generation and proves it with a probe; then it becomes current by
-one assignment. The old one is retired: it is disposed of when its last lease ends, or after `drain_timeout`. A build
-that fails changes nothing: the old generation serves on, and values are asked for anew.
+A *generation* is what was built from one set of values. Exactly one is current; entering takes a lease on it. A
+follower task builds the first and, when the values change, the next one, and proves it with a probe; then it becomes
+current by one assignment. The old one is retired: it is disposed of when its last lease ends, or after
+`drain_timeout`. A build that fails changes nothing: the old generation serves on, and values are asked for anew.
 
-Refused credentials are news: whoever is refused on entering sets `_refused`, the follower asks for a refresh (which
-ends early if the values change meanwhile), and the entering is tried again, on a newer generation at once, else with full jitter, until `retry_deadline`. A body is never
-tried again. All that changes a generation is in `_Generations`, which has no await.
+Refused credentials are news: whoever is refused on entering makes the generation suspect, the follower asks for a
+refresh (which ends early if the values change meanwhile), and the entering is tried again, on a newer generation at
+once, else with full jitter, until `retry_deadline`. A body is never tried again. All that changes a generation is in
+`_Generations`, which has no await.
 """
 
 import asyncio
@@ -33,6 +34,29 @@ logger = logging.getLogger("aiossmenv")
 
 Verdict = Literal["refused", "transient"] | None
 State = Literal["NEW", "READY", "DEGRADED", "CLOSED"]
+
+# Seconds from a build to the next one of the same values, where nobody said that it may go better then: a login too
+# many may be what blocks the account.
+_RARELY = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotatingStatus:
+    """
+    What a `Rotating` is doing and has been through.
+
+    *failures*: builds in a row that failed, *last_error* the type and number of the last one's error, never its text.
+    Since the beginning: *refused* logins, of users and of builds; forced *refreshes*; leases *cut* by `drain_timeout`.
+    """
+
+    state: State
+    generation: int
+    retiring: int
+    failures: int
+    last_error: str | None
+    refused: int
+    refreshes: int
+    cut: int
 
 
 class Source(Protocol):
@@ -101,14 +125,16 @@ class Rotating(Generic[T]):
 
     *env*: an `Env`. *keys*: its keys that the resource is made of. *create*: from a mapping of these keys to a new
     resource; *probe*: proves that it works, a real login where there is one; *dispose*: closes it. *classify* says of
-    an error on entering whether it is `"refused"` (the credentials; refresh, try again), `"transient"` (try again) or
-    `None` (raise it); by default all are raised.
+    an error on entering or building whether it is `"refused"` (the credentials; refresh, try again), `"transient"`
+    (try again) or `None` (raise it, and build nothing of the same values for a minute); by default all are `None`.
 
-    Seconds: *build_timeout* 5 for create and probe; *drain_timeout* 30 for leases on an old generation, more than
-    your longest use; *dispose_timeout* 3; *retry_deadline* 10 for entering, after which the original error comes out;
-    *min_gap* 0.25 between forced refreshes, doubling to 5 while they bring no news.
+    Seconds: *start_deadline* 10 for the first build, which is tried again as *classify* says; *build_timeout* 5 for
+    each create and probe; *drain_timeout* 30 for leases on an old generation, more than your longest use;
+    *dispose_timeout* 3; *retry_deadline* 10 for entering, after which the original error comes out; *min_gap* 0.25
+    between forced refreshes, doubling while they bring no news: to 5 while users are refused, else to 60.
 
-    Use it with `async with`; then `async with rotating.use() as resource`.
+    Use it with `async with`, which raises `RotationFailed` when nothing could be built; then `async with
+    rotating.use() as resource`.
     """
 
     def __init__(
@@ -120,6 +146,7 @@ class Rotating(Generic[T]):
         dispose: Callable[[T], Awaitable[object]] | None = None,
         *,
         classify: Callable[[Exception], Verdict] = lambda _: None,
+        start_deadline: float = 10.0,
         build_timeout: float = 5.0,
         drain_timeout: float = 30.0,
         dispose_timeout: float = 3.0,
@@ -136,6 +163,7 @@ class Rotating(Generic[T]):
         self._probe = probe
         self._dispose = dispose
         self._classify = classify
+        self._start_deadline = start_deadline
         self._build_timeout = build_timeout
         self._drain_timeout = drain_timeout
         self._dispose_timeout = dispose_timeout
@@ -144,11 +172,15 @@ class Rotating(Generic[T]):
         self._random = random
         self._entering = Backoff(base=0.02, cap=1.0)
         self._asking = Backoff(base=min_gap, cap=max(min_gap, 5.0))
+        self._idling = Backoff(base=min_gap, cap=max(min_gap, _RARELY))
         self._generations: _Generations[T] = _Generations()
         self._state: State = "NEW"
+        self._failures = self._refused = self._refreshes = self._cut = 0
+        self._last_error: str | None = None
+        self._first_error: Exception | None = None
         self._changed = asyncio.Event()
-        self._refused = False
-        self._wake = asyncio.Event()
+        self._suspect = False
+        self._wake = asyncio.Event()  # changed or suspect
         self._swapped: asyncio.Future[None] | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
         self._follower: asyncio.Task[None] | None = None
@@ -165,9 +197,24 @@ class Rotating(Generic[T]):
         """How many generations there have been."""
         return self._generations.number
 
+    @property
+    def status(self) -> RotatingStatus:
+        """What it is doing and has been through, at the moment of asking."""
+        return RotatingStatus(
+            state=self._state,
+            generation=self.generation,
+            retiring=len(self._generations.retiring),
+            failures=self._failures,
+            last_error=self._last_error,
+            refused=self._refused,
+            refreshes=self._refreshes,
+            cut=self._cut,
+        )
+
     def __repr__(self) -> str:
-        retiring = len(self._generations.retiring)
-        return f"<{type(self).__name__} {', '.join(self._keys)}: {self._state}, generation {self.generation}, {retiring} retiring>"
+        failed = f", {self._failures} failed: {self._last_error}" if self._failures else ""
+        now = f"{self._state}, generation {self.generation}, {len(self._generations.retiring)} retiring{failed}"
+        return f"<{type(self).__name__} {', '.join(self._keys)}: {now}>"
 
     @overload
     def use(self) -> AbstractAsyncContextManager[T]: ...
@@ -188,6 +235,8 @@ class Rotating(Generic[T]):
         if self._closing is None:
             self._state = "CLOSED"
             self._unsubscribe()
+            if self._follower:
+                self._follower.cancel()  # now, so that what it is building cannot become current any more
             self._retire(self._generations.close())
             self._tell_of_swap()
             self._closing = asyncio.create_task(self._close(), name="aiossmenv close")
@@ -196,20 +245,23 @@ class Rotating(Generic[T]):
         await self._chores_done()
 
     async def __aenter__(self) -> Self:
-        if self._state != "NEW":
+        if self._follower or self._state != "NEW":
             raise RotationFailed(f"{self!r} was entered before", remedy="Make a new one.")
         self._unsubscribe = self._env.on_change(self._on_change, *self._keys)
-        try:
-            await self._build(self._values())
-        except BaseException as error:
-            await self.aclose()
-            if not isinstance(error, Exception):
-                raise
-            raise RotationFailed(
-                f"nothing could be built from {', '.join(self._keys)}: {_named(error)}",
-                remedy="Check these parameters, and that what they lead to is up.",
-            ) from error
+        swapped = self._swapped = asyncio.get_running_loop().create_future()
         self._follower = asyncio.create_task(self._follow(), name="aiossmenv follower")
+        try:
+            await self._pause(self._start_deadline, swapped, self._follower)
+        except BaseException:
+            await self.aclose()
+            raise
+        if not self._generations.current:
+            silence = "it was closed" if self._closing else f"no answer within {self._start_deadline:g} s"
+            await self.aclose()
+            raise RotationFailed(
+                f"nothing could be built from {', '.join(self._keys)}: {self._last_error or silence}",
+                remedy="Check these parameters, and that what they lead to is up.",
+            ) from self._first_error
         return self
 
     async def __aexit__(
@@ -232,7 +284,9 @@ class Rotating(Generic[T]):
             except BaseException as error:
                 self._generations.release(generation)
                 verdict = self._verdict(error)
-                failures += 1
+                self._refused += verdict == "refused"
+                # Who is refused is woken by news, and each further try with the same password may block the account.
+                failures += 3 if verdict == "refused" and not failures else 1
                 delay = self._entering.delay_within(failures, self._random(), deadline - self._clock.now())
                 if verdict is None or (delay is None and not isinstance(error, TimeoutError)):
                     raise
@@ -246,7 +300,7 @@ class Rotating(Generic[T]):
                 return entered
             if self._generations.current is generation:
                 if verdict == "refused":
-                    self._refused = True
+                    self._suspect = True
                     self._wake.set()
                 await self._pause(delay, swapped)
 
@@ -266,63 +320,64 @@ class Rotating(Generic[T]):
     async def _follow(self) -> None:
         try:
             await self._keep_up()
-        finally:
-            if self._state != "CLOSED":
+        except asyncio.CancelledError:
+            if self._generations.current:
                 # Cancelled from outside: the loop is going down and nobody closed this.
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            raise
 
     async def _keep_up(self) -> None:
-        failures, tried, asked = 0, None, self._clock.now()
+        """Build what is new, and ask for news of what is refused; return if the first build cannot go well."""
+        tried: Mapping[str, str] | None = None
+        again, asks, asked = 0.0, 0, 0.0
         while True:
             self._changed.clear()
+            self._wake.clear()
             try:
                 values = self._values()
-                current = self._generations.current
-                if not current or values != current.values:
+                if values != tried:
                     # What failed before is not held against values that are new.
-                    failures, tried = (failures if values == tried else 0), values
+                    tried, again, asks, self._failures = values, 0.0, 0, 0
+                current = self._generations.current
+                if current and values == current.values:
+                    self._ready()
+                    if not self._suspect:
+                        await self._wake.wait()
+                        continue
+                elif self._clock.now() >= again:
                     await self._build(values)
-                    failures = 0
+                    asks = 0
                     continue
-                self._state, tried = "READY", None
-                if not self._refused:
-                    await self._wake.wait()
-                    self._wake.clear()
-                    if self._clock.now() - asked > 2 * self._asking.cap:
-                        failures = 0
-                    continue
-                failures += 1
             except Exception as error:
-                self._state = "DEGRADED"
-                failures += 1
-                if failures & (failures - 1) == 0:  # the first, second, fourth, eighth ...
-                    logger.warning(
-                        "generation %d of %s serves on, the next cannot be built: %s",
-                        self.generation,
-                        ", ".join(self._keys),
-                        _named(error),
-                    )
-                await self._pause(self._entering.delay(failures, self._random()), self._changed)
-                if self._verdict(error) == "transient" and not self._refused:
+                verdict = self._failed(error)
+                if verdict is None and not self._generations.current:
+                    return
+                again = self._clock.now() + (0 if verdict else _RARELY)
+                await self._pause(self._entering.delay(self._failures, self._random()), self._changed)
+                if verdict == "transient" and not self._suspect:
                     continue  # nothing that news of the keys would heal
             if not self._changed.is_set():
-                self._refused = False
-                asked = self._clock.now()
-                await self._ask(failures)
+                quiet = self._state == "READY" and self._clock.now() - asked > 2 * self._asking.cap
+                asks, asked = 1 if quiet else asks + 1, self._clock.now()
+                await self._ask(asks)
 
-    async def _ask(self, failures: int) -> None:
+    async def _ask(self, asks: int) -> None:
         """Ask for news of the keys, ever more rarely while there is none; end when they come from elsewhere."""
-        gap = self._asking.ceiling(failures)
+        # While the old generation serves there is time, until a user is refused.
+        backoff, news = (self._asking, self._changed) if self._suspect else (self._idling, self._wake)
+        self._suspect = False
+        gap = backoff.ceiling(asks)
         asking = asyncio.create_task(self._refresh(gap), name="aiossmenv forced refresh")
         try:
-            await self._pause(None, asking, self._changed)
+            await self._pause(None, asking, news)
         finally:
             asking.cancel()
         if asking.done() and not asking.cancelled() and asking.result():
-            await self._pause(gap, self._changed)
+            await self._pause(gap, news)
 
     async def _refresh(self, gap: float) -> bool:
         """Return whether it failed."""
+        self._refreshes += 1
         try:
             await self._env.refresh(*self._keys, min_gap=gap)
         except Exception as error:
@@ -335,19 +390,40 @@ class Rotating(Generic[T]):
         made: list[T] = []
         try:
             await self._bounded(self._make(values, made), self._build_timeout)
-            if self._state == "CLOSED":
-                raise RotationFailed(f"{self!r} was closed while it was built")  # noqa: TRY301 - undone below
         except BaseException:
             # In a task of its own: who calls off a build shall not cut short what undoes it.
             while made:
                 self._chore(self._dispose_of(made.pop()))
             raise
         self._retire(self._generations.swap(values, made.pop()))
-        self._state = "READY"
-        self._refused = False
+        self._suspect = False
+        self._ready()
         self._tell_of_swap()
         if self.generation > 1:
             logger.info("generation %d of %s serves", self.generation, ", ".join(self._keys))
+
+    def _ready(self) -> None:
+        self._state, self._failures, self._last_error, self._first_error = "READY", 0, None, None
+
+    def _failed(self, error: Exception) -> Verdict:
+        """Take note of a build that failed, and return what helps."""
+        verdict = self._verdict(error)
+        self._refused += verdict == "refused"
+        self._failures += 1
+        self._last_error = _named(error)
+        if self._generations.current:
+            self._state = "DEGRADED"
+        else:
+            self._first_error = error
+        if self._failures & (self._failures - 1) == 0:  # the first, second, fourth, eighth ...
+            logger.warning(
+                "generation %d of %s cannot be built%s: %s",
+                self.generation + 1,
+                ", ".join(self._keys),
+                ", the one before serves on" if self._generations.current else "",
+                self._last_error,
+            )
+        return verdict
 
     async def _make(self, values: Mapping[str, str], made: list[T]) -> None:
         made.append(await self._create(values))
@@ -365,9 +441,8 @@ class Rotating(Generic[T]):
 
     def _tell_of_swap(self) -> None:
         # A future for each swap and not one event: who begins to wait between a set and a clear would miss it.
-        swapped = self._swapped
-        self._swapped = asyncio.get_running_loop().create_future()
-        if swapped and not swapped.done():
+        swapped, self._swapped = self._swapped, asyncio.get_running_loop().create_future()
+        if swapped:
             swapped.set_result(None)
 
     def _retire(self, generation: _Generation[T] | None) -> None:
@@ -381,7 +456,6 @@ class Rotating(Generic[T]):
 
     async def _close(self) -> None:
         if self._follower:
-            self._follower.cancel()
             await asyncio.wait({self._follower})
         await self._chores_done()
 
@@ -392,6 +466,7 @@ class Rotating(Generic[T]):
     async def _drain(self, generation: _Generation[T]) -> None:
         await self._pause(self._drain_timeout, generation.idle)
         if generation.leases:
+            self._cut += generation.leases
             logger.warning(
                 "generation %d of %s is closed under %d users after %g s: make drain_timeout longer than their longest use",
                 generation.number,

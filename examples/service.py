@@ -36,7 +36,7 @@ async def work(pool: RotatingPool, tally: Tally) -> None:
     while True:
         began = time.perf_counter()
         try:
-            async with pool.acquire() as connection, connection.cursor() as cursor:
+            async with pool.cursor() as cursor:
                 await cursor.execute("SELECT 6 * 7")
                 await cursor.fetchone()
         except Exception:

@@ -5,16 +5,30 @@ import gc
 import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from aiossmenv import Change, Parameter, Rotating, RotationFailed, Snapshot, StoreUnavailable, diff
-from aiossmenv._rotating import Verdict
+from aiossmenv import (
+    Change,
+    Env,
+    Parameter,
+    ParameterStore,
+    Rotating,
+    RotationFailed,
+    Snapshot,
+    StoreUnavailable,
+    diff,
+    load_env,
+)
+from aiossmenv._rotating import RotatingStatus, Verdict
 from aiossmenv.testing import ManualClock
+from embedded import Store
+from faults import FaultProxy
 from timing import settle
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -210,7 +224,7 @@ def rotating(source: Source, service: Service, clock: ManualClock) -> Rotating[C
     return make(source, service, clock)
 
 
-def make(source: Source, service: Service, clock: ManualClock, **options: Any) -> Rotating[Client]:
+def make(source: Source | Env, service: Service, clock: ManualClock, **options: Any) -> Rotating[Client]:
     """Return a client that follows the source, with dice that always show a half."""
     defaults: dict[str, Any] = {"classify": classify, "clock": clock, "random": lambda: 0.5}
     return Rotating(source, ["USER", "PASSWORD"], service.create, service.probe, service.dispose, **defaults | options)
@@ -245,6 +259,19 @@ async def test_a_change_of_a_key_swaps(source: Source, service: Service, rotatin
         assert "second" == (await used(rotating, service)).password
         assert service.created[:1] == service.disposed
     assert service.created == service.disposed
+
+
+async def test_create_gets_its_keys_alone(source: Source, service: Service, clock: ManualClock) -> None:
+    """`create` is given a mapping of the keys that were named, whose repr has no value."""
+
+    async def create(values: Mapping[str, str]) -> dict[str, str]:
+        """Keep what was given."""
+        assert "<values of PASSWORD, USER>" == repr(values)
+        assert 2 == len(values)
+        return dict(values)
+
+    async with Rotating(source, ["PASSWORD", "USER"], create, clock=clock) as rotating, rotating.use() as made:
+        assert {"PASSWORD": "first", "USER": "ann"} == made
 
 
 async def test_other_keys_are_none_of_its_business(
@@ -690,22 +717,97 @@ async def test_refreshes_that_fail_do_not_end_the_follower(
 
         source.error = None
         source.store(PASSWORD="second")
-        await clock.advance(10)
+        await clock.advance(20)
         assert (2, "READY") == (rotating.generation, rotating.state)
 
 
 async def test_it_asks_ever_more_rarely(source: Source, rotating: Rotating[Client], clock: ManualClock) -> None:
-    """The gap between forced refreshes doubles to 5 s while there is no news, and is short again after some."""
+    """The gap between forced refreshes doubles to a minute while there is no news, and is short again after some."""
     async with rotating:
         source.publish(PASSWORD="garbage")
-        await clock.advance(25)
-        assert [0.25, 0.5, 1.0, 2.0, 4.0, 5.0, 5.0] == source.gaps[:7]
+        await clock.advance(300)
+        assert [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0] == source.gaps[:10]
         source.gaps.clear()
 
         source.store(PASSWORD="other garbage")
-        await clock.advance(12)
+        await clock.advance(70)
         fresh = source.gaps[source.gaps.index(0.25) :]
         assert [0.25, 0.5, 1.0, 2.0] == fresh[:4]
+
+
+async def test_it_asks_soon_again_after_a_build(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
+) -> None:
+    """However rarely it asked in the end for values that then did work: the next time it is as quick as the first."""
+    async with rotating:
+        source.publish(PASSWORD="second")
+        await clock.advance(6)
+        service.alter("ann", "second")
+        await clock.advance(4)
+        assert 2 == rotating.generation
+        source.gaps.clear()
+
+        service.alter("ann", "third")
+        task = asyncio.create_task(used(rotating, service))
+        await clock.advance(0.1)
+        assert 0.25 == source.gaps[0]
+        source.publish(PASSWORD="third")
+        await task
+
+
+@pytest.mark.parametrize("garbage", [False, True])
+async def test_a_refused_user_ends_a_long_gap(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, *, garbage: bool
+) -> None:
+    """However rarely it tries while the old generation serves: when that one is refused, it does so at once."""
+    async with rotating:
+        source.publish(PASSWORD="garbage" if garbage else "second")
+        await clock.advance(600)
+
+        service.alter("ann", "second")
+        source.store(PASSWORD="second")
+        task = asyncio.create_task(used(rotating, service))
+        await settle()
+        await clock.advance(0.5)
+        assert "second" == task.result().password
+
+
+async def test_what_nobody_says_may_go_better_is_built_rarely(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
+) -> None:
+    """Values that fail with an error that `classify` does not name are built again after a minute, news is asked for all the same."""
+    tries: list[float] = []
+
+    async def blocked() -> None:
+        """Refuse for a reason that more tries only make worse."""
+        tries.append(clock.now())
+        raise Broken
+
+    async with rotating:
+        service.probing = blocked
+        source.publish(PASSWORD="second")
+        await clock.advance(59)
+        assert [0.0] == tries
+        assert 5 < len(source.gaps)
+
+        # Users who are refused do not make it more often.
+        service.alter("ann", "third")
+        task = asyncio.create_task(used(rotating, service))
+        await clock.advance(1)
+        assert [0.0] == tries
+
+        # New values do.
+        source.publish(PASSWORD="third")
+        await settle()
+        assert 2 == len(tries)
+        await clock.advance(180)
+        assert 3 <= len(tries) <= 5
+        assert 60 <= min(later - sooner for sooner, later in pairwise(tries[1:]))
+        assert isinstance(task.exception(), Refused)
+
+        service.probing = _turn
+        await clock.advance(121)
+        assert (2, "READY") == (rotating.generation, rotating.state)
 
 
 async def test_it_asks_ever_more_rarely_for_users_too(
@@ -732,34 +834,120 @@ async def test_it_asks_ever_more_rarely_for_users_too(
         assert [0.25] == source.gaps
 
 
+async def test_several_share_their_forced_refreshes(
+    ssm: Store, proxy: FaultProxy, store: ParameterStore, service: Service, clock: ManualClock
+) -> None:
+    """Whatever follows the same keys of one `Env` has them read once, and not again before `min_gap` is over."""
+    for key, value in {"USER": "ann", "PASSWORD": "first"}.items():
+        await asyncio.to_thread(ssm.put, f"/T/{key}", value)
+    async with load_env("/T", store=store, ttl=3600, environ=None) as env, AsyncExitStack() as stack:
+        rotatings = [await stack.enter_async_context(make(env, service, clock)) for _ in range(3)]
+        proxy.clear()
+        for number, password in enumerate(("second", "third"), 1):
+            service.alter("ann", password)
+            await asyncio.to_thread(ssm.put, "/T/PASSWORD", password)
+            tasks = [asyncio.create_task(used(rotating, service)) for rotating in rotatings for _ in range(4)]
+            await clock.advance(0.15)
+            await asyncio.sleep(0.05)
+            assert number - 1 == proxy.count()
+
+            await clock.advance(0.15)
+            assert {password} == {client.password for client in await asyncio.gather(*tasks)}
+            assert number == proxy.count("GetParameters") == proxy.count()
+        assert [3, 3, 3] == [rotating.generation for rotating in rotatings]
+
+
 # Beginning and end
 
 
-async def test_a_first_build_that_fails_is_rotation_failed(
-    source: Source, service: Service, rotating: Rotating[Client]
+async def test_a_first_build_that_is_refused_is_rotation_failed(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """Credentials that do not work at the start are an error that names the keys, with the cause, and leave nothing."""
+    """Credentials that do not work for `start_deadline` are an error that names the keys, with the cause, and leave nothing."""
     service.alter("ann", "second")
-    with pytest.raises(RotationFailed, match="USER, PASSWORD: Refused 1045") as caught:
-        async with rotating:
-            pytest.fail("it was entered")
+    entering = asyncio.create_task(rotating.__aenter__())
+    await clock.advance(9.9)
+    assert not entering.done()
 
-    assert service.errors == [caught.value.__cause__]
+    await clock.advance(0.1)
+    with pytest.raises(RotationFailed, match="USER, PASSWORD: Refused 1045") as caught:
+        await entering
+    assert service.errors[-1] is caught.value.__cause__
     assert "CLOSED" == rotating.state
-    assert 1 == len(service.created)
+    # A handful: an account may be blocked after some.
+    assert 5 <= len(service.errors) <= 7
     assert [] == service.open
     assert 0 == source.watchers
 
 
-async def test_a_first_build_that_hangs_is_rotation_failed(
-    service: Service, rotating: Rotating[Client], clock: ManualClock
+async def test_a_start_in_the_window_of_a_rotation(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """A start that takes longer than `build_timeout` is an error, and leaves nothing."""
-    service.probing = forever
+    """Who begins when the password is new in the service and not yet in the store has the keys read again, and goes on."""
+    service.alter("ann", "second")
     entering = asyncio.create_task(rotating.__aenter__())
-    await clock.advance(5)
+    await clock.advance(1.5)
+    assert not entering.done()
+    assert "NEW" == rotating.state
 
-    with pytest.raises(RotationFailed, match="TimeoutError"):
+    source.store(PASSWORD="second")
+    await clock.advance(2)
+    assert rotating is await entering
+    assert (1, "READY") == (rotating.generation, rotating.state)
+    assert "second" == (await used(rotating, service)).password
+    await rotating.aclose()
+    assert [] == service.open
+
+
+async def test_a_start_before_the_service(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
+) -> None:
+    """Who begins before what it needs is up waits for it, and reads nothing again."""
+
+    async def not_yet() -> None:
+        """Be down for five seconds."""
+        if clock.now() < 5:
+            raise Busy
+
+    service.probing = not_yet
+    entering = asyncio.create_task(rotating.__aenter__())
+    await clock.advance(4.9)
+    assert not entering.done()
+    assert 5 < rotating.status.failures
+
+    await clock.advance(1)
+    assert rotating is await entering
+    assert (1, "READY") == (rotating.generation, rotating.state)
+    assert [] == source.gaps
+    await rotating.aclose()
+    assert [] == service.open
+
+
+async def test_a_start_that_no_second_try_helps(service: Service, rotating: Rotating[Client]) -> None:
+    """An error of the first build that `classify` does not name is raised at once."""
+
+    async def fail() -> None:
+        """Raise what is not named."""
+        raise Broken
+
+    service.probing = fail
+    with pytest.raises(RotationFailed, match="USER, PASSWORD: Broken"):
+        await rotating.__aenter__()
+    assert 1 == len(service.disposed)
+
+
+@pytest.mark.parametrize(("deadline", "said"), [(10, "TimeoutError"), (2, "no answer within 2 s")])
+async def test_a_first_build_that_hangs_is_rotation_failed(
+    source: Source, service: Service, clock: ManualClock, deadline: float, said: str
+) -> None:
+    """A start that hangs for `start_deadline` is an error, and leaves nothing."""
+    service.probing = forever
+    entering = asyncio.create_task(make(source, service, clock, start_deadline=deadline).__aenter__())
+    await clock.advance(deadline - 0.1)
+    assert not entering.done()
+
+    await clock.advance(0.1)
+    with pytest.raises(RotationFailed, match=said):
         await entering
     assert [] == service.open
 
@@ -787,6 +975,34 @@ async def test_a_cancelled_start_leaves_nothing(source: Source, service: Service
     assert 0 == source.watchers
 
 
+async def test_a_start_that_ends_with_the_loop_is_no_warning(service: Service, rotating: Rotating[Client]) -> None:
+    """Where everything is cancelled at once while it is first built, nobody has forgotten to close anything."""
+    service.probing = forever
+    before = asyncio.all_tasks()
+    entering = asyncio.create_task(rotating.__aenter__())
+    await settle()
+    tasks = asyncio.all_tasks() - before
+    # The follower first.
+    for task in sorted(tasks, key=lambda task: task is entering):
+        task.cancel()
+    await asyncio.wait(tasks)
+
+    assert [] == [task for task in tasks if not task.cancelled()]
+    assert [] == service.open
+
+
+async def test_one_that_was_not_closed_warns(rotating: Rotating[Client]) -> None:
+    """Where the loop ends before anybody has closed it, a warning says so."""
+    before = asyncio.all_tasks()
+    await rotating.__aenter__()
+    (follower,) = (task for task in asyncio.all_tasks() - before if task.get_name() == "aiossmenv follower")
+    await settle()
+    follower.cancel()
+    with pytest.warns(ResourceWarning, match="unclosed <Rotating USER, PASSWORD: READY, generation 1"):
+        await asyncio.wait({follower})
+    await rotating.aclose()
+
+
 async def test_closing_during_the_start_ends_it(service: Service, rotating: Rotating[Client]) -> None:
     """What is closed while it is first built does not open afterwards."""
     gate = asyncio.Event()
@@ -796,7 +1012,7 @@ async def test_closing_during_the_start_ends_it(service: Service, rotating: Rota
     await rotating.aclose()
     gate.set()
 
-    with pytest.raises(RotationFailed):
+    with pytest.raises(RotationFailed, match="PASSWORD: it was closed"):
         await entering
     assert 1 == len(service.created)
     assert [] == service.open
@@ -1028,6 +1244,43 @@ async def test_a_cancelled_start_leaves_nothing_at_any_turn(
 # Secrets
 
 
+async def test_status(source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock) -> None:
+    """The status counts what there was, and has no value in it."""
+
+    def said() -> dict[str, object]:
+        """Return what is not as it was at the beginning."""
+        untouched = RotatingStatus(
+            state="READY", generation=1, retiring=0, failures=0, last_error=None, refused=0, refreshes=0, cut=0
+        )
+        now = asdict(rotating.status)
+        return {name: now[name] for name, value in asdict(untouched).items() if value != now[name]}
+
+    assert {"state": "NEW", "generation": 0} == said()
+    async with rotating:
+        assert {} == said()
+        source.publish(PASSWORD="garbage")
+        await clock.advance(0.4)
+        error = "Refused 1045"
+        assert {"state": "DEGRADED", "failures": 2, "last_error": error, "refused": 2, "refreshes": 2} == said()
+        assert f"<Rotating USER, PASSWORD: DEGRADED, generation 1, 0 retiring, 2 failed: {error}>" == repr(rotating)
+
+        end = asyncio.Event()
+        holders = [asyncio.create_task(hold(rotating, end)) for _ in range(2)]
+        await settle()
+        service.alter("ann", "second")
+        source.store(PASSWORD="second")
+        task = asyncio.create_task(used(rotating, service))
+        await clock.advance(1)
+        await task
+        logins = len(service.errors)
+        assert {"generation": 2, "retiring": 1, "refused": logins, "refreshes": 3} == said()
+        await clock.advance(30)
+        assert {"generation": 2, "refused": logins, "refreshes": 3, "cut": 2} == said()
+        end.set()
+        await asyncio.gather(*holders)
+    assert "CLOSED" == rotating.status.state
+
+
 async def test_repr_has_no_value(source: Source, service: Service, rotating: Rotating[Client]) -> None:
     """The repr says which keys, the state and the generation."""
     assert "<Rotating USER, PASSWORD: NEW, generation 0, 0 retiring>" == repr(rotating)
@@ -1106,7 +1359,7 @@ async def test_no_value_is_in_a_traceback(service: Service, clock: ManualClock, 
     elif stage == "hanging":
         service.probing = forever
     entering = asyncio.create_task(rotating.__aenter__())
-    await clock.advance(5)
+    await clock.advance(10)
     error = entering.exception()
     assert isinstance(error, RotationFailed)
 

@@ -35,6 +35,7 @@ from aiossmenv import (
     load_env,
 )
 from aiossmenv.fastapi import EnvDep, Health, get_env, health, lifespan
+from aiossmenv.mysql import RotatingPool
 from aiossmenv.pydantic import InvalidSettings, LiveSettings, ParameterSource, following, load_settings
 from aiossmenv.testing import Call, ManualClock, MemoryStore
 
@@ -212,13 +213,31 @@ async def rotates(env: Env) -> None:
             assert_type(connection, int)
         async with rotating.use(lambda pool: pool.acquire()) as connection:
             assert_type(connection, int)
+        assert_type(rotating.status.state, Literal["NEW", "READY", "DEGRADED", "CLOSED"])
+        assert_type(rotating.status.failures, int)
+        assert_type(rotating.status.last_error, str | None)
     await rotating.aclose()
 
     def create_at_once(values: Mapping[str, str]) -> Pool:
         return Pool()
 
     Rotating(env, ["DB_URL"], create_at_once)  # type: ignore[arg-type]
-    Rotating(env, ["DB_URL"], create, drain_timeout=5.0, probe=Pool.check)
+    Rotating(env, ["DB_URL"], create, start_deadline=60, drain_timeout=5.0, probe=Pool.check)
+
+
+async def follows_mysql(env: Env) -> None:
+    """Lend connections and cursors, which are untyped, of a pool."""
+    async with RotatingPool(env, {"dsn": "DATABASE_URL"}, maxsize=5, warm=2, start_deadline=60, db="app") as pool:
+        assert_type(pool, RotatingPool)
+        assert_type(pool.generation, int)
+        assert_type(pool.state, Literal["NEW", "READY", "DEGRADED", "CLOSED"])
+        assert_type(pool.status.refused, int)
+        async with pool.acquire() as connection, connection.cursor() as cursor:
+            await cursor.execute("SELECT 1")
+        async with pool.cursor() as cursor:
+            await cursor.execute("SELECT 1")
+    await pool.aclose()
+    RotatingPool(env, ["DB_URL"])  # type: ignore[arg-type]
 
 
 async def serves() -> None:
