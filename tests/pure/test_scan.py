@@ -869,6 +869,33 @@ def test_deadline_of_a_lenient_read() -> None:
     assert 0.0 == pace.wait(30.0)
 
 
+def test_deadline_of_secrets_in_line() -> None:
+    """Secrets of Secrets Manager, which are asked for singly, are not asked for behind the deadline."""
+    names = ("/aws/reference/secretsmanager/a", "/aws/reference/secretsmanager/b")
+    scan = began([Want(names=names, may_list=False)], width=1, lenient=True)
+    take(scan)
+
+    scan.expire(30.0)
+
+    assert scan.done
+    assert set(names) == scan.errors.keys()
+    assert scan.next(30.0) is None
+
+
+def test_a_page_that_repeats_an_older_answer_costs_nothing() -> None:
+    """What a replica that lags repeats on a later page is passed over, and the listing goes on."""
+    new, old = sealed(made(A, version=2, minute=1)), sealed(made(A))
+    known = {A: made(A, version=2, minute=1)}
+    scan = began([Want(path="/P")], decrypt="changed", known=known)
+
+    scan.answered(take(scan), Page((new,), "1"), 0.0)
+    scan.answered(take(scan), Page((old,)), 0.0)
+
+    assert scan.done
+    assert 2 == scan.requests
+    assert known == scan.found
+
+
 # --- Listings
 
 
