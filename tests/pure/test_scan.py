@@ -884,8 +884,8 @@ def test_deadline_of_secrets_in_line() -> None:
 
 def test_a_page_that_repeats_an_older_answer_costs_nothing() -> None:
     """What a replica that lags repeats on a later page is passed over, and the listing goes on."""
-    new, old = sealed(made(A, version=2, minute=1)), sealed(made(A))
-    known = {A: made(A, version=2, minute=1)}
+    new, old = sealed(made(A, version=2)), sealed(made(A))
+    known = {A: made(A, version=2)}
     scan = began([Want(path="/P")], decrypt="changed", known=known)
 
     scan.answered(take(scan), Page((new,), "1"), 0.0)
