@@ -1,5 +1,5 @@
 """
-How fast we fetch and refresh, beside what else there is: `python tests/benchmarks/fetch.py`.
+How fast we fetch and refresh, beside what else there is: `tests/benchmarks/run fetch`.
 
 It runs for less than three minutes on two cores, prints one table and saves it, with every single measurement, as
 JSON. Needs `pip install boto3 aws-lambda-powertools ssm-cache`, and an operating system that can fork.

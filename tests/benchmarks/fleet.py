@@ -1,5 +1,5 @@
 """
-A fleet that starts at once: `python tests/benchmarks/fleet.py`.
+A fleet that starts at once: `tests/benchmarks/run fleet`.
 
 10,000 processes begin in the same moment to load one path of 20 parameters, two pages, from an account that allows 40
 calls a second. Time is virtual: a heap of events, and nobody sleeps. Our processes run the library's own `Scan`,

@@ -1,5 +1,5 @@
 """
-Whether queries fail while credentials rotate: `python tests/benchmarks/rotation.py`.
+Whether queries fail while credentials rotate: `tests/benchmarks/run rotation`.
 
 It runs for about eight minutes on two cores, prints one table, saves it as JSON, and exits with 1 if anything failed.
 Needs `pip install aiossmenv[demo]` and a MariaDB server's programs.
