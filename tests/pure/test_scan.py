@@ -1274,6 +1274,24 @@ def test_groups_are_packed_into_tens_unbroken() -> None:
     assert [set(names[:6]), set(names[6:16]), set(names[16:])] == calls
 
 
+@pytest.mark.parametrize(("most", "calls"), [(10, [10, 3]), (11, [6, 9])])
+def test_groups_that_overlap_are_one_as_far_as_a_call_holds_them(most: int, calls: list[int]) -> None:
+    """Two groups that share a name are read in one call if that holds all of both, else each in a call of its own."""
+    names = [f"/P/{number:02}" for number in range(most)]
+    alone = [f"/A/{number}" for number in range(3)]
+    groups = [frozenset(names[:6]), frozenset(names[5:])]
+
+    scan = polled(
+        *(made(name, 2) for name in (*alone, *names)),
+        known={name: made(name) for name in (*alone, *names)},
+        groups=groups,
+    )
+
+    read = [set(job.names) for job in sendable(scan)]
+    assert calls == [len(call) for call in read]
+    assert all(any(group <= call for call in read) for group in groups)
+
+
 def test_everything_is_opened_at_once_when_all_is_decrypted() -> None:
     """A read that decrypts all needs no second look, whatever belongs together."""
     known = {name: made(name) for name in ("/P/a", "/P/b")}
