@@ -55,6 +55,8 @@ async def demo(rotator: "Rotator") -> int:
     tally = Tally()
     service = asyncio.create_task(serve(tally, ttl=1.0))
     try:
+        while not tally.queries and not service.done():  # noqa: ASYNC110 - the first answer of any worker
+            await asyncio.sleep(0.01)
         await asyncio.sleep(PAUSE)
         for turn in range(ROTATIONS):
             if service.done():

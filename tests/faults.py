@@ -41,12 +41,13 @@ class _Rule:
 
 
 class FaultProxy:
-    """*url* is what clients talk to; *calls* is all that arrived."""
+    """*url* is what clients talk to; *calls* is all that arrived, and *answered* how many of it rules took."""
 
     def __init__(self, target: str) -> None:
         self.target = target
         self.url = ""
         self.calls: list[Call] = []
+        self.answered = 0
         self.open_connections = 0
         self._rules: list[_Rule] = []
         self._session: aiohttp.ClientSession
@@ -66,6 +67,7 @@ class FaultProxy:
         """Forget all rules and calls."""
         self._rules.clear()
         self.calls.clear()
+        self.answered = 0
 
     def count(self, operation: str | None = None) -> int:
         """Return how many calls of *operation* arrived."""
@@ -101,6 +103,7 @@ class FaultProxy:
         for rule in self._rules:
             if rule.times > 0 and rule.operation in (None, operation) and rule.when(call):
                 rule.times -= 1
+                self.answered += 1
                 return await rule.fault(call, forward)
         return await passed_on(call, forward)
 

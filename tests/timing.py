@@ -1,11 +1,15 @@
 """Waiting, in tests: for the loop's tasks, and for what real sockets and threads bring about."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
+from aiossmenv.testing import ManualClock
 from aiossmenv.testing import _settle as settle
 
-__all__ = ["eventually", "our_tasks", "settle"]
+__all__ = ["eventually", "our_tasks", "passing", "settle"]
+
+T = TypeVar("T")
 
 
 async def our_tasks() -> set[str]:
@@ -19,3 +23,19 @@ async def eventually(condition: Callable[[], object], seconds: float = 5) -> Non
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+async def passing(clock: ManualClock, work: Awaitable[T]) -> T:
+    """Do *work*, and let time pass whenever no request is under way, as far as to the next event."""
+
+    def waits() -> bool:
+        return doing.done() or all(task.get_name() != "aiossmenv request" for task in asyncio.all_tasks())
+
+    doing = asyncio.ensure_future(work)
+    while not doing.done():
+        await eventually(waits, 60)
+        await settle()
+        due = [when for when, _, sleeper in clock._sleepers if not sleeper.done()]
+        if waits() and due:
+            await clock.advance(min(due) - clock.now() + 1e-9)
+    return await doing

@@ -52,7 +52,7 @@ def test_quickstart(options: list[str]) -> None:
 
 def test_exit_status_of_a_command() -> None:
     """The exit status of a command is that of the run."""
-    assert 3 == run("python", "-c", "raise SystemExit(3)").returncode
+    assert 3 == run("--mimic", "python", "-c", "raise SystemExit(3)").returncode
 
 
 @pytest.mark.parametrize("options", [[], ["--mimic"]])

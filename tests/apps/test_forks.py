@@ -28,7 +28,7 @@ async def run(which: str) -> list[str]:
     """Run such a process; it has complained of nothing."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "always::ResourceWarning", FORKING, which),
-        env=os.environ,
+        env=dict(os.environ),  # uvloop takes nothing else
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -13,7 +13,6 @@ from aiossmenv import (
     AccessDenied,
     AiossmenvError,
     DecryptionFailed,
-    Env,
     InvalidPath,
     Parameter,
     ParameterNotFound,
@@ -27,7 +26,7 @@ from aiossmenv._scan import ByName, ByPath, One, Page, Request
 from aiossmenv.testing import ManualClock, MemoryStore
 from embedded import REGION, Store
 from faults import Call, FaultProxy, error, hang, throttled
-from timing import eventually, settle
+from timing import eventually, passing
 
 REFERENCE = "/aws/reference/secretsmanager/db/main"
 
@@ -370,21 +369,6 @@ async def test_environment_of_named_keys(backend: Backend) -> None:
 # --- How it fails
 
 
-async def loaded(backend: Backend, clock: ManualClock, **options: Any) -> Env:
-    """Load /C, and let time pass whenever no request is under way, as far as to the next event."""
-
-    def waits() -> bool:
-        return loading.done() or all(task.get_name() != "aiossmenv request" for task in asyncio.all_tasks())
-
-    loading = asyncio.ensure_future(load_env("/C", store=backend.store, **options))
-    while not loading.done():
-        await eventually(waits)
-        await settle()
-        if waits() and clock._sleepers:
-            await clock.advance(clock._sleepers[0][0] - clock.now() + 1e-9)
-    return await loading
-
-
 def told(fault: AiossmenvError) -> dict[str, object]:
     """Return all that an error tells, but for the service's own words."""
     return {"type": type(fault), "transient": fault.transient} | {
@@ -427,7 +411,7 @@ async def test_failures_are_told_alike(memory: InMemory, wire: Wire, clock: Manu
         backend.secret("s")
         breaks(backend)
         with pytest.raises(kind) as caught:
-            await loaded(backend, clock, **options)
+            await passing(clock, load_env("/C", store=backend.store, **options))
         said.append(told(caught.value))
 
     assert said[0] == said[1]
@@ -462,7 +446,7 @@ async def test_what_passes(backend: Backend, clock: ManualClock, breaks: str) ->
     backend.put("/C/A", "a")
     getattr(backend, breaks)(2)
 
-    assert {"A": "a"} == dict(await loaded(backend, clock))
+    assert {"A": "a"} == dict(await passing(clock, load_env("/C", store=backend.store)))
     assert 3 == backend.asked()
 
 

@@ -2,9 +2,7 @@
 
 import asyncio
 import os
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -12,15 +10,15 @@ from aiossmenv import (
     AccessDenied,
     AiossmenvError,
     DecryptionFailed,
-    Env,
     ParameterStore,
     StoreUnavailable,
     Throttled,
     load_env,
 )
+from aiossmenv.testing import ManualClock
 from embedded import Store
 from faults import Call, Fault, FaultProxy, changed, error, hang, raw, reset, throttled, truncated
-from timing import our_tasks
+from timing import eventually, our_tasks, passing
 
 PAGES = 3
 # Its own: what other tests leave under theirs is not cleared for a store that is filled once.
@@ -54,10 +52,6 @@ TRANSIENT: dict[str, Fault] = {
 }
 
 
-# The right answer of the first page has this token.
-CASES = [(name, at) for name in TRANSIENT for at in range(PAGES) if (name, at) != ("a token that repeats", 0)]
-
-
 @pytest.fixture(scope="module")
 def filled(moto: Store) -> Store:
     """Fill the path, once for all tests here."""
@@ -83,73 +77,86 @@ def page(number: int) -> Callable[[Call], bool]:
     return is_it
 
 
-@pytest.mark.parametrize(("name", "at"), CASES)
-async def test_what_passes_is_tried_again(proxy: FaultProxy, name: str, at: int) -> None:
+def places(name: str) -> list[int]:
+    """Return the pages on which a fault is one: the right answer of the first has the token that repeats."""
+    return list(range(PAGES))[name == "a token that repeats" :]
+
+
+@pytest.mark.parametrize("name", TRANSIENT)
+async def test_what_passes_is_tried_again(
+    proxy: FaultProxy, store: ParameterStore, clock: ManualClock, name: str
+) -> None:
     """A fault that passes, at the first, a middle and the last page, costs time and nothing else."""
-    proxy.add(TRANSIENT[name], when=page(at), times=2)
+    for at in places(name):
+        proxy.add(TRANSIENT[name], when=page(at), times=2)
 
-    assert NAMES == dict(await load_env(PATH))
+        assert NAMES == dict(await passing(clock, load_env(PATH, store=store, environ=None)))
+        assert 0 == proxy._rules.pop().times
 
 
-@pytest.mark.parametrize(("name", "at"), CASES)
-async def test_what_lasts_ends_at_the_deadline(proxy: FaultProxy, name: str, at: int) -> None:
-    """A fault that lasts ends the load within a second of its deadline, and the environment is as it was."""
-    proxy.add(TRANSIENT[name], when=page(at))
+@pytest.mark.parametrize("name", TRANSIENT)
+async def test_what_lasts_ends_at_the_deadline(
+    proxy: FaultProxy, store: ParameterStore, clock: ManualClock, name: str
+) -> None:
+    """A fault that lasts ends the load at its deadline and not before, and the environment is as it was."""
     before = dict(os.environ)
-    began = time.monotonic()
+    for at in places(name):
+        proxy.add(TRANSIENT[name], when=page(at))
+        began = clock.now()
 
-    with pytest.raises((Throttled, StoreUnavailable)) as caught:
-        await load_env(PATH, deadline=0.5)
+        with pytest.raises((Throttled, StoreUnavailable)) as caught:
+            await passing(clock, load_env(PATH, store=store, deadline=5))
 
-    assert time.monotonic() - began < 1.5
-    assert caught.value.transient
-    assert PATH == caught.value.path
-    assert before == dict(os.environ)
+        assert began + 5 == pytest.approx(clock.now(), abs=0.1)
+        assert caught.value.transient
+        assert PATH == caught.value.path
+        assert before == dict(os.environ)
+        proxy.clear()
 
 
 PAGE_KEYS = ["KEY_03", "KEY_13", "KEY_23"]
 
 
 @pytest.fixture
-async def changed_store(ssm: Store) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Give what changes a parameter on each page; they are put back after the test."""
+async def change(ssm: Store) -> AsyncIterator[Callable[[str | None], Awaitable[None]]]:
+    """Give what writes a value to a parameter on each page, or what was there before, as is done after the test."""
 
-    async def change() -> None:
+    async def write(value: str | None) -> None:
         for key in PAGE_KEYS:
-            await asyncio.to_thread(ssm.put, f"{PATH}/{key}", "changed")
+            await asyncio.to_thread(ssm.put, f"{PATH}/{key}", value or NAMES[key])
 
-    yield change
-    for key in PAGE_KEYS:
-        ssm.put(f"{PATH}/{key}", NAMES[key])
+    yield write
+    await write(None)
 
 
-@asynccontextmanager
-async def loaded(target: str, deadline: float) -> AsyncIterator[tuple[FaultProxy, Env, dict[str, str]]]:
-    """Load the path through a proxy of one's own, into an environment of one's own."""
-    async with FaultProxy(target).running() as proxy, ParameterStore(endpoint_url=proxy.url) as store:
-        environ: dict[str, str] = {}
-        yield proxy, await load_env(PATH, environ=environ, store=store, deadline=deadline), environ
+def fault_in_refresh(proxy: FaultProxy, fault: Fault, at: int, times: float = float("inf")) -> None:
+    """Break this page of a listing, or after the last one the decryption of what changed."""
+    if at < PAGES:
+        proxy.add(fault, operation="GetParametersByPath", when=page(at), times=times)
+    else:
+        proxy.add(fault, operation="GetParameters", times=times)
 
 
 @pytest.mark.parametrize("name", TRANSIENT)
-async def test_refreshes_try_again(ssm: Store, changed_store: Callable[[], Awaitable[None]], name: str) -> None:
+async def test_refreshes_try_again(
+    proxy: FaultProxy,
+    store: ParameterStore,
+    clock: ManualClock,
+    change: Callable[[str | None], Awaitable[None]],
+    name: str,
+) -> None:
     """A fault that passes, on any page of a listing or in the decryption of what changed, costs a refresh only time."""
-    async with AsyncExitStack() as stack:
-        refreshing: list[tuple[Env, dict[str, str]]] = []
-        for at in range(PAGES + 1):
-            proxy, env, environ = await stack.enter_async_context(loaded(ssm.endpoint_url, 30))
-            if at < PAGES:
-                proxy.add(TRANSIENT[name], operation="GetParametersByPath", when=page(at), times=2)
-            else:
-                proxy.add(TRANSIENT[name], operation="GetParameters", times=2)
-            refreshing.append((env, environ))
-        await changed_store()
+    environ: dict[str, str] = {}
+    env = await load_env(PATH, environ=environ, store=store)
+    for at in [*places(name), PAGES]:
+        fault_in_refresh(proxy, TRANSIENT[name], at, times=2)
+        await change(f"changed {at}")
 
-        changes = await asyncio.gather(*(env.refresh() for env, _ in refreshing))
+        changes = await passing(clock, env.refresh())
 
-        for (env, environ), some in zip(refreshing, changes, strict=True):
-            assert PAGE_KEYS == [change.key for change in some]
-            assert NAMES | dict.fromkeys(PAGE_KEYS, "changed") == dict(env) == environ
+        assert PAGE_KEYS == [change.key for change in changes]
+        assert NAMES | dict.fromkeys(PAGE_KEYS, f"changed {at}") == dict(env) == environ
+        proxy.clear()
 
 
 LASTING: dict[str, Fault] = {**TRANSIENT, "hang": hang()}
@@ -157,44 +164,46 @@ LASTING: dict[str, Fault] = {**TRANSIENT, "hang": hang()}
 
 @pytest.mark.parametrize("name", LASTING)
 async def test_refreshes_that_fail_change_nothing(
-    ssm: Store, changed_store: Callable[[], Awaitable[None]], name: str
+    proxy: FaultProxy,
+    store: ParameterStore,
+    clock: ManualClock,
+    change: Callable[[str | None], Awaitable[None]],
+    name: str,
 ) -> None:
-    """A fault that lasts ends a refresh within a second of its deadline; the values before stay, and the next heals."""
-    async with AsyncExitStack() as stack:
-        refreshing: list[tuple[FaultProxy, Env, dict[str, str]]] = []
-        for at in range(PAGES + 1):
-            if (name, at) in {("a token that repeats", 0), ("a token that repeats", PAGES)}:
-                continue  # the right answer of the first page has this token, and names have no pages
-            proxy, env, environ = await stack.enter_async_context(loaded(ssm.endpoint_url, 1.0))
-            if at < PAGES:
-                proxy.add(LASTING[name], operation="GetParametersByPath", when=page(at))
-            else:
-                proxy.add(LASTING[name], operation="GetParameters")
-            refreshing.append((proxy, env, environ))
-        await changed_store()
-        began = time.monotonic()
+    """A fault that lasts ends a refresh at its deadline; the values before stay, and the next heals."""
+    environ: dict[str, str] = {}
+    env = await load_env(PATH, environ=environ, store=store, deadline=5)
+    held = NAMES
+    for at in [*places(name), *([] if name == "a token that repeats" else [PAGES])]:  # names have no pages
+        fault_in_refresh(proxy, LASTING[name], at)
+        await change(f"changed {at}")
+        began = clock.now()
 
-        errors = await asyncio.gather(*(env.refresh() for _, env, _ in refreshing), return_exceptions=True)
+        refreshing = asyncio.ensure_future(env.refresh())
+        if name == "hang":
+            await eventually(lambda: proxy.answered)
+            await clock.advance(4.95)
+            assert not refreshing.done()
+            await clock.advance(0.1)
+        with pytest.raises((Throttled, StoreUnavailable)) as caught:
+            await passing(clock, refreshing)
 
-        assert time.monotonic() - began < 2.0
-        for (proxy, env, environ), error in zip(refreshing, errors, strict=True):
-            assert isinstance(error, Throttled | StoreUnavailable)
-            assert env.status.last_error is error
-            assert NAMES == dict(env) == environ
-            proxy.clear()
-            assert PAGE_KEYS == [change.key for change in await env.refresh()]
-            assert NAMES | dict.fromkeys(PAGE_KEYS, "changed") == dict(env) == environ
+        assert began + 5 == pytest.approx(clock.now(), abs=0.1)
+        assert env.status.last_error is caught.value
+        assert held == dict(env) == environ
+        proxy.clear()
+        assert PAGE_KEYS == [change.key for change in await passing(clock, env.refresh())]
+        held = NAMES | dict.fromkeys(PAGE_KEYS, f"changed {at}")
+        assert held == dict(env) == environ
 
 
 async def test_a_hang_ends_at_the_deadline(proxy: FaultProxy) -> None:
-    """A request that is never answered does not outlive the deadline."""
+    """A request that is never answered does not outlive the deadline, by the machine's own clock."""
     proxy.add(hang(), when=page(2))
-    began = time.monotonic()
 
     with pytest.raises(StoreUnavailable, match="did not answer before the deadline") as caught:
         await load_env(PATH, deadline=0.5)
 
-    assert 0.5 <= time.monotonic() - began < 1.5
     assert PATH == caught.value.path
     assert "KEY_00" not in os.environ
     assert set() == await our_tasks()
@@ -334,21 +343,23 @@ async def test_endpoint_that_is_no_url() -> None:
     assert not caught.value.transient
 
 
-async def test_nobody_listens(ssm: Store) -> None:
+async def test_nobody_listens(ssm: Store, store: ParameterStore, clock: ManualClock) -> None:
     """A port where nobody listens is tried until the deadline, and is in the error."""
     os.environ["AWS_ENDPOINT_URL_SSM"] = "http://127.0.0.1:9"
 
     with pytest.raises(StoreUnavailable, match="127.0.0.1:9"):
-        await load_env(PATH, deadline=0.5)
+        await passing(clock, load_env(PATH, store=store))
+
+    assert 30 == pytest.approx(clock.now(), abs=0.1)
 
 
-async def test_no_secret_in_an_error(ssm: Store, proxy: FaultProxy) -> None:
+async def test_no_secret_in_an_error(ssm: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock) -> None:
     """A body that cannot be read is not quoted anywhere in the error, its causes and their text."""
     ssm.put("/SECRET/KEY", "marker-secret")
     proxy.add(truncated(0.99))
 
     with pytest.raises(StoreUnavailable) as caught:
-        await load_env("/SECRET", deadline=0.5)
+        await passing(clock, load_env("/SECRET", store=store))
 
     link: BaseException | None = caught.value
     while link:
