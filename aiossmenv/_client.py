@@ -119,8 +119,10 @@ class Client:
         import aiobotocore
         from aiobotocore.config import AioConfig
 
-        # At level DEBUG the SDK's parser logs whole answers, with every value in them; nobody else's are withheld.
-        logging.getLogger("botocore.parsers").addFilter(_is_not_ours)
+        # At level DEBUG the SDK's parser logs whole answers, with every value in them, and its HTTP session errors that
+        # quote them; nobody else's are withheld.
+        for name in ("botocore.parsers", "botocore.httpsession"):
+            logging.getLogger(name).addFilter(_is_not_ours)
         # Retries are ours: they last until a deadline, and the SDK's count to five.
         config = AioConfig(
             connect_timeout=_CONNECT_TIMEOUT,
@@ -147,6 +149,11 @@ class Client:
         from botocore import exceptions as sdk
         from botocore.parsers import ResponseParserError
 
+        if isinstance(error, ResponseParserError) or type(error) is sdk.HTTPClientError:
+            # What the parser and aiohttp (whose errors that the SDK does not expect come as this) say of an answer may
+            # quote it, so it is neither repeated nor chained.
+            text = f"Parameter Store sent an answer that cannot be read ({type(error.__context__ or error).__name__})"
+            return StoreUnavailable(text, remedy=_WAIT), None
         for kinds, kind, remedy, transient in (
             ((sdk.NoCredentialsError, sdk.PartialCredentialsError), AccessDenied, _NO_CREDENTIALS, False),
             (
@@ -163,17 +170,15 @@ class Client:
                 _CONFIG,
                 False,
             ),
-            # What aiohttp and the parser make of bodies may quote them, so those are never chained.
-            ((ResponseParserError,), StoreUnavailable, _WAIT, True),
             ((sdk.HTTPClientError, sdk.ConnectionError), StoreUnavailable, _NETWORK, True),
             ((sdk.BotoCoreError,), StoreUnavailable, _CONFIG, False),
         ):
             if isinstance(error, kinds):
-                unreadable = isinstance(error, ResponseParserError)
-                text = "Parameter Store sent an answer that cannot be read" if unreadable else str(error)
-                return kind(text, remedy=remedy, transient=transient), None if unreadable else error
+                # The error behind it may quote the body.
+                cause = None if isinstance(error, sdk.ConnectionClosedError) else error
+                return kind(str(error), remedy=remedy, transient=transient), cause
         if isinstance(error, sdk.ClientError):
-            return _refusal(error.response, request), error
+            return _refusal(error.response, request), None if _quotes_body(error.response) else error
         if self._client is None:
             # Nothing was asked yet, so it is no answer that was wrong.
             return StoreUnavailable(str(error), remedy=_CONFIG, transient=False), error
@@ -216,7 +221,7 @@ _KMS_RATE = "exceeded the rate at which you may call KMS"
 def _refusal(response: Mapping[str, Any], request: Request) -> AiossmenvError:  # noqa: PLR0911 - a table, and it reads as one
     """Translate an error answer, the most specific first. Throttling and denials are not in the service's model."""
     detail = response.get("Error", {})
-    code, text = str(detail.get("Code", "")), str(detail.get("Message", ""))
+    code, text = str(detail.get("Code", "")), "" if _quotes_body(response) else str(detail.get("Message", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     said = f"{code}: {text}" if text else code
     if code == "InvalidNextToken":
@@ -245,6 +250,11 @@ def _refusal(response: Mapping[str, Any], request: Request) -> AiossmenvError:  
     return StoreUnavailable(said, remedy=_CONFIG, transient=False)
 
 
+def _quotes_body(response: Mapping[str, Any]) -> bool:
+    """Whether this comes from a body that is none of the service's: the SDK makes its status the code, and all of it the text."""
+    return str(response.get("Error", {}).get("Code", "")).isdecimal()
+
+
 def _denial(said: str, text: str, request: Request) -> AiossmenvError:
     if "kms:Decrypt" in text or re.search(r"\(Service: (AWSKMS|Kms)", text) or "customer master key" in text:
         key = re.search(r"on resource: (arn:\S+:kms:\S+)", text)
@@ -267,13 +277,14 @@ def _denial(said: str, text: str, request: Request) -> AiossmenvError:
 
 def _page(parameters: Any, response: Mapping[str, Any], *, decrypt: bool, name: str = "") -> Page | None:
     """Read an answer, or return `None` if it is not one: a smaller set would pass for deletions."""
-    if not isinstance(parameters, list):
+    token = response.get("NextToken") or None
+    if not isinstance(parameters, list) or not isinstance(token, str | None):
         return None
     read = tuple(_reading(item, decrypt=decrypt, asked=name) for item in parameters)
     whole = tuple(item for item in read if item)
     if len(whole) < len(read):
         return None
-    return Page(whole, response.get("NextToken") or None, tuple(response.get("InvalidParameters") or ()))
+    return Page(whole, token, tuple(response.get("InvalidParameters") or ()))
 
 
 def _reading(item: Any, *, decrypt: bool, asked: str) -> Reading | None:

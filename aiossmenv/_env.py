@@ -189,6 +189,9 @@ class Env(Mapping[str, str]):
         paths = ", ".join(self._wanted.paths)
         return f"<Env {paths}: {len(self)} keys, read {self._snapshot.taken_at:%Y-%m-%d %H:%M:%S%z}>"
 
+    # Sentry sends the variables of frames, and unfolds mappings in them unless they have this.
+    __sentry_repr__ = __repr__
+
     @property
     def snapshot(self) -> Snapshot:
         """The newest complete read."""

@@ -2,6 +2,7 @@
 """Edits to an environment: what to set, what to unset, what to leave to others."""
 
 from collections.abc import Generator, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -67,10 +68,12 @@ def apply(edit: Edit, environ: MutableMapping[str, str], slice_size: int = 50) -
                 yield
     except BaseException as error:
         for name, old in before.items():
-            if old is None:
-                environ.pop(name, None)
-            elif environ.get(name) != old:
-                environ[name] = old
+            # What refuses this, too, shall neither keep the others from being put back nor be raised from here.
+            with suppress(Exception):
+                if old is None:
+                    environ.pop(name, None)
+                elif environ.get(name) != old:
+                    environ[name] = old
         if not isinstance(error, Exception):
             raise
         return f"the environment refused {key!r}: {type(error).__name__}"

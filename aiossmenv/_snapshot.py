@@ -46,6 +46,9 @@ class Snapshot(Mapping[str, str]):
     def __repr__(self) -> str:
         return f"<Snapshot of {len(self)} parameters, taken {self.taken_at:%Y-%m-%d %H:%M:%S%z}>"
 
+    # As for `Env`.
+    __sentry_repr__ = __repr__
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:

@@ -137,6 +137,9 @@ class ParameterStore:
     connects anew, and leaves the parent's connections alone.
     """
 
+    # For the repr of one that was not made whole.
+    _caller: Caller | None = None
+
     def __init__(
         self,
         *,
@@ -169,7 +172,7 @@ class ParameterStore:
 
     def _begin(self) -> None:
         """Have no connection, and nothing under way."""
-        self._caller: Caller | None = None
+        self._caller = None
         self._users = 0
         self._pace = Pace(self._most)
         self._flights: SingleFlight[str, Parameter] = SingleFlight()
@@ -283,7 +286,7 @@ class ParameterStore:
             await self.aclose()
 
     def __del__(self) -> None:
-        if getattr(self, "_caller", None):
+        if self._caller:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:

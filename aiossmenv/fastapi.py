@@ -40,6 +40,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ParamSpec
 
 from aiossmenv._env import Env, Loading, load_env
@@ -68,10 +69,14 @@ def _lifespan(load: Callable[P, Loading]) -> Callable[P, Callable[[FastAPI], Abs
         line of the log. To add to it, enter it in a lifespan of your own: `async with lifespan(...)(app):`.
         """
 
+        # A method of something in C: a traceback that shows its repr, or the variables where it raises, shows no options,
+        # of which environ may be full.
+        begin = partial(load, *paths, **options).__call__
+
         @asynccontextmanager
         async def loaded(app: FastAPI) -> AsyncIterator[None]:
             try:
-                env = await load(*paths, **options)
+                env = await begin()
             except AiossmenvError as error:
                 logger.critical("the app does not start: %s", _line(error))
                 raise

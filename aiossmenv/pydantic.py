@@ -125,7 +125,7 @@ class ParameterSource(EnvSettingsSource):
             return [item.strip() for item in value.split(",")]
         try:
             decoded = super().decode_complex_value(field_name, field, value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
         return decoded if isinstance(decoded, (list, dict)) else value
 
@@ -283,8 +283,10 @@ class _Around(Generic[P]):
         options.setdefault("keys", ParameterSource(settings).names())
         # What is missing says more of an empty path than that it is empty.
         options.setdefault("allow_empty", any(field.is_required() for field in settings.model_fields.values()))
-        loading = self._load(*paths, **options)
-        del options  # its environ has values by the time that something is raised
+        try:
+            loading = self._load(*paths, **options)
+        finally:
+            del options  # its environ may have values when something is raised
         async with loading as env:
             yield LiveSettings(settings, env)
 

@@ -1,5 +1,6 @@
 """What the package shows, what importing it costs, and that every refusal of the service is one of our errors."""
 
+import ast
 import inspect
 import json
 import subprocess
@@ -12,6 +13,7 @@ import botocore.session
 import pytest
 
 import aiossmenv
+import face
 from aiossmenv import (
     AccessDenied,
     AiossmenvError,
@@ -82,6 +84,22 @@ def test_public_members_are_documented(name: str) -> None:
     for member, value in vars(getattr(aiossmenv, name)).items():
         if not member.startswith("_") and (inspect.isroutine(value) or isinstance(value, property)):
             assert (value.__doc__ or "").strip(), member
+
+
+# --- Types
+
+
+def test_types_of_the_whole_face_are_checked() -> None:
+    """The files that type checkers see use every public name, and every public member of a class by its name."""
+    files = [ast.parse(path.read_text()) for path in (Path(__file__).parent / "typing").glob("*.py")]
+    nodes = [node for file in files for node in ast.walk(file)]
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    # Fixtures; what pydantic-settings asks of a source and the library of a clock; and what only an `Env` asks of a store.
+    others = {"manual_clock", "memory_store", "decode_complex_value", "sleep", "drive", "scan_for"}
+    written = {name.rpartition(".")[2] for name, _ in face.public() if not name.endswith("__")}
+
+    assert others == written - used
 
 
 # --- Imports

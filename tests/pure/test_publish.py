@@ -175,6 +175,22 @@ def test_all_or_nothing(target: dict[str, str], owned: dict[str, str], before: d
     assert f"the environment refused '{refused}': OSError" == fault
 
 
+def test_refused_to_be_put_back() -> None:
+    """A variable that cannot be put back either keeps none of the others from it, and is in no exception."""
+
+    class Stubborn(dict[str, str]):
+        def __setitem__(self, key: str, value: str) -> None:
+            if key == "C" or self.get(key) == "new":
+                raise OSError(value)
+            super().__setitem__(key, value)
+
+    environ = Stubborn(A="old")
+    edit = plan({"A": "new", "B": "new", "C": "new"}, {}, environ, override=True)
+
+    assert "the environment refused 'C': OSError" == applied(edit, environ)
+    assert {"A": "new"} == environ
+
+
 @given(VARIABLES, VARIABLES, VARIABLES, st.integers(1, 5))
 def test_others_run_after_each_slice(
     target: dict[str, str], owned: dict[str, str], environ: dict[str, str], size: int
