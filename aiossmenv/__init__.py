@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         Throttled,
     )
     from aiossmenv._parameter import Parameter
-    from aiossmenv._rotating import Rotating
+    from aiossmenv._rotating import Rotating, RotatingStatus
     from aiossmenv._schedule import Status
     from aiossmenv._snapshot import Change, Snapshot, diff
     from aiossmenv._store import ParameterStore
@@ -54,6 +54,7 @@ __all__ = [
     "ParameterNotFound",
     "ParameterStore",
     "Rotating",
+    "RotatingStatus",
     "RotationFailed",
     "Snapshot",
     "StaleEnv",
@@ -70,6 +71,7 @@ _ROOMS = {
     "Parameter": "_parameter",
     "ParameterStore": "_store",
     "Rotating": "_rotating",
+    "RotatingStatus": "_rotating",
     "Snapshot": "_snapshot",
     "Status": "_schedule",
     "diff": "_snapshot",

@@ -85,7 +85,9 @@ class _Wanted:
             below = known.below(path, recursive=deep, to_key=self.to_key)
             if not below and not self.allow_empty:
                 raise EmptyPath(
-                    "there is no parameter under this path" if self.names is None else "none of the keys is there",
+                    "there is no parameter under this path"
+                    if self.names is None
+                    else f"none of the keys is there: {', '.join(self.names)}",
                     path=path,
                     region=region,
                     remedy="Check its spelling and case and the region; pass allow_empty=True if it may be empty.",
@@ -163,7 +165,7 @@ class Env(Mapping[str, str]):
         self._watchers = Watchers()
         self._flights: SingleFlight[_Flight, tuple[Change, ...]] = SingleFlight()
         self._done: _Flight = frozenset()
-        self._last: asyncio.Task[Any] | None = None
+        self._reading: asyncio.Task[Any] | None = None
         self._began = float("-inf")
         self._region: str | None = None
         self._refresher: asyncio.Task[None] | None = None
@@ -235,7 +237,8 @@ class Env(Mapping[str, str]):
 
         For runtimes that freeze between two calls, as AWS Lambda does, and where no task can run in the background:
         load without `ttl` when the process starts, and call this when a request begins. It costs nothing while the values
-        are young. Otherwise it reads by name, or lists and decrypts all when `relist` and `revalidate` seconds are over
+        are young. Without `ttl` and a store of your own that stays open (`async with ParameterStore() as store`), each read
+        connects anew. It reads by name, or lists and decrypts all when `relist` and `revalidate` seconds are over
         (`relist` has no default without `ttl`: what was added is not found then); whoever asks meanwhile shares it.
 
         The age is what the clock says that went further, of the monotonic one, which may stand still while a process
@@ -287,7 +290,7 @@ class Env(Mapping[str, str]):
     async def _start(self) -> None:
         """Make the first load and, with a TTL, begin to refresh."""
         if self._ttl is not None:
-            await self._store.__aenter__()
+            self._store._join()
         try:
             await self._read("revalidate")
         except BaseException:
@@ -305,9 +308,10 @@ class Env(Mapping[str, str]):
 
     async def _refresh(self, wanted: _Flight) -> tuple[Change, ...]:
         # One at a time: what reads less never overwrites what reads more.
-        before, self._last = self._last, asyncio.current_task()
-        if before and not before.done():
-            await asyncio.wait({before})
+        # Looked at again after each wait: of several who wait, one goes first, and one may be cancelled.
+        while self._reading and not self._reading.done():
+            await asyncio.wait({self._reading})
+        self._reading = asyncio.current_task()
         try:
             changes = await self._read(wanted)
         except Exception as error:
@@ -333,13 +337,16 @@ class Env(Mapping[str, str]):
         """Read what is *wanted* and publish it."""
         self._began = self._clock.now()
         known = self._known
-        async with self._store:
+        self._store._join()
+        try:
             scan = await self._off_loop(len(known.parameters), self._scan, wanted, known)
             try:
-                await self._store.drive(scan)
+                await self._store._drive(scan)
             finally:
                 self._schedule.count(requests=scan.requests, throttled=scan.throttled, decrypted=scan.decrypted)
             self._region = self._store.region
+        finally:
+            await self._store._leave()
         if scan.unknown and not known.parameters:
             # No more than that: what has to be there is in required=.
             logger.info("not in Parameter Store: %s", ", ".join(sorted(scan.unknown)))
@@ -359,7 +366,7 @@ class Env(Mapping[str, str]):
             few = len(wanted) <= BATCH
         else:
             wants = self._polls if wanted == "poll" else self._wanted.wants()
-        return self._store.scan_for(
+        return self._store._scan_for(
             wants,
             deadline=self._deadline,
             known=known,
@@ -449,7 +456,7 @@ class Env(Mapping[str, str]):
         await self._flights.aclose()
         await self._watchers.aclose()
         if self._ttl is not None:
-            await self._store.__aexit__(None, None, None)
+            await self._store._leave()
 
     def _now(self) -> float:
         now = self._clock.now()
@@ -458,7 +465,7 @@ class Env(Mapping[str, str]):
 
     def _forked(self) -> None:
         # What runs in the parent never ends here, and closing it would disturb the parent.
-        self._flights, self._last = SingleFlight(), None
+        self._flights, self._reading = SingleFlight(), None
         if self._ttl is not None and not self._closed:
             self._closed = self._inherited = self._guarded = True
             self._schedule.stop()
@@ -483,6 +490,7 @@ class Env(Mapping[str, str]):
             error = self.status.last_error
             raise StaleEnv(
                 f"the values are {self.status.age:.0f} s old",
+                transient=True,
                 path=", ".join(self._wanted.paths),
                 region=self._region,
                 remedy=f"The last refresh failed: {error}" if error else "Refresh, or pass a ttl below max_stale.",
@@ -570,12 +578,12 @@ def load_env(
 
     *paths*: with or without a final slash, the same; default: `$SSM_PATH`, comma separated. Of two paths that give
     one key, the later wins. *ttl*: seconds that a snapshot is fresh; `None`: it is never refreshed, and nothing stays
-    open. *keys*: names relative to the paths, where they are known up front: no listing. *required*: keys that must be
-    there. *recursive*: all levels, or direct children only. *to_key*: relative name -> key; by default `/ . -` become
+    open. *keys*: names relative to the paths, where they are known up front: no listing; what is not there is left out.
+    *required*: keys that must be there, as they are in the environment. *recursive*: all levels, or direct children only. *to_key*: relative name -> key; by default `/ . -` become
     `_`, in upper case; `str` keeps it as it is. *environ*: the mapping to fill; `None`: none. *override*: whether a
     variable that was there before is replaced. *allow_empty*: whether a path may hold nothing. *deadline*: seconds
-    for the first load, and for each refresh, retries and all. *max_stale*: seconds after which reading a value raises
-    `StaleEnv` instead; `None`: never. *relist*: seconds between two listings, which find what was added; default: five
+    for the first load, and for each refresh, retries and all. *max_stale*: seconds, *ttl* at least, after which
+    `env[key]` raises `StaleEnv` instead (`env.parameters` and `env.snapshot` do not); `None`: never. *relist*: seconds between two listings, which find what was added; default: five
     times *ttl*. Between them names are read that are known, and decrypted when they changed. *revalidate*: seconds
     after which everything is decrypted again, changed or not, which notices a right that was taken away; default: 12
     hours; `None`: never. *store*: a `ParameterStore` to share; default: a new one.
@@ -596,8 +604,13 @@ def load_env(
         ("relist", relist),
         ("revalidate", revalidate),
     ):
+        _refuse_text(option, seconds)
         if seconds is not None and not seconds > 0:
             raise ValueError(f"{option} is a number of seconds above 0, not {seconds!r}")
+    if ttl and max_stale and max_stale < ttl:
+        raise ValueError(f"max_stale is at least ttl ({ttl:g}): values of that age are fresh")
+    if not all(isinstance(path, str) for path in paths):
+        raise TypeError("several paths are several arguments: load_env('/A/', '/B/')")
     # Of a path that is given twice, the later one counts.
     normal = dict.fromkeys(reversed([normal_path(path) for path in paths or _default_paths()]))
     wanted = _Wanted(
@@ -633,6 +646,12 @@ def load_env(
 
     load_env.__qualname__ = "load_env"
     return Loading(load_env())
+
+
+def _refuse_text(option: str, seconds: object) -> None:
+    # What comes from an environment variable; and nobody knows from which.
+    if isinstance(seconds, str):
+        raise TypeError(f"{option} is a number of seconds, not a str: write {option}=float(...)")
 
 
 def _relative(key: str) -> str:

@@ -260,8 +260,11 @@ class Rotating(Generic[T]):
             await self.aclose()
             raise RotationFailed(
                 f"nothing could be built from {', '.join(self._keys)}: {self._last_error or silence}",
-                remedy="Check these parameters, and that what they lead to is up.",
-            ) from self._first_error
+                remedy=(self._first_error.remedy if isinstance(self._first_error, RotationFailed) else None)
+                or "Check these parameters, the options, and that what they lead to is up.",
+                transient=self._first_error is not None and self._verdict(self._first_error) == "transient",
+                # Without its traceback: a driver's frames hold the password.
+            ) from (self._first_error and self._first_error.with_traceback(None))
         return self
 
     async def __aexit__(
@@ -558,8 +561,10 @@ async def _insist(task: "asyncio.Task[Any]") -> None:
 
 def _named(error: BaseException) -> str:
     """Name an error for a log: its type and number. Drivers write user names into the text, and those are secrets."""
+    if isinstance(error, RotationFailed):
+        return str(error.args[0])  # ours, which say what is wrong, and no value
     number = error.args[0] if error.args and isinstance(error.args[0], int) else ""
     return f"{type(error).__name__} {number}".strip()
 
 
-Rotating.__module__ = "aiossmenv"
+Rotating.__module__ = RotatingStatus.__module__ = "aiossmenv"

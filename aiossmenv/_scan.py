@@ -207,6 +207,8 @@ class Scan:
         self._listings: dict[tuple[int, bool], _Listing] = {}
         self._bag = _Bag()
         self._looking = True
+        # Denials of calls for ten, and how many of their names are still to be read singly.
+        self._suspects: dict[AiossmenvError, int] = {}
         # Names to ask for, of which the jobs are made as they are sent: for 10,000 it would hold the loop.
         self._packs: Iterator[tuple[Want, tuple[str, ...]]] = iter(())
         self._pack: tuple[Want, tuple[str, ...]] | None = None
@@ -303,28 +305,33 @@ class Scan:
             job.listing.root = replace(job.listing.root, decrypt=False)
             self._ready.append(self._first_page(job.listing))
         elif self._has_another_way(job, error) or type(job.request) in self._denials.learned:
-            if _is_denial(error):
-                self._denials.learn(type(job.request), error)
-            because = self._denials.learned.get(type(job.request), error)
-            mates = [job, *(self._withdraw(type(job.request)) if _is_denial(error) else ())]
-            for mate in mates:
-                self._read(mate.names, mate.want, decrypt=mate.request.decrypt, opening=mate.opening, because=because)
+            kind = type(job.request)
+            if _is_denial(error) and self._lenient and kind is ByName:
+                # Names of anybody's: it may be one of them that is forbidden. If each can be read singly, it is not.
+                self._suspects[error] = len(job.names)
+            elif _is_denial(error):
+                self._denials.learn(kind, error)
+            self._read_otherwise(job, self._denials.learned.get(kind, error))
+            self._withdraw(kind)
         else:
             self._again(job, error, now)
         self._advance()
 
-    def _withdraw(self, kind: type[Request]) -> list[Job]:
-        """Take back the jobs of a kind that were not sent yet and need not be."""
+    def _read_otherwise(self, job: Job, because: AiossmenvError) -> None:
+        self._read(job.names, job.want, decrypt=job.request.decrypt, opening=job.opening, because=because)
+
+    def _withdraw(self, kind: type[Request]) -> None:
+        """Read otherwise what was to be asked for in a way that is known to be denied."""
+        if kind not in self._denials.learned:
+            return
+        because = self._denials.learned[kind]
         queued = [*self._ready, *(job for _, _, job in self._later)]
-        mates = [
-            job
-            for job in queued
-            if isinstance(job.request, kind) and self._has_another_way(job, self._denials.learned[kind])
-        ]
+        mates = [job for job in queued if isinstance(job.request, kind) and self._has_another_way(job, because)]
         self._ready = deque(job for job in self._ready if job not in mates)
         self._later = [entry for entry in self._later if entry[2] not in mates]
         heapq.heapify(self._later)
-        return mates
+        for mate in mates:
+            self._read_otherwise(mate, because)
 
     def _look(self, want: Want) -> Iterable[tuple[Want, tuple[str, ...]]]:
         """Return the names to look at by tens; what is not asked for by tens is ready now."""
@@ -430,6 +437,11 @@ class Scan:
         self._bag.sealed |= bag.sealed
 
     def _named(self, job: Job, page: Page, now: float) -> None:
+        if job.because in self._suspects:
+            self._suspects[job.because] -= 1
+            if not self._suspects[job.because]:
+                self._denials.learn(ByName, job.because)
+                self._withdraw(ByName)
         # No two names of one parameter are sent together, so each has one answer at most.
         late: dict[str, str] = {}
         missing: list[str] = []

@@ -16,7 +16,7 @@ from typing import Generic, Literal, Protocol, Self, TypeVar
 from cachetools import TTLCache
 
 from aiossmenv._clock import Clock, LoopClock
-from aiossmenv._errors import AiossmenvError, InvalidPath, ParameterNotFound
+from aiossmenv._errors import AiossmenvError, InvalidPath, ParameterNotFound, StoreUnavailable
 from aiossmenv._pace import Pace
 from aiossmenv._parameter import Parameter, normal_path
 from aiossmenv._scan import Answer, Denials, Job, Request, Scan, Want
@@ -78,6 +78,12 @@ class SingleFlight(Generic[K, T]):
         waiters.add(me)
         try:
             return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            here = asyncio.current_task()
+            if task.cancelled() and here and not here.cancelling():
+                # It is the call that was cancelled, and not who asked for it.
+                raise StoreUnavailable("it was closed while it was read", transient=False) from None
+            raise
         finally:
             waiters.discard(me)
             if not waiters and not task.done():
@@ -133,7 +139,8 @@ class ParameterStore:
     *ttl*: seconds that `get()` keeps what it read, 60. *deadline*: seconds for one read, retries and all, 30.
     *caller*, *clock*, *random* are for tests.
 
-    It connects when first needed. Use it with `async with`, or call `aclose()`. In a child process that was forked it
+    It connects when first needed. Use it with `async with`, or call `aclose()`; one that only `Env`s read through closes
+    with the last of them. In a child process that was forked it
     connects anew, and leaves the parent's connections alone.
     """
 
@@ -173,7 +180,9 @@ class ParameterStore:
     def _begin(self) -> None:
         """Have no connection, and nothing under way."""
         self._caller = None
-        self._users = 0
+        # How often it was entered, how many Envs read through it now, and whether it is open for single reads.
+        self._entered = self._readers = 0
+        self._kept = False
         self._pace = Pace(self._most)
         self._flights: SingleFlight[str, Parameter] = SingleFlight()
         self._batches: SingleFlight[_Batch, Scan] = SingleFlight()
@@ -200,23 +209,27 @@ class ParameterStore:
         name = name.strip()
         if not name:
             raise InvalidPath("the name is empty", parameter=name, remedy="Give one like /FAKEBOOK/TEST/DB_URL.")
+        self._kept = self._kept or not self._entered
         cached = self._cache.get(name)
         return cached or await self._flights.do(name, lambda: self._get(name))
 
     async def get_many(self, names: Iterable[str]) -> dict[str, Parameter]:
         """Return the parameters of these *names*, by the names as you gave them; as `get()` does, or raises as it does."""
+        if isinstance(names, str):
+            raise TypeError(f"names are several: write get_many([{names!r}]), or get()")
         wanted = tuple(dict.fromkeys(names))
         found = await asyncio.gather(*(self.get(name) for name in wanted))
         return dict(zip(wanted, found, strict=True))
 
     async def scan(self, path: str, *, recursive: bool = True) -> AsyncIterator[Parameter]:
         """Iterate over all parameters under *path*, decrypted, in the order of their names, after the last page is in."""
-        scan = self.scan_for([Want(path=normal_path(path), recursive=recursive)])
-        await self.drive(scan)
+        self._kept = self._kept or not self._entered
+        scan = self._scan_for([Want(path=normal_path(path), recursive=recursive)])
+        await self._drive(scan)
         for _, parameter in sorted(scan.found.items()):
             yield parameter
 
-    def scan_for(
+    def _scan_for(
         self,
         wants: Iterable[Want],
         *,
@@ -240,7 +253,7 @@ class ParameterStore:
             lenient=lenient,
         )
 
-    async def drive(self, scan: Scan) -> None:
+    async def _drive(self, scan: Scan) -> None:
         """Do what *scan* asks for until it is done; raises its error."""
         crew = _Crew()
         try:
@@ -267,6 +280,7 @@ class ParameterStore:
 
     async def aclose(self) -> None:
         """End what is under way and let go of all connections; idempotent. The store can be used again."""
+        self._kept = False
         await self._flights.aclose()
         await self._batches.aclose()
         caller, self._caller = self._caller, None
@@ -274,15 +288,26 @@ class ParameterStore:
             await caller.aclose()
 
     async def __aenter__(self) -> Self:
-        self._users += 1
+        self._entered += 1
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Several Envs may share a store; the last one out puts out the light.
-        self._users -= 1
-        if not self._users:
+        self._entered -= 1
+        self._kept = False
+        await self._close_unused()
+
+    def _join(self) -> None:
+        """Stay open for an `Env`, until it leaves."""
+        self._readers += 1
+
+    async def _leave(self) -> None:
+        self._readers -= 1
+        await self._close_unused()
+
+    async def _close_unused(self) -> None:
+        if not (self._entered or self._readers or self._kept):
             await self.aclose()
 
     def __del__(self) -> None:
@@ -314,8 +339,8 @@ class ParameterStore:
 
     async def _read(self, batch: "_Batch") -> Scan:
         self._batch = None
-        scan = self.scan_for([Want(names=tuple(batch.names), may_list=False)], lenient=True)
-        await self.drive(scan)
+        scan = self._scan_for([Want(names=tuple(batch.names), may_list=False)], lenient=True)
+        await self._drive(scan)
         return scan
 
     def _take(self, scan: Scan, crew: "_Crew") -> Job | None:

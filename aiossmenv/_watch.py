@@ -80,6 +80,9 @@ class Watchers:
 
     def subscribe(self, callback: Callback, keys: Iterable[str]) -> Callable[[], None]:
         """Have *callback* called with each change of *keys*, of all if there are none; returns what ends it."""
+        keys = tuple(keys)
+        if not all(isinstance(key, str) for key in keys):
+            raise TypeError("several keys are several arguments: on_change(callback, 'DB_USER', 'DB_PASSWORD')")
         subscriber = _Subscriber(callback, frozenset(keys), Mailbox(), _is_async(callback))
         self._subscribers.append(subscriber)
 

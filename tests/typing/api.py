@@ -29,6 +29,7 @@ from aiossmenv import (
     ParameterNotFound,
     ParameterStore,
     Rotating,
+    RotatingStatus,
     RotationFailed,
     Snapshot,
     StaleEnv,
@@ -214,6 +215,7 @@ async def rotates(env: Env) -> None:
             assert_type(pool, Pool)
         async with rotating.use(Pool.acquire) as connection:
             assert_type(connection, int)
+        assert_type(rotating.status, RotatingStatus)
         assert_type(rotating.status.state, Literal["NEW", "READY", "DEGRADED", "CLOSED"])
         assert_type(rotating.status.failures, int)
         assert_type(rotating.status.last_error, str | None)

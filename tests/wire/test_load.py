@@ -341,7 +341,16 @@ async def test_options_that_cannot_be(ssm: Store) -> None:
         await load_env("/R", ttl=0)
     with pytest.raises(ValueError, match="deadline"):
         await load_env("/R", deadline=-1)
+    with pytest.raises(TypeError, match="ttl is a number of seconds, not a str"):
+        await load_env("/R", ttl="60")  # type: ignore[arg-type] # as from an environment variable
+    with pytest.raises(ValueError, match=r"max_stale is at least ttl \(60\)"):
+        await load_env("/R", ttl=60, max_stale=10)
+    with pytest.raises(TypeError, match="several arguments"):
+        await load_env(["/A", "/B"])  # type: ignore[arg-type] # what one tries first
     with pytest.raises(InvalidPath, match="begins with a slash"):
         await load_env("R/")
+    async with ParameterStore() as store:
+        with pytest.raises(TypeError, match=r"get_many\(\['/R/A'\]\)"):
+            await store.get_many("/R/A")
     with pytest.raises(ValueError, match="max_concurrency"):
         ParameterStore(max_concurrency=0)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from aiossmenv import AccessDenied, InvalidPath, ParameterNotFound, ParameterStore
+from aiossmenv import AccessDenied, InvalidPath, ParameterNotFound, ParameterStore, StoreUnavailable, load_env
 from aiossmenv.testing import ManualClock
 from embedded import Store
 from faults import FaultProxy, error, hang
@@ -146,11 +146,59 @@ async def test_closing(ssm: Store, proxy: FaultProxy) -> None:
     await store.aclose()
     await store.aclose()
     assert store.region is None
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(StoreUnavailable, match="closed while it was read"):
         await reading
 
     assert "1" == (await store.get("/G/A")).value
     await store.aclose()
+
+
+async def test_a_forbidden_name_is_no_forbidden_action(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+    """One name that the role may not read costs the others nothing; an action that it may not use is learned."""
+    names = [f"/G/{number}" for number in range(20)]
+    for name in names:
+        ssm.put(name, "1")
+    denied = error("AccessDeniedException", "User: x is not authorized to perform: ssm:GetParameters on resource: x")
+    bad = "/OTHER/TYPO"
+    proxy.add(denied, when=lambda call: bad in call.body.get("Names", [call.body.get("Name")]))
+    with pytest.raises(AccessDenied):
+        await store.get_many([bad, names[0]])
+    proxy.calls.clear()
+    await store.get_many(names[1:])
+    assert {"GetParameters"} == {call.operation for call in proxy.calls}
+
+    proxy.clear()
+    proxy.add(denied, operation="GetParameters")
+    async with ParameterStore() as other:
+        await other.get_many(names)
+        proxy.calls.clear()
+        await other.get("/G/0:1")
+    assert ["GetParameter"] == [call.operation for call in proxy.calls]
+
+
+async def test_an_env_leaves_single_reads_alone(ssm: Store, proxy: FaultProxy) -> None:
+    """An `Env` that read through a store, and is done with it, ends nobody's single read; one of its own it closes."""
+    for name in ("/G/A", "/R/B"):
+        ssm.put(name, "1")
+    proxy.add(hang(0.5), operation="GetParameters", times=1)
+    store = ParameterStore()
+    loading = asyncio.create_task(load_env("/R", ttl=60, environ=None, store=store))
+    await eventually(proxy.count)
+    reading = asyncio.create_task(store.get("/G/A"))
+    await (await loading).aclose()
+
+    assert "1" == (await reading).value
+    assert "eu-central-1" == store.region
+    await store.aclose()
+
+    regions = []
+    await load_env("/R", environ=None, store=store)
+    regions.append(store.region)
+    async with store:
+        await store.get("/R/B")
+        await load_env("/R", environ=None, store=store)
+        regions.append(store.region)
+    assert [None, "eu-central-1", None] == [*regions, store.region]
 
 
 async def test_forgotten_close_is_reported(ssm: Store) -> None:
