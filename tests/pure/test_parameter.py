@@ -171,6 +171,8 @@ def test_references() -> None:
         ("/A/X", "/A/X/Y", f"{ARN}/A/X/Y", False),
         ("/A/X", "/a/x", f"{ARN}/a/x", False),
         (f"{ARN}/A/X", "/A/Y", f"{ARN}/A/Y", False),
+        # Another account's parameter of the same name.
+        (f"{ARN}/A/X", "/A/X", f"{ARN}/A/X".replace("111122223333", "444455556666"), False),
     ],
 )
 def test_answers_are_matched_by_name_or_arn(asked: str, name: str, arn: str, *, is_answer: bool) -> None:
