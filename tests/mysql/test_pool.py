@@ -373,7 +373,7 @@ async def test_a_wrong_password_at_the_start(source: Source) -> None:
     """Credentials that the server refuses are an error, with the server's own as its cause."""
     source.publish(DB_PASSWORD="wrong")
     with pytest.raises(RotationFailed, match="DB_URL, DB_USER, DB_PASSWORD: OperationalError 1045") as caught:
-        await RotatingPool(source, start_deadline=0.5).__aenter__()
+        await RotatingPool(source, start_deadline=1).__aenter__()
     # Read again in between, for a process may start in the middle of a rotation.
     assert 1 <= source.asked
     assert 1045 == code(caught.value.__cause__)
@@ -384,7 +384,7 @@ async def test_nobody_there_at_the_start(source: Source, host: str) -> None:
     """An address where no server listens is an error after `start_deadline`, with the driver's own as its cause."""
     source.publish(DB_URL=f"{host}:{free_port()}")
     with pytest.raises(RotationFailed, match="OperationalError 2003") as caught:
-        await RotatingPool(source, start_deadline=0.2).__aenter__()
+        await RotatingPool(source, start_deadline=1).__aenter__()
     assert 2003 == code(caught.value.__cause__)
     assert 0 == source.asked
 
@@ -425,7 +425,7 @@ async def test_a_server_that_never_speaks(source: Source, account: Account) -> N
             address = source.stored["DB_URL"]
             source.publish(DB_URL=silent)
             with pytest.raises(RotationFailed, match="TimeoutError"):
-                await RotatingPool(source, build_timeout=0.1, start_deadline=0.3).__aenter__()
+                await RotatingPool(source, build_timeout=0.1, start_deadline=1).__aenter__()
             await eventually(lambda: pool.state == "DEGRADED")
             assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
 
@@ -444,7 +444,7 @@ async def test_a_start_that_fails_half_way_leaves_no_connection(
     aborted = await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
     await account.alter("WITH MAX_USER_CONNECTIONS 1")
     with pytest.raises(RotationFailed, match="OperationalError 1226"):
-        await RotatingPool(source, maxsize=3, start_deadline=0.2).__aenter__()
+        await RotatingPool(source, maxsize=3, start_deadline=1).__aenter__()
     assert 0 == await account.gone()
     assert aborted == await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
 
@@ -468,7 +468,7 @@ async def test_a_refusal_is_retried_until_it_heals(
     async with RotatingPool(source, db="app", maxsize=2, warm=1) as pool, pool.acquire():
         await server.execute(harm)
         with pytest.raises(RotationFailed) as caught:
-            await RotatingPool(source, db="app", start_deadline=0.2).__aenter__()
+            await RotatingPool(source, db="app", start_deadline=1).__aenter__()
         assert number == code(caught.value.__cause__)
 
         asking = asyncio.create_task(ask(pool, "SELECT 1"))
