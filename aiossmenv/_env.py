@@ -384,6 +384,9 @@ class Env(Mapping[str, str]):
     def _prepare(self, known: Known, scan: Scan, complete: bool) -> "_Prepared":
         """Work out what a read leads to; changes nothing, and waits for nothing."""
         now_known = known.merge(scan.found, scan.digests, complete=complete)
+        unchanged = known.parameters and (now_known.parameters, now_known.missed) == (known.parameters, known.missed)
+        if unchanged and not self.shadowed:
+            return _Prepared(now_known, self._polls, self._snapshot._retaken(self._clock.wall()), (), None)
         parameters = self._wanted.arrange(now_known, self._region)
         snapshot = Snapshot(parameters, self._clock.wall())
         edit = None

@@ -24,6 +24,12 @@ class Snapshot(Mapping[str, str]):
         self._parameters = dict(sorted(parameters.items()))
         self._taken_at = taken_at
 
+    def _retaken(self, taken_at: datetime) -> "Snapshot":
+        """Return what a later read gives that found all as it was."""
+        same = Snapshot({}, taken_at)
+        same._parameters = self._parameters
+        return same
+
     @property
     def parameters(self) -> Mapping[str, Parameter]:
         """The same keys, with all that the store says of each."""
