@@ -174,9 +174,7 @@ class Client:
             ((sdk.BotoCoreError,), StoreUnavailable, _CONFIG, False),
         ):
             if isinstance(error, kinds):
-                # The error behind it may quote the body.
-                cause = None if isinstance(error, sdk.ConnectionClosedError) else error
-                return kind(str(error), remedy=remedy, transient=transient), cause
+                return kind(str(error), remedy=remedy, transient=transient), error
         if isinstance(error, sdk.ClientError):
             return _refusal(error.response, request), None if _quotes_body(error.response) else error
         if self._client is None:

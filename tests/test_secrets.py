@@ -445,7 +445,10 @@ WIRE: dict[str, tuple[Fault, type[AiossmenvError]]] = {
     "truncated": (truncated(0.9), StoreUnavailable),
     "cut": (desynchronized(OK + b"Content-Length: 999999\r\n\r\n" + QUOTED), StoreUnavailable),
     "too_long": (desynchronized(OK + b"Content-Length: 20\r\n\r\n" + QUOTED + b"\r\n\r\n"), StoreUnavailable),
-    "chunks": (desynchronized(OK + b"Transfer-Encoding: chunked\r\n\r\n" + QUOTED + b"\r\n"), StoreUnavailable),
+    "chunks": (
+        desynchronized(OK + b"Transfer-Encoding: chunked\r\n\r\n" + SECRET.encode() + b"\r\n"),
+        StoreUnavailable,
+    ),
     "more_chunks": (
         desynchronized(OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\n" + QUOTED + b"\r\n"),
         StoreUnavailable,
@@ -545,6 +548,25 @@ async def refusals(stage: Stage) -> None:
         await load("R", environ={"OTHER": SECRET})
     with ear.failing(InvalidPath):
         await load_env()
+
+    class Spiteful(dict[str, str]):
+        """An environment that says all it has when it is asked, once it is *angry*."""
+
+        angry = False
+
+        def get(self, key: str, *default: Any) -> Any:
+            if self.angry:
+                raise OSError(dict(self))
+            return super().get(key, *default)
+
+    clock, environ = ManualClock(), Spiteful()
+    store = MemoryStore({"/R/A": SECRET}, clock=clock)
+    async with load_env("/R", ttl=60, override=False, environ=environ, store=store) as env:
+        environ.angry = True
+        store.put("/R/A", SECRET + "2")
+        await clock.advance(60)
+        assert "unexpected OSError" == str(env.status.last_error)
+        ear.caught(env.status.last_error)
 
 
 @scene
