@@ -37,8 +37,9 @@ async def test_no_transaction_fails(server: MariaDB, kind: Kind) -> None:
     assert outcome.committed == outcome.rows
     assert 0 == outcome.left
     assert set() == await our_tasks()
-    # A transaction that outlives several swaps keeps several pools open.
-    assert kind.long or 2 * kind.maxsize >= outcome.most
+    # One pool serves and one is retiring; on a busy machine the next is warm before that one is closed. A transaction that
+    # outlives several swaps keeps more of them open.
+    assert kind.long or 3 * kind.maxsize >= outcome.most
     assert 0 == outcome.swaps if kind.rotate == "bad_put" else least <= outcome.swaps + 1
 
 
