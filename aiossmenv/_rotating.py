@@ -155,8 +155,6 @@ class Rotating(Generic[T]):
         clock: Clock | None = None,
         random: Callable[[], float] = dice.random,
     ) -> None:
-        if isinstance(keys, str):
-            raise TypeError(f"keys takes several names: write keys=[{keys!r}]")
         self._env = env
         self._keys = tuple(keys)
         self._create = create
@@ -186,6 +184,9 @@ class Rotating(Generic[T]):
         self._follower: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._chores: set[asyncio.Task[None]] = set()
+        # Last, so that a traceback which shows variables finds one that has a repr.
+        if isinstance(keys, str):
+            raise TypeError(f"keys takes several names: write keys=[{keys!r}]")
 
     @property
     def state(self) -> State:
