@@ -1,18 +1,15 @@
-# One owner: everything that is known of the SDK. No type and no exception of it gets out of here.
+# One owner: what the SDK's answers and errors mean. No type and no exception of it gets out of here.
 """One request to Parameter Store through aioboto3: a page comes back, or one of our errors."""
 
 import asyncio
 import json
 import logging
-import os
 import re
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from hashlib import sha256
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any, get_args
 
 from aiossmenv._errors import (
@@ -27,11 +24,7 @@ from aiossmenv._errors import (
 )
 from aiossmenv._parameter import Parameter, ParameterType, Reading, Sealed, base_name, is_reference
 from aiossmenv._scan import BATCH, Answer, ByName, ByPath, One, Page, Request, TokenRefused
-
-# Seconds. The SDK's own (60 and 60) are longer than anybody waits for a service to start; a request that is lost is
-# better sent again.
-_CONNECT_TIMEOUT = 3.0
-_READ_TIMEOUT = 10.0
+from aiossmenv._sdk import new_client, new_session, region_of
 
 _TYPES = frozenset(get_args(ParameterType))
 
@@ -50,7 +43,7 @@ class Client:
         self, *, session: object | None, region: str | None, endpoint_url: str | None, connections: int
     ) -> None:
         self.region = region
-        self._session = session
+        self._session: Any = session
         self._endpoint_url = endpoint_url
         self._connections = connections
         self._client: Any = None
@@ -109,41 +102,18 @@ class Client:
             if self._client is None:
                 # Importing the SDK and reading its models takes the processor for a third of a second, so that is
                 # done in a thread. Finding credentials may wait for a network, so that is done on the loop.
-                session: Any = self._session or await asyncio.to_thread(_new_session)
+                session = self._session or await asyncio.to_thread(new_session)
                 await session.get_credentials()
-                self._client = await asyncio.to_thread(self._create, session)
+                # At level DEBUG the SDK's parser logs whole answers, with every value in them, and its HTTP session
+                # errors that quote them; nobody else's are withheld.
+                for name in ("botocore.parsers", "botocore.httpsession"):
+                    logging.getLogger(name).addFilter(_is_not_ours)
+                region = self.region or region_of(session, ours=self._session is None)
+                self._client = await asyncio.to_thread(
+                    new_client, session, region, self._endpoint_url, self._connections
+                )
                 self.region = self._client.meta.region_name
             return self._client
-
-    def _create(self, session: Any) -> Any:
-        import aiobotocore
-        from aiobotocore.config import AioConfig
-
-        # At level DEBUG the SDK's parser logs whole answers, with every value in them, and its HTTP session errors that
-        # quote them; nobody else's are withheld.
-        for name in ("botocore.parsers", "botocore.httpsession"):
-            logging.getLogger(name).addFilter(_is_not_ours)
-        # Retries are ours: they last until a deadline, and the SDK's count to five.
-        config = AioConfig(
-            connect_timeout=_CONNECT_TIMEOUT,
-            read_timeout=_READ_TIMEOUT,
-            max_pool_connections=self._connections,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            # A fixed one: the SDK's own is put together anew for each request, which takes it a tenth of a millisecond.
-            user_agent=f"aiobotocore/{aiobotocore.__version__} aiossmenv",
-            # Ten names or one path: the service checks them itself, and says more.
-            parameter_validation=False,
-            http_session_cls=_http_session_class(),
-        )
-        create = getattr(session, "create_client", None) or session.client
-        client: AbstractAsyncContextManager[Any] = create(
-            "ssm",
-            region_name=self.region or _region(session, ours=self._session is None),
-            endpoint_url=self._endpoint_url,
-            config=config,
-        )
-        # With credentials at hand nothing in here waits for anything, so no loop is remembered by the client.
-        return asyncio.run(_enter(client))
 
     def _translated(self, error: Exception, request: Request) -> tuple[AiossmenvError, Exception | None]:
         from botocore import exceptions as sdk
@@ -335,119 +305,3 @@ def _names(request: Request) -> str | None:
         case One(name):
             return name
     return None
-
-
-def _new_session() -> Any:
-    import aioboto3
-    from aiobotocore.session import get_session
-
-    session = get_session()
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
-    if not session.get_config_variable("data_path"):
-        session.register_component("data_loader", _quick_loader())
-    return aioboto3.Session(botocore_session=session)
-
-
-def _timestamp(value: Any) -> datetime:
-    """Read a date: seconds since 1970, as Parameter Store has them, for which the SDK tries each time zone it knows."""
-    if isinstance(value, int | float):
-        return datetime.fromtimestamp(value, UTC)
-    from botocore.utils import parse_timestamp
-
-    parsed: datetime = parse_timestamp(value)
-    return parsed
-
-
-def _quick_loader() -> Any:
-    """
-    Return a loader of the SDK's models that does not look at those of services that nobody asks for.
-
-    The SDK's own lists 400 directories and all in them to learn whether there is an "ssm", and parses two megabytes of
-    legacy endpoints although it finds endpoints by rules; that is three quarters of the time to make a client.
-    """
-    from botocore.loaders import Loader
-
-    class QuickLoader(Loader):  # type: ignore[misc] # untyped base
-        def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002 - the base's signature
-            folders = [Path(path) for path in self.search_paths if Path(path).is_dir()]
-            return sorted({service.name for folder in folders for service in folder.iterdir()})
-
-        def load_data_with_path(self, name: str) -> Any:
-            if name != "endpoints":
-                return super().load_data_with_path(name)
-            # The same partitions as the rules have, without exceptions for single services: the rules have those.
-            partitions, path = super().load_data_with_path("partitions")
-            return {"version": 3, "partitions": [_partition(partition) for partition in partitions["partitions"]]}, path
-
-    return QuickLoader()
-
-
-def _partition(partition: Mapping[str, Any]) -> dict[str, Any]:
-    plain, dual = partition["outputs"]["dnsSuffix"], partition["outputs"]["dualStackDnsSuffix"]
-    return {
-        "partition": partition["id"],
-        "partitionName": partition["id"],
-        "dnsSuffix": plain,
-        "regionRegex": partition["regionRegex"],
-        "regions": {region: {} for region in partition["regions"]},
-        "services": {},
-        "defaults": {
-            "hostname": "{service}.{region}.{dnsSuffix}",
-            "protocols": ["https"],
-            "signatureVersions": ["v4"],
-            "variants": [
-                {"hostname": "{service}-fips.{region}.{dnsSuffix}", "dnsSuffix": plain, "tags": ["fips"]},
-                {"hostname": "{service}.{region}.{dnsSuffix}", "dnsSuffix": dual, "tags": ["dualstack"]},
-                {"hostname": "{service}-fips.{region}.{dnsSuffix}", "dnsSuffix": dual, "tags": ["dualstack", "fips"]},
-            ],
-        },
-    }
-
-
-def _region(session: Any, *, ours: bool) -> str | None:
-    # The SDK for Python knows AWS_DEFAULT_REGION only; ECS, Lambda and the other SDKs say AWS_REGION, which comes
-    # first there. What a user's own session was told comes before both.
-    named = os.environ.get("AWS_REGION") or None
-    if ours:
-        return named
-    find = getattr(session, "get_config_variable", None)
-    return (find("region") if find else session.region_name) or named
-
-
-def _http_session_class() -> Any:
-    """
-    Return the SDK's HTTP session, but for this: a thread reads what it trusts, which takes 20 ms, before it connects.
-
-    The SDK does so on the loop.
-    """
-    import aiohttp
-    from aiobotocore.httpsession import AIOHTTPSession
-    from botocore.httpsession import get_cert_path
-
-    class HTTPSession(AIOHTTPSession):  # type: ignore[misc] # untyped base
-        _trusted: Any = None
-
-        async def send(self, request: Any) -> Any:
-            if self._verify and not self._trusted and request.url.startswith("https:"):
-                self._trusted = await asyncio.to_thread(self._trust)
-            return await super().send(request)
-
-        def _trust(self) -> Any:
-            context = self._get_ssl_context()
-            if self._cert_file:
-                context.load_cert_chain(self._cert_file, self._key_file)
-            context.load_verify_locations(get_cert_path(self._verify))
-            return context
-
-        def _create_connector(self, proxy_url: str | None) -> Any:
-            if proxy_url:
-                return super()._create_connector(proxy_url)
-            return aiohttp.TCPConnector(
-                limit=self._max_pool_connections, ssl=self._trusted or False, **self._connector_args
-            )
-
-    return HTTPSession
-
-
-async def _enter(client: AbstractAsyncContextManager[Any]) -> Any:
-    return await client.__aenter__()

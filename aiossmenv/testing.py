@@ -55,7 +55,7 @@ from types import MappingProxyType
 from typing import NamedTuple, Self, get_args
 
 from aiossmenv import _store
-from aiossmenv._client import _NETWORK, _READ_TIMEOUT, Client, _refusal
+from aiossmenv._client import _NETWORK, Client, _refusal
 from aiossmenv._clock import Clock
 from aiossmenv._errors import AiossmenvError, ParameterNotFound, StoreUnavailable
 from aiossmenv._parameter import (
@@ -69,6 +69,7 @@ from aiossmenv._parameter import (
     split_selector,
 )
 from aiossmenv._scan import BATCH, ByName, ByPath, One, Page, Request
+from aiossmenv._sdk import _READ_TIMEOUT
 
 _REGION = "eu-central-1"
 _ARN = f"arn:aws:ssm:{_REGION}:111122223333:parameter"

@@ -38,34 +38,43 @@ _TICK = 0.001
 
 
 class Ticker:
-    """
-    A task that shows how long others hold the loop.
-
-    In seconds: *worst* is the longest that it woke up too late, *own* the same without garbage collection.
-    """
+    """A task that shows how long others hold the loop."""
 
     def __init__(self) -> None:
-        self.worst = self.own = 0.0
-        self._collected = self._began = 0.0
+        self._late: list[tuple[float, float]] = []
+        self._collected: list[tuple[float, float]] = []
+        self._began = 0.0
+
+    @property
+    def worst(self) -> float:
+        """The longest, in seconds, that it woke up too late."""
+        return max(end - begin for begin, end in self._late)
+
+    @property
+    def own(self) -> float:
+        """The same without garbage collection."""
+        return max(
+            end - begin - sum(max(0.0, min(end, stop) - max(begin, start)) for start, stop in self._collected)
+            for begin, end in self._late
+        )
 
     async def run(self) -> None:
         """Tick until cancelled."""
         gc.callbacks.append(self._collecting)
         try:
             while True:
-                begun, collected = time.perf_counter(), self._collected
+                due = time.perf_counter() + _TICK
                 await asyncio.sleep(_TICK)
-                late = time.perf_counter() - begun - _TICK
-                self.worst = max(self.worst, late)
-                self.own = max(self.own, late - (self._collected - collected))
+                self._late.append((due, time.perf_counter()))
         finally:
             gc.callbacks.remove(self._collecting)
 
     def _collecting(self, phase: str, _: dict[str, int]) -> None:
+        # Kept with its time, and looked at when all is over: where a thread collects, the loop may wake up first.
         if phase == "start":
             self._began = time.perf_counter()
         else:
-            self._collected += time.perf_counter() - self._began
+            self._collected.append((self._began, time.perf_counter()))
 
 
 @contextlib.asynccontextmanager

@@ -1,5 +1,6 @@
 """Everything that the SDK honours is honoured."""
 
+import json
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from aiobotocore.config import AioConfig
 from botocore.exceptions import EndpointVariantError
 
 from aiossmenv import ParameterStore, load_env
-from aiossmenv._client import _new_session
+from aiossmenv._sdk import _part, new_session
 from embedded import Store
 from faults import FaultProxy
 
@@ -120,7 +121,7 @@ async def test_endpoints_are_those_of_the_sdk(service: str, options: dict[str, b
             signer = opened._request_signer
             return endpoint, context.get("signing"), signer.region_name, signer.signing_name, signer.signature_version
 
-    ours, theirs = _new_session(), aioboto3.Session()
+    ours, theirs = new_session(), aioboto3.Session()
     assert type(ours._session.get_component("data_loader")) is not type(theirs._session.get_component("data_loader"))
     partitions = theirs._session.get_component("data_loader").load_data("partitions")["partitions"]
     regions = [region for partition in partitions for region in list(partition["regions"])[:2]]
@@ -133,9 +134,38 @@ async def test_endpoints_are_those_of_the_sdk(service: str, options: dict[str, b
         assert expected == await found(ours, region)
 
 
+def test_our_part_of_the_model_is_the_sdks() -> None:
+    """What our operations are made of is read as the SDK has it, whole, and nothing else."""
+    ours, theirs = (session._session.get_component("data_loader") for session in (new_session(), aioboto3.Session()))
+    part, model = (loader.load_service_model("ssm", "service-2") for loader in (ours, theirs))
+
+    assert ["GetParameter", "GetParameters", "GetParametersByPath"] == sorted(part["operations"])
+    assert part["metadata"] == model["metadata"]
+    assert part["operations"].items() <= model["operations"].items()
+    assert part["shapes"].items() <= model["shapes"].items()
+    assert shapes_in([part["operations"], part["shapes"]]) == set(part["shapes"])
+
+
+def shapes_in(model: object) -> set[str]:
+    """Return the names of all shapes that are used there."""
+    nodes = model.values() if isinstance(model, dict) else model if isinstance(model, list) else ()
+    own = model.get("shape") if isinstance(model, dict) else None
+    return {own for own in (own,) if isinstance(own, str)}.union(*map(shapes_in, nodes))
+
+
+def test_a_model_that_is_written_otherwise_is_read_whole() -> None:
+    """Our part is found by how the SDK's models are written; of another, or one without our operations, none is."""
+    model = aioboto3.Session()._session.get_component("data_loader").load_service_model("ssm", "service-2")
+
+    assert _part(json.dumps(model, indent=2, separators=(",", ":"))) is not None
+    assert _part(json.dumps(model)) is None
+    del model["operations"]["GetParameters"]
+    assert _part(json.dumps(model, indent=2, separators=(",", ":"))) is None
+
+
 async def test_models_of_ones_own(proxy: FaultProxy) -> None:
     """Who has models of their own in AWS_DATA_PATH keeps the SDK's loader, which finds them."""
     os.environ["AWS_DATA_PATH"] = "/nowhere"
 
     assert {"A": "1"} == dict(await load_env("/R"))
-    assert type(_new_session()._session.get_component("data_loader")).__name__ == "Loader"
+    assert type(new_session()._session.get_component("data_loader")).__name__ == "Loader"
