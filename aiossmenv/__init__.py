@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aiossmenv._env import Env, load_env
+    from aiossmenv._env import Env
     from aiossmenv._errors import (
         AccessDenied,
         AiossmenvError,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         StoreUnavailable,
         Throttled,
     )
+    from aiossmenv._load import load_env
     from aiossmenv._parameter import Parameter
     from aiossmenv._rotating import Rotating, RotatingStatus
     from aiossmenv._schedule import Status
@@ -75,7 +76,7 @@ _ROOMS = {
     "Snapshot": "_snapshot",
     "Status": "_schedule",
     "diff": "_snapshot",
-    "load_env": "_env",
+    "load_env": "_load",
 }
 
 

@@ -23,7 +23,7 @@ from aiossmenv._errors import (
     Throttled,
 )
 from aiossmenv._parameter import Parameter, ParameterType, Reading, Sealed, base_name, is_reference
-from aiossmenv._scan import BATCH, Answer, ByName, ByPath, One, Page, Request, TokenRefused
+from aiossmenv._request import BATCH, Answer, ByName, ByPath, One, Page, Request, TokenRefused
 from aiossmenv._sdk import new_client, new_session, region_of
 
 _TYPES = frozenset(get_args(ParameterType))
@@ -271,6 +271,7 @@ def _reading(item: Any, *, decrypt: bool, asked: str) -> Reading | None:
             last_modified=last_modified,
             arn=item.get("ARN", ""),
             digest=sha256(value.encode()).digest(),
+            selector=item.get("Selector") or "",
         )
     return Parameter(
         # A secret of Secrets Manager may come under its own name; only what it was asked by leads to it again.

@@ -1,28 +1,27 @@
 # One owner: the current snapshot, what of it is in the environment, and the task that keeps it current.
 """
-`load_env` and `Env`.
+`Env`.
 
-Whatever changes an `Env` happens in `_publish`, which has no await: readers see one complete snapshot or the next.
-Everything before it (reading) may fail or be cancelled and has then changed nothing.
+What changes an `Env` is one assignment, the last in `_publish`: readers see one complete snapshot or the next. All
+before it may fail or be cancelled, and has then changed nothing.
 """
 
 import asyncio
 import logging
-import os
 import warnings
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
-from types import MappingProxyType, TracebackType
-from typing import Any, ParamSpec, TypeVar, cast
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
+from types import MappingProxyType
+from typing import Any, ParamSpec, TypeVar
 
-from aiossmenv._errors import AiossmenvError, EmptyPath, InvalidPath, InvalidVariable, MissingParameters, StaleEnv
-from aiossmenv._naming import upper_snake
-from aiossmenv._parameter import REFERENCE, Parameter, is_reference, normal_path, split_names
+from aiossmenv._errors import AiossmenvError, InvalidVariable, StaleEnv
+from aiossmenv._parameter import Parameter, asked_name
 from aiossmenv._publish import Edit, apply, check, plan
-from aiossmenv._scan import BATCH, Scan, Want
+from aiossmenv._request import BATCH, Want
+from aiossmenv._scan import Scan
 from aiossmenv._schedule import Kind, Schedule, Status
 from aiossmenv._snapshot import Change, Known, Snapshot, diff
 from aiossmenv._store import ParameterStore, SingleFlight, alive
+from aiossmenv._wanted import Prepared, Wanted
 from aiossmenv._watch import Callback, Watchers
 
 logger = logging.getLogger("aiossmenv")
@@ -35,86 +34,6 @@ _NAMED = 20
 
 # So many parameters take about 2 ms to publish; more are worked out in a thread.
 _AT_ONCE = 500
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wanted:
-    """What one `Env` is made of."""
-
-    paths: tuple[str, ...]
-    names: tuple[str, ...] | None
-    required: frozenset[str]
-    recursive: bool
-    to_key: Callable[[str], str]
-    allow_empty: bool
-
-    def wants(self) -> tuple[Want, ...]:
-        """Return what to look at to read all of it."""
-        if self.names is None:
-            return tuple(Want(path=path, recursive=self.recursive) for path in self.paths)
-        secrets = tuple(name for name in self.names if is_reference(name))
-        below = [name for name in self.names if not is_reference(name)]
-        return (
-            *(
-                Want(path=path, names=tuple(f"{path.rstrip('/')}/{name}" for name in below), may_list=False)
-                for path in self.paths
-                if below
-            ),
-            *([Want(path=REFERENCE, names=secrets, may_list=False)] if secrets else []),
-        )
-
-    def polls(self, known: Known) -> tuple[Want, ...]:
-        """Return what to look at to read by name all that is *known*; a path of which nothing is known is listed."""
-        if self.names is not None:
-            return self.wants()
-        polls: list[Want] = []
-        taken: set[str] = set()
-        for path in self.paths:
-            names = tuple(name for name in known.names_below(path, recursive=self.recursive) if name not in taken)
-            taken.update(names)
-            polls.append(Want(path=path, recursive=self.recursive, names=names or None))
-        return tuple(polls)
-
-    def arrange(self, known: Known, region: str | None) -> dict[str, Parameter]:
-        """Return the parameters by key, or raise what is wrong with the set as a whole."""
-        parameters: dict[str, Parameter] = {}
-        secrets = [REFERENCE] if self.names and any(map(is_reference, self.names)) else []
-        for path in (*self.paths, *secrets):
-            # Names that were asked for may be at any depth.
-            deep = self.recursive or self.names is not None
-            below = known.below(path, recursive=deep, to_key=self.to_key)
-            if not below and not self.allow_empty:
-                raise EmptyPath(
-                    "there is no parameter under this path"
-                    if self.names is None
-                    else f"none of the keys is there: {', '.join(self.names)}",
-                    path=path,
-                    region=region,
-                    remedy="Check its spelling and case and the region; pass allow_empty=True if it may be empty.",
-                )
-            parameters |= below
-        missing = tuple(sorted(self.required - parameters.keys()))
-        if missing:
-            raise MissingParameters(
-                f"required, and not there: {', '.join(missing)}",
-                keys=missing,
-                path=", ".join(self.paths),
-                region=region,
-                remedy="Create them, or check the path and the region.",
-            )
-        return parameters
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """What a read leads to."""
-
-    known: Known
-    polls: tuple[Want, ...]
-    snapshot: Snapshot
-    changes: tuple[Change, ...]
-    edit: Edit | None
-
 
 # What a refresh covers: everything, in one way or another, or some keys.
 _Flight = Kind | frozenset[str]
@@ -140,7 +59,7 @@ class Env(Mapping[str, str]):
 
     def __init__(
         self,
-        wanted: _Wanted,
+        wanted: Wanted,
         store: ParameterStore,
         *,
         schedule: Schedule,
@@ -214,8 +133,8 @@ class Env(Mapping[str, str]):
         """
         Read again now, and return what changed once it is published.
 
-        Without *keys* everything is listed, undecrypted, and what changed is decrypted. With up to ten, these are read
-        decrypted in one call; with more, by name. *min_gap*: seconds that lie between the beginning of the last
+        Without *keys* everything is listed, undecrypted, and what changed is decrypted; so it is with a key that is not
+        there, which a listing may find. With up to ten, these are read decrypted in one call; with more, by name. *min_gap*: seconds that lie between the beginning of the last
         refresh and of this one at least; they are waited for. Whoever asks while a refresh runs that covers it shares
         it. Raises what the read raises; the last good snapshot stays then.
         """
@@ -361,7 +280,7 @@ class Env(Mapping[str, str]):
         if isinstance(wanted, frozenset):
             parameters = self._snapshot.parameters
             wants: tuple[Want, ...] = (
-                Want(names=tuple(parameters[key].name for key in sorted(wanted)), may_list=False),
+                Want(names=tuple(asked_name(parameters[key]) for key in sorted(wanted)), may_list=False),
             )
             few = len(wanted) <= BATCH
         else:
@@ -378,15 +297,16 @@ class Env(Mapping[str, str]):
         """Return the names of keys that somebody follows together, for each who does."""
         parameters = self._snapshot.parameters
         return [
-            frozenset(parameters[key].name for key in keys if key in parameters) for keys in self._watchers.groups()
+            frozenset(asked_name(parameters[key]) for key in keys if key in parameters)
+            for keys in self._watchers.groups()
         ]
 
-    def _prepare(self, known: Known, scan: Scan, complete: bool) -> "_Prepared":
+    def _prepare(self, known: Known, scan: Scan, complete: bool) -> Prepared:
         """Work out what a read leads to; changes nothing, and waits for nothing."""
         now_known = known.merge(scan.found, scan.digests, complete=complete)
         unchanged = known.parameters and (now_known.parameters, now_known.missed) == (known.parameters, known.missed)
         if unchanged and not self.shadowed:
-            return _Prepared(now_known, self._polls, self._snapshot._retaken(self._clock.wall()), (), None)
+            return Prepared(now_known, self._polls, self._snapshot._retaken(self._clock.wall()), (), None)
         parameters = self._wanted.arrange(now_known, self._region)
         snapshot = Snapshot(parameters, self._clock.wall())
         edit = None
@@ -394,9 +314,9 @@ class Env(Mapping[str, str]):
             check(parameters, self._snapshot.parameters)
             edit = plan(snapshot, self._owned, self._environ, override=self._override)
         changes = diff(self._snapshot, snapshot)
-        return _Prepared(now_known, self._wanted.polls(now_known), snapshot, changes, edit)
+        return Prepared(now_known, self._wanted.polls(now_known), snapshot, changes, edit)
 
-    async def _publish(self, prepared: "_Prepared") -> tuple[Change, ...]:
+    async def _publish(self, prepared: Prepared) -> tuple[Change, ...]:
         """Make it the current snapshot, here and in the environment; all of it or nothing."""
         if self._environ is not None and prepared.edit:
             fault = await self._apply(prepared.edit)
@@ -503,173 +423,4 @@ class Env(Mapping[str, str]):
         warnings.warn(f"unclosed {self!r}: call aclose() or use async with", ResourceWarning, source=self, stacklevel=2)
 
 
-class Loading(Coroutine[object, None, Env]):
-    """
-    What `load_env()` returns: await it, or enter it with `async with`, once.
-
-    It owns a coroutine named `load_env`, so that a forgotten `await` is reported by name.
-    """
-
-    __slots__ = ("_coroutine", "_env")
-
-    def __init__(self, coroutine: Coroutine[object, None, Env]) -> None:
-        self._coroutine = coroutine
-
-    def __await__(self) -> Generator[object, None, Env]:
-        return self._coroutine.__await__()
-
-    async def __aenter__(self) -> Env:
-        self._env = await self._coroutine
-        return self._env
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._env.aclose()
-
-    # With these three it is a coroutine to asyncio.create_task() and to a TaskGroup.
-
-    def send(self, value: None) -> object:
-        """Run to the next await."""
-        return self._coroutine.send(value)
-
-    def throw(self, kind: type[BaseException] | BaseException, *more: object) -> object:
-        """Raise inside."""
-        return self._coroutine.throw(next((value for value in more if isinstance(value, BaseException)), kind))
-
-    def close(self) -> None:
-        """Give up before it has run."""
-        self._coroutine.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Hidden:
-    environ: MutableMapping[str, str] | None = field(repr=False)
-
-
-class _OsEnviron:
-    """The default, because that of `os.environ` itself would show every variable in `help(load_env)`."""
-
-    def __repr__(self) -> str:
-        return "os.environ"
-
-
-_OS_ENVIRON = cast("MutableMapping[str, str]", _OsEnviron())
-
-
-def load_env(
-    *paths: str,
-    ttl: float | None = None,
-    keys: Iterable[str] | None = None,
-    required: Iterable[str] = (),
-    recursive: bool = True,
-    to_key: Callable[[str], str] = upper_snake,
-    environ: MutableMapping[str, str] | None = _OS_ENVIRON,
-    override: bool = True,
-    allow_empty: bool = False,
-    deadline: float = 30.0,
-    max_stale: float | None = None,
-    relist: float | None = None,
-    revalidate: float | None = 43_200.0,
-    store: ParameterStore | None = None,
-) -> Loading:
-    """
-    Read everything under *paths*, decrypted, and put it into the environment: all of it, or nothing and an error.
-
-        env = await load_env("/FAKEBOOK/TEST/")                    # once
-        async with load_env("/FAKEBOOK/TEST/", ttl=60) as env:     # kept current until the block ends
-
-    *paths*: with or without a final slash, the same; default: `$SSM_PATH`, comma separated. Of two paths that give
-    one key, the later wins. *ttl*: seconds that a snapshot is fresh; `None`: it is never refreshed, and nothing stays
-    open. *keys*: names relative to the paths, where they are known up front: no listing; what is not there is left out.
-    *required*: keys that must be there, as they are in the environment. *recursive*: all levels, or direct children only. *to_key*: relative name -> key; by default `/ . -` become
-    `_`, in upper case; `str` keeps it as it is. *environ*: the mapping to fill; `None`: none. *override*: whether a
-    variable that was there before is replaced. *allow_empty*: whether a path may hold nothing. *deadline*: seconds
-    for the first load, and for each refresh, retries and all. *max_stale*: seconds, *ttl* at least, after which
-    `env[key]` raises `StaleEnv` instead (`env.parameters` and `env.snapshot` do not); `None`: never. *relist*: seconds between two listings, which find what was added; default: five
-    times *ttl*. Between them names are read that are known, and decrypted when they changed. *revalidate*: seconds
-    after which everything is decrypted again, changed or not, which notices a right that was taken away; default: 12
-    hours; `None`: never. *store*: a `ParameterStore` to share; default: a new one.
-
-    Raises, always before anything is set: `InvalidPath`, `EmptyPath`, `MissingParameters`, `KeyCollision`,
-    `InvalidVariable`, `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable` when *deadline* is over.
-    With *ttl* and `await`, end it with `await env.aclose()`.
-    """
-    target = _Hidden(os.environ if environ is _OS_ENVIRON else environ)
-    del environ  # a traceback may show the variables of these frames
-    for option, names in (("keys", keys), ("required", required)):
-        if isinstance(names, str):
-            raise TypeError(f"{option} takes several names: write {option}=[{names!r}]")
-    for option, seconds in (
-        ("ttl", ttl),
-        ("max_stale", max_stale),
-        ("deadline", deadline),
-        ("relist", relist),
-        ("revalidate", revalidate),
-    ):
-        _refuse_text(option, seconds)
-        if seconds is not None and not seconds > 0:
-            raise ValueError(f"{option} is a number of seconds above 0, not {seconds!r}")
-    if ttl and max_stale and max_stale < ttl:
-        raise ValueError(f"max_stale is at least ttl ({ttl:g}): values of that age are fresh")
-    if not all(isinstance(path, str) for path in paths):
-        raise TypeError("several paths are several arguments: load_env('/A/', '/B/')")
-    # Of a path that is given twice, the later one counts.
-    normal = dict.fromkeys(reversed([normal_path(path) for path in paths or _default_paths()]))
-    wanted = _Wanted(
-        paths=tuple(reversed(normal)),
-        names=None if keys is None else tuple(_relative(name) for name in keys),
-        required=frozenset(required),
-        recursive=recursive,
-        to_key=to_key,
-        allow_empty=allow_empty,
-    )
-
-    async def load_env() -> Env:
-        opened = store or ParameterStore()
-        schedule = Schedule(
-            ttl=ttl,
-            relist=relist or (ttl and 5 * ttl),
-            revalidate=revalidate,
-            max_stale=max_stale,
-            random=opened.random,
-        )
-        env = Env(
-            wanted,
-            opened,
-            schedule=schedule,
-            ttl=ttl,
-            max_stale=max_stale,
-            environ=target.environ,
-            override=override,
-            deadline=deadline,
-        )
-        await env._start()
-        return env
-
-    load_env.__qualname__ = "load_env"
-    return Loading(load_env())
-
-
-def _refuse_text(option: str, seconds: object) -> None:
-    # What comes from an environment variable; and nobody knows from which.
-    if isinstance(seconds, str):
-        raise TypeError(f"{option} is a number of seconds, not a str: write {option}=float(...)")
-
-
-def _relative(key: str) -> str:
-    name = key.strip()
-    return name if is_reference(name) else name.strip("/")
-
-
-def _default_paths() -> tuple[str, ...]:
-    paths = split_names(os.environ.get("SSM_PATH", ""))
-    if not paths:
-        raise InvalidPath(
-            "no path was given and SSM_PATH is not set",
-            remedy="Set SSM_PATH to a path such as /FAKEBOOK/TEST/, or pass one: load_env('/FAKEBOOK/TEST/').",
-        )
-    return paths
-
-
-Env.__module__ = load_env.__module__ = "aiossmenv"
+Env.__module__ = "aiossmenv"

@@ -56,6 +56,7 @@ class Sealed:
     last_modified: datetime | None
     arn: str
     digest: bytes
+    selector: str = ""
 
     def opens_as(self, parameter: Parameter, digest: bytes | None) -> bool:
         """
@@ -77,9 +78,10 @@ def is_older(read: Reading, than: Reading) -> bool:
     """
     Whether *read* comes from a replica that lags behind *than*: its version is lower *and* its date earlier.
 
-    A lower version with a later date is a parameter that was deleted and made anew.
+    A lower version with a later date is a parameter that was deleted and made anew. A label moves back to an older
+    version by intent, so what was read by a selector never lags.
     """
-    if read.last_modified is None or than.last_modified is None:
+    if read.selector or read.last_modified is None or than.last_modified is None:
         return False
     return read.version < than.version and read.last_modified < than.last_modified
 
@@ -91,6 +93,11 @@ REFERENCE = "/aws/reference/secretsmanager"
 def is_reference(name: str) -> bool:
     """Whether *name* is that of a secret of Secrets Manager."""
     return name.startswith(REFERENCE + "/")
+
+
+def asked_name(parameter: Parameter) -> str:
+    """Return the name that *parameter* was asked for by, with its selector; that of a secret has it in its name."""
+    return parameter.name if is_reference(parameter.name) else parameter.name + parameter.selector
 
 
 def split_selector(name: str) -> tuple[str, str]:

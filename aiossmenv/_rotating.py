@@ -1,4 +1,4 @@
-# One owner: the generations of one resource, who holds a lease on which, and the task that builds the next.
+# One owner: the task that builds the next generation of one resource.
 """
 A resource that follows its keys.
 
@@ -10,22 +10,23 @@ current by one assignment. The old one is retired: it is disposed of when its la
 Refused credentials are news: whoever is refused on entering makes the generation suspect, the follower asks for a
 refresh (which ends early if the values change meanwhile), and the entering is tried again, on a newer generation at
 once, else with full jitter, until `retry_deadline`. A body is never tried again. All that changes a generation is in
-`_Generations`, which has no await.
+`Generations`, which has no await.
 """
 
 import asyncio
 import logging
 import random as dice
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, overload
 
 from aiossmenv._backoff import Backoff
 from aiossmenv._clock import Clock, LoopClock
 from aiossmenv._errors import RotationFailed
+from aiossmenv._generations import Generation, Generations, Values
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -71,52 +72,6 @@ class Source(Protocol):
 
     async def refresh(self, *keys: str, min_gap: float = 0.0) -> object:
         """Read *keys* anew."""
-
-
-@dataclass(eq=False, slots=True)
-class _Generation(Generic[T]):
-    number: int
-    values: Mapping[str, str] = field(repr=False)
-    resource: T
-    leases: int = 0
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-class _Generations(Generic[T]):
-    """Which generation is current and which are retiring; no method waits for anything."""
-
-    def __init__(self) -> None:
-        self.current: _Generation[T] | None = None
-        self.retiring: set[_Generation[T]] = set()
-        self.number = 0
-
-    def acquire(self) -> _Generation[T] | None:
-        """Take a lease on the current generation."""
-        if self.current:
-            self.current.leases += 1
-        return self.current
-
-    def release(self, generation: _Generation[T]) -> None:
-        """Give a lease back, to the generation that it was taken on."""
-        generation.leases -= 1
-        if not generation.leases and generation in self.retiring:
-            generation.idle.set()
-
-    def swap(self, values: Mapping[str, str], resource: T) -> _Generation[T] | None:
-        """Make a new generation current; returns the old one, which is to be disposed of when it is idle."""
-        old = self.close()
-        self.number += 1
-        self.current = _Generation(self.number, values, resource)
-        return old
-
-    def close(self) -> _Generation[T] | None:
-        """Leave none current; returns the one that was, which is to be disposed of when it is idle."""
-        old, self.current = self.current, None
-        if old:
-            self.retiring.add(old)
-            if not old.leases:
-                old.idle.set()
-        return old
 
 
 class Rotating(Generic[T]):
@@ -171,7 +126,7 @@ class Rotating(Generic[T]):
         self._entering = Backoff(base=0.02, cap=1.0)
         self._asking = Backoff(base=min_gap, cap=max(min_gap, 5.0))
         self._idling = Backoff(base=min_gap, cap=max(min_gap, _RARELY))
-        self._generations: _Generations[T] = _Generations()
+        self._generations: Generations[T] = Generations()
         self._state: State = "NEW"
         self._failures = self._refused = self._refreshes = self._cut = 0
         self._last_error: str | None = None
@@ -441,7 +396,7 @@ class Rotating(Generic[T]):
             raise RotationFailed(
                 f"there is no {', '.join(missing)}", remedy="Create the parameters, or pass other keys."
             )
-        return _Values(snapshot, self._keys)
+        return Values(snapshot, self._keys)
 
     def _tell_of_swap(self) -> None:
         # A future for each swap and not one event: who begins to wait between a set and a clear would miss it.
@@ -449,7 +404,7 @@ class Rotating(Generic[T]):
         if swapped:
             swapped.set_result(None)
 
-    def _retire(self, generation: _Generation[T] | None) -> None:
+    def _retire(self, generation: Generation[T] | None) -> None:
         if generation:
             self._chore(self._drain(generation))
 
@@ -467,7 +422,7 @@ class Rotating(Generic[T]):
         while self._chores:
             await asyncio.wait(set(self._chores))
 
-    async def _drain(self, generation: _Generation[T]) -> None:
+    async def _drain(self, generation: Generation[T]) -> None:
         await self._pause(self._drain_timeout, generation.idle)
         if generation.leases:
             self._cut += generation.leases
@@ -514,25 +469,6 @@ class Rotating(Generic[T]):
         finally:
             for task in ours:
                 task.cancel()
-
-
-class _Values(Mapping[str, str]):
-    """Values of some keys, compared by value; its repr, which a traceback may show, has none of them."""
-
-    def __init__(self, snapshot: Mapping[str, str], keys: Iterable[str]) -> None:
-        self._values = {key: snapshot[key] for key in keys}
-
-    def __getitem__(self, key: str) -> str:
-        return self._values[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __repr__(self) -> str:
-        return f"<values of {', '.join(self)}>"
 
 
 class _Last:

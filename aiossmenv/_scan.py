@@ -28,79 +28,9 @@ from aiossmenv._errors import (
     Throttled,
 )
 from aiossmenv._pace import Pace
-from aiossmenv._parameter import Parameter, Reading, Sealed, answers, base_name, is_older, is_reference, split_selector
-
-# What GetParameters takes in one call, and GetParametersByPath gives in one page, at most.
-BATCH = 10
-
-
-@dataclass(frozen=True, slots=True)
-class ByPath:
-    """One page of a path: `GetParametersByPath`."""
-
-    path: str
-    recursive: bool
-    decrypt: bool = True
-    token: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ByName:
-    """Up to ten parameters by name: `GetParameters`."""
-
-    names: tuple[str, ...]
-    decrypt: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class One:
-    """One parameter by name: `GetParameter`."""
-
-    name: str
-    decrypt: bool = True
-
-
-Request = ByPath | ByName | One
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What one request gave. *token*: there is more. *unknown*: names that do not exist."""
-
-    items: tuple[Reading, ...]
-    token: str | None = None
-    unknown: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRefused:
-    """The listing cannot be continued from this token."""
-
-
-Answer = Page | TokenRefused
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Want:
-    """
-    What to look at: all under *path*, or *names*.
-
-    *may_list*: whether names under *path* may be found by listing it, where the role may not read them by name.
-    """
-
-    path: str = ""
-    recursive: bool = True
-    names: tuple[str, ...] | None = None
-    may_list: bool = True
-
-
-@dataclass(slots=True)
-class _Bag:
-    """Readings by the names they were asked by: opened ones, ciphertexts' digests, and those still to be opened."""
-
-    opened: dict[str, Parameter] = field(default_factory=dict)
-    digests: dict[str, bytes] = field(default_factory=dict)
-    sealed: dict[str, Sealed] = field(default_factory=dict)
+from aiossmenv._parameter import Parameter, Reading, answers, is_reference, split_selector
+from aiossmenv._readings import Bag, Readings
+from aiossmenv._request import BATCH, Answer, ByName, ByPath, One, Page, Request, TokenRefused, Want, tens
 
 
 @dataclass(eq=False, slots=True)
@@ -112,7 +42,7 @@ class _Listing:
     only: set[str] | None
     opening: bool
     tokens: set[str] = field(default_factory=set)
-    bag: _Bag = field(default_factory=_Bag)
+    bag: Bag = field(default_factory=Bag)
     restarts: int = 0
     lags: bool = False
     complete: bool = False
@@ -189,9 +119,8 @@ class Scan:
         lenient: bool = False,
         backoff: Backoff | None = None,
     ) -> None:
-        self._known = known or {}
-        self._digests = digests or {}
         self._decrypt_all = decrypt == "all"
+        self._readings = Readings(known or {}, digests or {}, decrypt_all=self._decrypt_all)
         self._groups = tuple(groups)
         self._lenient = lenient
         self._pace = pace
@@ -205,7 +134,6 @@ class Scan:
         self._out: set[Job] = set()
         self._wants_of: dict[str, Want] = {}
         self._listings: dict[tuple[int, bool], _Listing] = {}
-        self._bag = _Bag()
         self._looking = True
         # Denials of calls for ten, and how many of their names are still to be read singly.
         self._suspects: dict[AiossmenvError, int] = {}
@@ -215,7 +143,7 @@ class Scan:
         self.unknown: set[str] = set()
         self.errors: dict[str, AiossmenvError] = {}
         self.error: AiossmenvError | None = None
-        self.requests = self.throttled = self.decrypted = 0
+        self.requests = self.throttled = 0
         self._unpack(itertools.chain.from_iterable([self._look(want) for want in wants]))
         self._advance()
 
@@ -227,12 +155,17 @@ class Scan:
     @property
     def found(self) -> dict[str, Parameter]:
         """All parameters, by the names they were asked by; complete when `done` and without `error`."""
-        return self._bag.opened
+        return self._readings.bag.opened
 
     @property
     def digests(self) -> dict[str, bytes]:
         """The digests of those parameters' ciphertexts, where they are known."""
-        return self._bag.digests
+        return self._readings.bag.digests
+
+    @property
+    def decrypted(self) -> int:
+        """How many values were decrypted."""
+        return self._readings.decrypted
 
     def next(self, now: float) -> Job | None:
         """Return a job to send now, or `None`: then wait for an answer, or `wait()` seconds."""
@@ -345,7 +278,7 @@ class Scan:
                 self._ready.append(Job(One(name), want))
             else:
                 natives.append(name)
-        return ((want, ten) for ten in _tens(natives))
+        return ((want, ten) for ten in tens(natives))
 
     def _list(self, want: Want, *, decrypt: bool, opening: bool, only: Iterable[str] | None = None) -> None:
         listing = self._listings.get((id(want), opening))
@@ -372,7 +305,7 @@ class Scan:
         names = tuple(names)
         denied = self._denials.learned
         if not because and ByName not in denied:
-            self._ready.extend(Job(ByName(batch, decrypt), want, opening) for batch in _tens(names))
+            self._ready.extend(Job(ByName(batch, decrypt), want, opening) for batch in tens(names))
             return
         because = because or denied[ByName]
         of_want: dict[int, tuple[Want, list[str]]] = {}
@@ -404,7 +337,7 @@ class Scan:
             self._restart(job, now)
             return
         for item in page.items:
-            listing.lags |= not self._keep(item.name, item, listing.bag, opening=listing.opening)
+            listing.lags |= not self._readings.keep(item.name, item, listing.bag, opening=listing.opening)
         if page.token is not None:
             listing.tokens.add(page.token)
             root = listing.root
@@ -425,16 +358,8 @@ class Scan:
             self._wants_of.update(dict.fromkeys([*bag.opened, *bag.sealed], listing.want))
         else:
             self.unknown |= only - bag.opened.keys() - bag.sealed.keys()
-            bag = _Bag(
-                {name: bag.opened[name] for name in only & bag.opened.keys()},
-                {name: bag.digests[name] for name in only & bag.digests.keys()},
-                {name: bag.sealed[name] for name in only & bag.sealed.keys()},
-            )
-        for name in (self._bag.digests.keys() & bag.opened.keys()) - bag.digests.keys():
-            del self._bag.digests[name]  # that of an older look
-        self._bag.opened |= bag.opened
-        self._bag.digests |= bag.digests
-        self._bag.sealed |= bag.sealed
+            bag = bag.part(only)
+        self._readings.bag.add(bag)
 
     def _named(self, job: Job, page: Page, now: float) -> None:
         if job.because in self._suspects:
@@ -451,8 +376,8 @@ class Scan:
             item = spelled_so.get(asked) or next((item for item in page.items if answers(asked, item)), None)
             if item is None:
                 missing.append(asked)
-            elif not self._keep(name, _as_asked(item, name), self._bag, opening=job.opening):
-                looked = self._bag.sealed.get(name) or self._bag.opened[name]
+            elif not self._readings.keep(name, _as_asked(item, name), self._readings.bag, opening=job.opening):
+                looked = self._readings.bag.sealed.get(name) or self._readings.bag.opened[name]
                 late[f"{split_selector(name)[0]}:{looked.version}"] = name
         if missing and not page.unknown:
             error = StoreUnavailable(
@@ -469,66 +394,15 @@ class Scan:
             again = Job(request, job.want, opening=True, failures=job.failures, because=job.because, called=late)
             self._again(again, _late(names), now)
 
-    def _keep(self, name: str, item: Reading, bag: _Bag, *, opening: bool) -> bool:  # noqa: C901 - every case of one decision
-        """Put a reading where it belongs; `False` if it is older than the one it should have opened."""
-        before = bag.sealed.get(name) or bag.opened.get(name)
-        known, digest = self._known.get(name), self._digests.get(name)
-        if isinstance(item, Sealed):
-            if before and is_older(item, before):
-                return True  # a page repeats a parameter, from a replica that lags
-            bag.sealed.pop(name, None)
-            if self._decrypt_all or not known:
-                bag.sealed[name] = item
-            elif item.opens_as(known, digest):
-                bag.opened[name], bag.digests[name] = known, item.digest
-            elif is_older(item, known):
-                bag.opened[name] = known
-                if digest:
-                    bag.digests[name] = digest
-            else:
-                bag.sealed[name] = item
-            return True
-        looked = (self._bag.sealed.get(name) or self._bag.opened.get(name)) if opening else None
-        if looked and is_older(item, looked):
-            return False
-        if before and is_older(item, before):
-            return True
-        self.decrypted += item.type == "SecureString"
-        bag.opened[name] = item
-        if isinstance(looked, Sealed) and looked.opens_as(item, None):
-            bag.digests[name] = looked.digest
-        elif known == item and digest:
-            bag.digests[name] = digest
-        elif looked != item:
-            bag.digests.pop(name, None)
-        return True
-
     def _advance(self) -> None:
         """When all was looked at, open what is to be opened."""
         if not self._looking or not self.done or self.error:
             return
         self._looking = False
-        clusters = [] if self._decrypt_all else self._changed_groups()
+        clusters = [] if self._decrypt_all else self._readings.changed_groups(self._groups)
         grouped = {name for cluster in clusters for name in cluster}
-        singles = ((name,) for name in sorted(self._bag.sealed.keys() - grouped))
+        singles = ((name,) for name in sorted(self._readings.bag.sealed.keys() - grouped))
         self._unpack(self._packed(itertools.chain(clusters, singles)))
-
-    def _changed_groups(self) -> list[tuple[str, ...]]:
-        """Return the groups of which one changed; those that overlap as one, as far as one call can hold them."""
-        clusters: list[set[str]] = []
-        for group in self._groups:
-            mates = {name for name in group if name in self._bag.sealed or name in self._bag.opened}
-            if len(mates) < 2 or not any(self._is_changed(mate) for mate in mates):  # noqa: PLR2004 - one is no group
-                continue
-            for other in [other for other in clusters if other & mates and len(other | mates) <= BATCH]:
-                clusters.remove(other)
-                mates |= other
-            clusters.append(mates)
-        return [tuple(sorted(cluster)) for cluster in clusters]
-
-    def _is_changed(self, name: str) -> bool:
-        opened = self._bag.opened.get(name)
-        return name in self._bag.sealed or (opened is not None and self._known.get(name) not in (None, opened))
 
     def _unpack(self, packs: Iterable[tuple[Want, tuple[str, ...]]]) -> None:
         self._packs = iter(packs)
@@ -584,7 +458,7 @@ class Scan:
 
     def _first_page(self, listing: _Listing) -> Job:
         listing.tokens.clear()
-        listing.bag, listing.lags = _Bag(), False
+        listing.bag, listing.lags = Bag(), False
         return Job(listing.root, listing.want, listing.opening, listing)
 
     def _restart(self, job: Job, now: float) -> None:
@@ -616,31 +490,12 @@ def _is_denial(error: AiossmenvError) -> bool:
     return isinstance(error, AccessDenied) and error.action is not None
 
 
-def _tens(names: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    """
-    Return *names* in tens, no two of one parameter together, nor of parameters that differ by their account only.
-
-    An answer says which parameter it is, but not always by which spelling or selector it was asked for.
-    """
-    with_room: list[dict[str, str]] = []
-    for name in names:
-        base = base_name(name).lstrip("/")
-        ten = next((ten for ten in reversed(with_room) if base not in ten), None)
-        if ten is None:
-            ten = {}
-            with_room.append(ten)
-        ten[base] = name
-        if len(ten) == BATCH:
-            with_room.remove(ten)
-            yield tuple(ten.values())
-    yield from (tuple(ten.values()) for ten in with_room)
-
-
 def _as_asked(item: Reading, name: str) -> Reading:
-    # Read by the number of its version for once, it is the same parameter.
-    if isinstance(item, Parameter) and item.selector and not split_selector(name)[1]:
-        return replace(item, selector="")
-    return item
+    # Not every answer says by which selector it was asked for; and read by its version's number for once, a parameter is
+    # the same as without.
+    selector = split_selector(name)[1]
+    wanted = f":{selector}" if selector else ""
+    return item if item.selector == wanted or is_reference(name) else replace(item, selector=wanted)
 
 
 def _late(names: Iterable[str]) -> StoreUnavailable:

@@ -151,5 +151,4 @@ def _is_below(path: str, name: str, *, recursive: bool) -> bool:
 
 
 def _lags(read: Parameter, known: Parameter | None) -> bool:
-    # A label moves back to an older version by intent, so what was read by a selector never lags.
-    return known is not None and read is not known and not read.selector and is_older(read, known)
+    return known is not None and read is not known and is_older(read, known)

@@ -19,7 +19,8 @@ from aiossmenv._clock import Clock, LoopClock
 from aiossmenv._errors import AiossmenvError, InvalidPath, ParameterNotFound, StoreUnavailable
 from aiossmenv._pace import Pace
 from aiossmenv._parameter import Parameter, normal_path
-from aiossmenv._scan import Answer, Denials, Job, Request, Scan, Want
+from aiossmenv._request import Answer, Request, Want
+from aiossmenv._scan import Denials, Job, Scan
 from aiossmenv._snapshot import Known
 
 logger = logging.getLogger("aiossmenv")

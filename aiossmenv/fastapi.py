@@ -43,8 +43,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ParamSpec
 
-from aiossmenv._env import Env, Loading, load_env
+from aiossmenv._env import Env
 from aiossmenv._errors import AiossmenvError
+from aiossmenv._load import Loading, load_env
 
 try:
     from fastapi import Depends, FastAPI

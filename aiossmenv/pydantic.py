@@ -55,8 +55,9 @@ from inspect import isawaitable, isclass, iscoroutinefunction
 from types import UnionType
 from typing import Annotated, Any, Generic, ParamSpec, TypeVar, Union, get_args, get_origin
 
-from aiossmenv._env import Env, Loading, load_env
+from aiossmenv._env import Env
 from aiossmenv._errors import AiossmenvError, KeyCollision, MissingParameters
+from aiossmenv._load import Loading, load_env
 from aiossmenv._parameter import Parameter, is_reference, relative_name
 from aiossmenv._snapshot import Change
 

@@ -68,7 +68,7 @@ from aiossmenv._parameter import (
     normal_path,
     split_selector,
 )
-from aiossmenv._scan import BATCH, ByName, ByPath, One, Page, Request
+from aiossmenv._request import BATCH, ByName, ByPath, One, Page, Request
 from aiossmenv._sdk import _READ_TIMEOUT
 
 _REGION = "eu-central-1"
@@ -322,6 +322,7 @@ class _Connection(Client):
             arn=parameter.arn,
             # There is no ciphertext, but as with one, no two writes give the same.
             digest=sha256(f"{parameter.arn} {parameter.last_modified}".encode()).digest(),
+            selector=parameter.selector,
         )
 
     def _check(self, right: str, resource: str) -> None:

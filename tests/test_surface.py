@@ -24,7 +24,7 @@ from aiossmenv import (
     Throttled,
 )
 from aiossmenv._client import _refusal, _RefusedToken
-from aiossmenv._scan import ByName, ByPath, One, Request
+from aiossmenv._request import ByName, ByPath, One, Request
 
 BY_PATH = ByPath("/FAKEBOOK/TEST", recursive=True)
 BY_NAME = ByName(("/FAKEBOOK/TEST/DB_URL", "/FAKEBOOK/TEST/DB_USER"))

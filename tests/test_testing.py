@@ -19,7 +19,7 @@ import aiossmenv.testing
 from aiossmenv import InvalidPath, ParameterNotFound, ParameterStore, StoreUnavailable, Throttled, load_env
 from aiossmenv._clock import LoopClock
 from aiossmenv._parameter import ParameterType, Sealed
-from aiossmenv._scan import ByName, One, Page
+from aiossmenv._request import ByName, One, Page
 from aiossmenv.testing import Call, ManualClock, MemoryStore
 
 A = "/M/A"

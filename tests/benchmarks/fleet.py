@@ -24,7 +24,8 @@ from aiossmenv._backoff import Backoff
 from aiossmenv._errors import Throttled
 from aiossmenv._pace import Pace
 from aiossmenv._parameter import Parameter
-from aiossmenv._scan import ByPath, Denials, Job, Page, Scan, Want
+from aiossmenv._request import ByPath, Page, Want
+from aiossmenv._scan import Denials, Job, Scan
 
 # Calls a second, and so many at once; seconds; and seconds.
 QUOTA = 40.0

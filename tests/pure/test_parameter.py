@@ -15,6 +15,7 @@ from aiossmenv._parameter import (
     Reading,
     Sealed,
     answers,
+    asked_name,
     base_name,
     is_older,
     is_reference,
@@ -23,7 +24,7 @@ from aiossmenv._parameter import (
     split_names,
     split_selector,
 )
-from aiossmenv._scan import Page
+from aiossmenv._request import Page
 
 SEGMENTS = st.text("AbZ09_.-", min_size=1, max_size=5)
 PATHS = st.lists(SEGMENTS, min_size=1, max_size=4).map(lambda segments: "/" + "/".join(segments))
@@ -229,16 +230,34 @@ def test_older_in_version_and_date(
 
     def readings(version: int, when: datetime | None) -> tuple[Reading, Reading]:
         return (
-            dataclasses.replace(PARAMETER, version=version, last_modified=when),
+            dataclasses.replace(PARAMETER, version=version, last_modified=when, selector=""),
             dataclasses.replace(SEAL, version=version, last_modified=when),
         )
 
     assert {older} == {is_older(one, other) for one in readings(*read) for other in readings(*than)}
 
 
+def test_what_a_selector_found_is_never_older() -> None:
+    """A label moves back to an older version by intent."""
+    before = dataclasses.replace(PARAMETER, version=6, last_modified=EARLY)
+
+    assert not is_older(before, dataclasses.replace(PARAMETER, last_modified=LATE))
+    assert not is_older(dataclasses.replace(SEAL, version=6, last_modified=EARLY, selector=":live"), PARAMETER)
+    assert is_older(dataclasses.replace(before, selector=""), dataclasses.replace(PARAMETER, last_modified=LATE))
+
+
+@pytest.mark.parametrize(
+    ("name", "selector", "asked"),
+    [("/P/A", "", "/P/A"), ("/P/A", ":3", "/P/A:3"), (f"{REFERENCE}/db:AWSPREVIOUS", ":AWSPREVIOUS", None)],
+)
+def test_name_as_asked(name: str, selector: str, asked: str | None) -> None:
+    """A parameter is asked for again by its name and selector; a secret's name has its selector in it."""
+    assert (asked or name) == asked_name(dataclasses.replace(PARAMETER, name=name, selector=selector))
+
+
 def test_sealed_has_no_value() -> None:
     """What was read without decryption has no place for a value, nor for the ciphertext that looks like one."""
-    assert {"name", "type", "version", "last_modified", "arn", "digest"} == {
+    assert {"name", "type", "version", "last_modified", "arn", "digest", "selector"} == {
         field.name for field in dataclasses.fields(Sealed)
     }
     assert (Sealed, object) == Sealed.__mro__

@@ -26,7 +26,8 @@ from aiossmenv import (
 from aiossmenv._backoff import Backoff
 from aiossmenv._pace import Pace
 from aiossmenv._parameter import REFERENCE, Sealed, base_name, is_older, is_reference, relative_name, split_selector
-from aiossmenv._scan import Answer, ByName, ByPath, Denials, Job, One, Page, Request, Scan, TokenRefused, Want
+from aiossmenv._request import Answer, ByName, ByPath, One, Page, Request, TokenRefused, Want
+from aiossmenv._scan import Denials, Job, Scan
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ACCOUNT = "arn:aws:ssm:eu-west-1:111122223333:parameter"

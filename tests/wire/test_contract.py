@@ -22,7 +22,7 @@ from aiossmenv import (
     load_env,
 )
 from aiossmenv._parameter import ParameterType, Reading, Sealed
-from aiossmenv._scan import ByName, ByPath, One, Page, Request
+from aiossmenv._request import ByName, ByPath, One, Page, Request
 from aiossmenv.testing import ManualClock, MemoryStore
 from embedded import REGION, Store
 from faults import Call, FaultProxy, error, hang, throttled

@@ -238,6 +238,25 @@ async def test_label_that_moves(ssm: Store, store: ParameterStore, clock: Manual
     assert "1" == (await store.get("/R/A:live")).value
 
 
+async def test_env_of_a_label(ssm: Store, store: ParameterStore) -> None:
+    """An `Env` may be of versions and labels; it has their parameters' keys, and follows a label wherever it moves."""
+    for value in ("1", "2", "3"):
+        ssm.put("/R/A", value)
+    ssm.put("/R/B", "old")
+    ssm.put("/R/B", "new")
+    ssm.client.label_parameter_version(Name="/R/A", ParameterVersion=2, Labels=["live"])
+    async with load_env("/R", keys=["A:live", "B:1"], ttl=3600, store=store) as env:
+        assert {"A": "2", "B": "old"} == dict(env)
+
+        ssm.client.label_parameter_version(Name="/R/A", ParameterVersion=1, Labels=["live"])
+        assert ["A"] == [change.key for change in await env.refresh()]
+        assert {"A": "1", "B": "old"} == dict(env)
+
+        ssm.client.label_parameter_version(Name="/R/A", ParameterVersion=3, Labels=["live"])
+        assert ["A"] == [change.key for change in await env.refresh("A")]
+        assert {"A": "3", "B": "old"} == dict(env)
+
+
 async def test_everything_is_decrypted_again_in_time(
     twelve: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock
 ) -> None:

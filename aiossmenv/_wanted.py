@@ -1,0 +1,90 @@
+# One owner: what one `Env` is made of. No I/O, no clock.
+"""Which parameters an `Env` wants, how to ask for them, and what a read of them leads to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiossmenv._errors import EmptyPath, MissingParameters
+from aiossmenv._parameter import REFERENCE, Parameter, is_reference
+from aiossmenv._publish import Edit
+from aiossmenv._request import Want
+from aiossmenv._snapshot import Change, Known, Snapshot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What one `Env` is made of."""
+
+    paths: tuple[str, ...]
+    names: tuple[str, ...] | None
+    required: frozenset[str]
+    recursive: bool
+    to_key: Callable[[str], str]
+    allow_empty: bool
+
+    def wants(self) -> tuple[Want, ...]:
+        """Return what to look at to read all of it."""
+        if self.names is None:
+            return tuple(Want(path=path, recursive=self.recursive) for path in self.paths)
+        secrets = tuple(name for name in self.names if is_reference(name))
+        below = [name for name in self.names if not is_reference(name)]
+        return (
+            *(
+                Want(path=path, names=tuple(f"{path.rstrip('/')}/{name}" for name in below), may_list=False)
+                for path in self.paths
+                if below
+            ),
+            *([Want(path=REFERENCE, names=secrets, may_list=False)] if secrets else []),
+        )
+
+    def polls(self, known: Known) -> tuple[Want, ...]:
+        """Return what to look at to read by name all that is *known*; a path of which nothing is known is listed."""
+        if self.names is not None:
+            return self.wants()
+        polls: list[Want] = []
+        taken: set[str] = set()
+        for path in self.paths:
+            names = tuple(name for name in known.names_below(path, recursive=self.recursive) if name not in taken)
+            taken.update(names)
+            polls.append(Want(path=path, recursive=self.recursive, names=names or None))
+        return tuple(polls)
+
+    def arrange(self, known: Known, region: str | None) -> dict[str, Parameter]:
+        """Return the parameters by key, or raise what is wrong with the set as a whole."""
+        parameters: dict[str, Parameter] = {}
+        secrets = [REFERENCE] if self.names and any(map(is_reference, self.names)) else []
+        for path in (*self.paths, *secrets):
+            # Names that were asked for may be at any depth.
+            deep = self.recursive or self.names is not None
+            below = known.below(path, recursive=deep, to_key=self.to_key)
+            if not below and not self.allow_empty:
+                raise EmptyPath(
+                    "there is no parameter under this path"
+                    if self.names is None
+                    else f"none of the keys is there: {', '.join(self.names)}",
+                    path=path,
+                    region=region,
+                    remedy="Check its spelling and case and the region; pass allow_empty=True if it may be empty.",
+                )
+            parameters |= below
+        missing = tuple(sorted(self.required - parameters.keys()))
+        if missing:
+            raise MissingParameters(
+                f"required, and not there: {', '.join(missing)}",
+                keys=missing,
+                path=", ".join(self.paths),
+                region=region,
+                remedy="Create them, or check the path and the region.",
+            )
+        return parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a read leads to."""
+
+    known: Known
+    polls: tuple[Want, ...]
+    snapshot: Snapshot
+    changes: tuple[Change, ...]
+    edit: Edit | None
