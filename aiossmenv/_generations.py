@@ -27,6 +27,9 @@ class Values(Mapping[str, str]):
     def __repr__(self) -> str:
         return f"<values of {', '.join(self)}>"
 
+    # Sentry sends the variables of frames, and unfolds mappings in them unless they have this.
+    __sentry_repr__ = __repr__
+
 
 @dataclass(eq=False, slots=True)
 class Generation(Generic[T]):

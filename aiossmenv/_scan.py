@@ -145,7 +145,6 @@ class Scan:
         self.error: AiossmenvError | None = None
         self.requests = self.throttled = 0
         self._unpack(itertools.chain.from_iterable([self._look(want) for want in wants]))
-        self._advance()
 
     @property
     def done(self) -> bool:
@@ -302,7 +301,6 @@ class Scan:
         because: AiossmenvError | None = None,
     ) -> None:
         """Ask for *names* in the best way that the role is not known to be denied."""
-        names = tuple(names)
         denied = self._denials.learned
         if not because and ByName not in denied:
             self._ready.extend(Job(ByName(batch, decrypt), want, opening) for batch in tens(names))

@@ -146,7 +146,8 @@ class RotatingPool:
         return self._rotating.status
 
     def __repr__(self) -> str:
-        return repr(self._rotating).replace("Rotating", type(self).__name__, 1)
+        # One that was not made whole has one too, for a traceback that shows variables.
+        return str(getattr(self, "_rotating", "<Rotating>")).replace("Rotating", type(self).__name__, 1)
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[aiomysql.Connection]:

@@ -67,6 +67,7 @@ from aiossmenv import (
     diff,
     load_env,
 )
+from aiossmenv._generations import Values
 from aiossmenv.fastapi import EnvDep, get_env, health, lifespan
 from aiossmenv.mysql import RotatingPool
 from aiossmenv.pydantic import LiveSettings, ParameterSource, following, load_settings
@@ -972,3 +973,12 @@ async def test_mappings_are_not_unfolded() -> None:
     env = await load_env("/A", environ={}, store=MemoryStore({"/A/X": SECRET}))
     assert repr(env) == Env.__sentry_repr__(env)
     assert repr(env.snapshot) == Snapshot.__sentry_repr__(env.snapshot)
+    seen: list[Mapping[str, str]] = []
+
+    async def create(values: Mapping[str, str]) -> None:
+        """Keep what was given."""
+        seen.append(values)
+
+    async with Rotating(env, ["X"], create):
+        assert isinstance(seen[0], Values)
+        assert repr(seen[0]) == Values.__sentry_repr__(seen[0])

@@ -164,6 +164,7 @@ async def test_maxsize_is_at_least_one(source: Source) -> None:
     """A pool without places is refused: nobody would ever get a connection."""
     with pytest.raises(ValueError, match="maxsize"):
         RotatingPool(source, maxsize=0)
+    assert "<RotatingPool>" == repr(object.__new__(RotatingPool))
 
 
 @pytest.mark.parametrize(("warm", "wanted"), [(None, 3), (0, 1), (2, 2), (9, 3)])

@@ -1023,6 +1023,40 @@ def test_denial_of_tens_takes_back_those_in_line() -> None:
     assert set(names) == scan.found.keys()
 
 
+@pytest.mark.parametrize("forbidden", [None, B])
+def test_denial_of_anybodys_names_is_learned_when_each_can_be_read(forbidden: str | None) -> None:
+    """Names of several callers: ten are denied for one that is forbidden too, and only if none is, the action itself is."""
+    denials = Denials()
+    scan = began([Want(names=(A, B, C), may_list=False)], denials=denials, lenient=True)
+    scan.failed(take(scan), denied(ByName), 0.0)
+
+    for job in list(sendable(scan)):
+        assert ByName not in denials.learned
+        if job.names == (forbidden,):
+            scan.failed(job, denied(One), 0.0)
+        else:
+            scan.answered(job, Page((made(job.names[0]),)), 0.0)
+
+    assert (forbidden is None) == (ByName in denials.learned)
+    assert scan.done
+    assert {A, B, C} - {forbidden} == scan.found.keys()
+    assert {forbidden} - {None} == scan.errors.keys()
+
+
+def test_denial_of_anybodys_names_is_not_learned_by_those_that_are_not_there() -> None:
+    """A name that does not exist may be what was denied, for a role that may read other names only."""
+    denials = Denials()
+    scan = began([Want(names=(A, B), may_list=False)], denials=denials, lenient=True)
+    scan.failed(take(scan), denied(ByName), 0.0)
+    first, second = sendable(scan)
+
+    scan.answered(first, Page((made(first.names[0]),)), 0.0)
+    scan.failed(second, ParameterNotFound("no"), 0.0)
+
+    assert {} == denials.learned
+    assert {second.names[0]} == scan.unknown
+
+
 def test_many_names_are_listed_and_few_read_singly() -> None:
     """Where ten at once are denied, up to ten names are read singly to be decrypted; more, or undecrypted, are listed."""
     denials = Denials()
