@@ -244,7 +244,13 @@ class Env(Mapping[str, str]):
         if isinstance(wanted, frozenset):
             self._schedule.partly_succeeded(changes=len(changes))
         else:
-            self._schedule.succeeded(wanted, now=self._clock.now(), wall=self._snapshot.taken_at, changes=len(changes))
+            self._schedule.succeeded(
+                wanted,
+                now=self._clock.now(),
+                wall=self._snapshot.taken_at,
+                changes=len(changes),
+                missed=bool(self._known.missed),
+            )
         if changes:
             named = ", ".join(f"{change.key} ({change.kind})" for change in changes[:_NAMED])
             more = len(changes) - _NAMED

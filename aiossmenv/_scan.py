@@ -170,8 +170,7 @@ class Scan:
         """Return a job to send now, or `None`: then wait for an answer, or `wait()` seconds."""
         while self._later and self._later[0][0] <= now:
             self._ready.append(heapq.heappop(self._later)[2])
-        if not self._ready:
-            self._fill()
+        self._fill()
         if self.error or not self._ready or self._pace.wait(now):
             return None
         job = self._ready.popleft()
@@ -405,7 +404,6 @@ class Scan:
     def _unpack(self, packs: Iterable[tuple[Want, tuple[str, ...]]]) -> None:
         self._packs = iter(packs)
         self._pack = next(self._packs, None)
-        self._fill()
 
     def _fill(self) -> None:
         """Make the next job from the names that are left, if there are any."""

@@ -121,8 +121,8 @@ class Schedule:
         self._throttled += throttled
         self._decrypted += decrypted
 
-    def succeeded(self, kind: Kind, *, now: float, wall: datetime, changes: int) -> None:
-        """Note a complete read that brought so many changes, and plan the next."""
+    def succeeded(self, kind: Kind, *, now: float, wall: datetime, changes: int, missed: bool = False) -> None:
+        """Note a complete read that brought so many changes, and plan the next; *missed*: some that were there were not."""
         self._read_at = now
         self._last_success = wall
         self._last_error = None
@@ -132,7 +132,9 @@ class Schedule:
         self._stretch = max(1.0, self._stretch / 2)
         if self._ttl is not None:
             self._due = self._after(self._ttl * self._stretch, now)
-        if kind != "poll":
+        if missed:
+            self._list_due = now  # they may have been renamed, and then a listing finds what they are called now
+        elif kind != "poll":
             self._list_due = self._after(self._relist, now)
         if kind == "revalidate":
             self._revalidate_due = self._after(self._revalidate, now)

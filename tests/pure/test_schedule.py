@@ -36,9 +36,11 @@ def scheduled(
     return schedule
 
 
-def succeed(schedule: Schedule, kind: Kind = "poll", *, now: float = 0.0, changes: int = 0) -> None:
+def succeed(
+    schedule: Schedule, kind: Kind = "poll", *, now: float = 0.0, changes: int = 0, missed: bool = False
+) -> None:
     """Note a success."""
-    schedule.succeeded(kind, now=now, wall=NOON, changes=changes)
+    schedule.succeeded(kind, now=now, wall=NOON, changes=changes, missed=missed)
 
 
 DOWN, FULL = StoreUnavailable("no answer"), Throttled("slow down")
@@ -335,3 +337,14 @@ def test_status_is_frozen() -> None:
 
     with pytest.raises(dataclasses.FrozenInstanceError):
         status.failures = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("kind", ["poll", "list", "revalidate"])
+def test_what_is_missed_is_looked_for_by_a_listing(kind: Kind) -> None:
+    """When a read misses what was there, the next one is a listing, once."""
+    schedule = scheduled(60.0, relist=300.0)
+
+    succeed(schedule, kind, now=50.0, missed=True)
+    assert "list" == schedule.kind(100.0)
+    succeed(schedule, "list", now=100.0)
+    assert "poll" == schedule.kind(150.0)

@@ -222,6 +222,19 @@ async def test_everything_gone_is_a_failed_refresh(ssm: Store, store: ParameterS
     assert "1" == env["A"] == os.environ["A"]
 
 
+async def test_the_only_parameter_is_renamed(ssm: Store, store: ParameterStore, clock: ManualClock) -> None:
+    """A refresh by name that misses a parameter is followed by a listing, which finds what it is called now."""
+    ssm.put("/R/OLD", "1")
+    async with load_env("/R", ttl=60, relist=1e6, store=store) as env:
+        ssm.put("/R/NEW", "1")
+        ssm.delete("/R/OLD")
+        for _ in range(2):
+            await clock.advance(env.status.next_refresh or 0)
+            await eventually(lambda: env.status.age == 0)
+        assert {"NEW": "1"} == dict(env) == {key: os.environ[key] for key in env}
+        assert 0 == env.status.failures
+
+
 async def test_a_collision_in_a_refresh_keeps_the_old(ssm: Store, store: ParameterStore) -> None:
     """A parameter that collides with another is a failed refresh; a renamed one is not."""
     ssm.put("/R/a-b", "1")
