@@ -67,7 +67,7 @@ class Env(Mapping[str, str]):
         max_stale: float | None,
         environ: MutableMapping[str, str] | None,
         override: bool,
-        deadline: float,
+        deadline: float | None,
     ) -> None:
         self._wanted = wanted
         self._store = store

@@ -79,7 +79,7 @@ def load_env(
     environ: MutableMapping[str, str] | None = _OS_ENVIRON,
     override: bool = True,
     allow_empty: bool = False,
-    deadline: float = 30.0,
+    deadline: float | None = None,
     max_stale: float | None = None,
     relist: float | None = None,
     revalidate: float | None = 43_200.0,
@@ -98,12 +98,12 @@ def load_env(
     *recursive*: all levels, or direct children only. *to_key*: relative name -> key; by default `/ . -` become `_`, in
     upper case; `str` keeps it as it is. *environ*: the mapping to fill; `None`: none. *override*: whether a variable
     that was there before is replaced. *allow_empty*: whether a path may hold nothing. *deadline*: seconds for the first
-    load, and for each refresh, retries and all. *max_stale*: seconds, *ttl* at least, after which `env[key]` raises
-    `StaleEnv` instead (`env.parameters` and `env.snapshot` do not); `None`: never. *relist*: seconds between two
-    listings, which find what was added; default: five times *ttl*. Between them names are read that are known, and
-    decrypted when they changed. *revalidate*: seconds after which everything is decrypted again, changed or not, which
-    notices a right that was taken away; default: 12 hours; `None`: never. *store*: a `ParameterStore` to share; default:
-    a new one.
+    load, and for each refresh, retries and all; default: the store's, 30. *max_stale*: seconds, *ttl* at least, after
+    which `env[key]` raises `StaleEnv` instead (`env.parameters` and `env.snapshot` do not); `None`: never. *relist*:
+    seconds between two listings, which find what was added; default: five times *ttl*. Between them names are read that
+    are known, and decrypted when they changed. *revalidate*: seconds after which everything is decrypted again, changed
+    or not, which notices a right that was taken away; default: 12 hours; `None`: never. *store*: a `ParameterStore` to
+    share; default: a new one.
 
     Raises, always before anything is set: `InvalidPath`, `EmptyPath`, `MissingParameters`, `KeyCollision`,
     `InvalidVariable`, `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable` when *deadline* is over.

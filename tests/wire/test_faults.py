@@ -197,6 +197,17 @@ async def test_refreshes_that_fail_change_nothing(
         assert held == dict(env) == environ
 
 
+async def test_deadline_of_the_store(proxy: FaultProxy, clock: ManualClock) -> None:
+    """A load has its store's deadline unless it is given one of its own."""
+    proxy.add(throttled())
+    async with ParameterStore(clock=clock, deadline=7) as store:
+        for deadline, seconds in ((None, 7), (3.0, 3)):
+            began = clock.now()
+            with pytest.raises(Throttled):
+                await passing(clock, load_env(PATH, store=store, deadline=deadline))
+            assert began + seconds == pytest.approx(clock.now(), abs=0.1)
+
+
 async def test_a_hang_ends_at_the_deadline(proxy: FaultProxy) -> None:
     """A request that is never answered does not outlive the deadline, by the machine's own clock."""
     proxy.add(hang(), when=page(2))
