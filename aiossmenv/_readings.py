@@ -53,8 +53,8 @@ class Readings:
         self.bag = Bag()
         self.decrypted = 0
 
-    def keep(self, name: str, item: Reading, bag: Bag, *, opening: bool) -> bool:  # noqa: C901 - every case of one decision
-        """Put a reading where it belongs; `False` if it is older than the one it should have opened."""
+    def keep(self, name: str, item: Reading, bag: Bag) -> bool:  # noqa: C901 - every case of one decision
+        """Put a reading into *bag*; `False` if it is older than the one that counts so far."""
         before = bag.sealed.get(name) or bag.opened.get(name)
         known, digest = self._known.get(name), self._digests.get(name)
         if isinstance(item, Sealed):
@@ -72,7 +72,7 @@ class Readings:
             else:
                 bag.sealed[name] = item
             return True
-        looked = (self.bag.sealed.get(name) or self.bag.opened.get(name)) if opening else None
+        looked = self.bag.sealed.get(name) or self.bag.opened.get(name)
         if looked and is_older(item, looked):
             return False
         if before and is_older(item, before):

@@ -329,12 +329,12 @@ class Scan:
         return False
 
     def _listed(self, job: Job, listing: _Listing, page: Page, now: float) -> None:
-        if page.token is not None and page.token in listing.tokens:
+        if page.token in listing.tokens:
             # A listing that goes in circles would never end, and one cut short here would be a smaller set.
             self._restart(job, now)
             return
         for item in page.items:
-            listing.lags |= not self._readings.keep(item.name, item, listing.bag, opening=listing.opening)
+            listing.lags |= not self._readings.keep(item.name, item, listing.bag)
         if page.token is not None:
             listing.tokens.add(page.token)
             root = listing.root
@@ -373,7 +373,7 @@ class Scan:
             item = spelled_so.get(asked) or next((item for item in page.items if answers(asked, item)), None)
             if item is None:
                 missing.append(asked)
-            elif not self._readings.keep(name, _as_asked(item, name), self._readings.bag, opening=job.opening):
+            elif not self._readings.keep(name, _as_asked(item, name), self._readings.bag):
                 looked = self._readings.bag.sealed.get(name) or self._readings.bag.opened[name]
                 late[f"{split_selector(name)[0]}:{looked.version}"] = name
         if missing and not page.unknown:

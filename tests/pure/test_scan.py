@@ -1493,6 +1493,58 @@ def test_older_duplicate_across_pages() -> None:
     assert {"/P/a": made("/P/a", 2)} == scan.found
 
 
+def test_older_duplicate_of_a_look() -> None:
+    """Of one name on two pages that are looked at, the newer version is the one to be opened."""
+    scan = began([Want(path="/P")], decrypt="changed", known={A: made(A)})
+    scan.answered(take(scan), Page((sealed(made(A, 3)),), "1"), 0.0)
+    scan.answered(take(scan), Page((sealed(made(A, 2)),)), 0.0)
+
+    scan.answered(take(scan), Page((made(A, 2),)), 0.0)
+
+    assert ByName((f"{A}:3",)) == take(scan, scan.wait(0.0)).request
+
+
+def test_duplicate_of_a_look_that_is_what_is_known() -> None:
+    """What a later page shows to be as it was known need not be opened for what an earlier one showed."""
+    known = made(A, 1, minute=5)
+    scan = began([Want(path="/P")], decrypt="changed", known={A: known})
+
+    scan.answered(take(scan), Page((sealed(made(A, 3, minute=3)),), "1"), 0.0)
+    scan.answered(take(scan), Page((sealed(known),)), 0.0)
+
+    assert scan.done
+    assert {A: known} == scan.found
+
+
+def test_listing_that_opens_an_older_version_begins_anew() -> None:
+    """Where what changed is opened by a listing, one from a replica that has not heard of it is read again."""
+    denials = Denials()
+    for kind in (ByName, One):
+        denials.learn(kind, denied(kind))
+    scan = began([Want(path="/P")], decrypt="changed", known={A: made(A)}, denials=denials)
+    scan.answered(take(scan), Page((sealed(made(A, 2)),)), 0.0)
+
+    scan.answered(take(scan), Page((made(A),)), 0.0)
+    again = take(scan, scan.wait(0.0))
+    scan.answered(again, Page((made(A, 2),)), 1.0)
+
+    assert ByPath("/P", recursive=True) == again.request
+    assert scan.done
+    assert {A: made(A, 2)} == scan.found
+
+
+def test_paths_that_overlap_give_the_newest() -> None:
+    """What two listings show is taken from the one that does not lag: the other is read again."""
+    scan = began([Want(path="/P"), Want(path="/P/Q")])
+    outer, inner = sendable(scan)
+
+    scan.answered(outer, Page((made("/P/Q/a", 2),)), 0.0)
+    scan.answered(inner, Page((made("/P/Q/a"),)), 0.0)
+    scan.answered(take(scan, scan.wait(0.0)), Page((made("/P/Q/a", 2),)), 1.0)
+
+    assert {"/P/Q/a": made("/P/Q/a", 2)} == scan.found
+
+
 def test_digest_of_a_mate_is_learned() -> None:
     """A mate that turned out unchanged is known by the digest that the look gave."""
     known = {"/P/a": made("/P/a"), "/P/b": made("/P/b")}
