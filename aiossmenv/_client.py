@@ -181,12 +181,12 @@ _BAD_CREDENTIALS = frozenset({
     "InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature", "MissingAuthenticationToken",
     "MissingAuthenticationTokenException", "AuthFailure", "401",
 })  # fmt: skip
-_DENIED = frozenset({"AccessDeniedException", "AccessDenied", "UnauthorizedOperation", "403"})
+_DENIED = frozenset({"AccessDeniedException", "AccessDenied", "UnauthorizedOperation"})
 _INVALID = frozenset({"ValidationException", "InvalidFilterKey", "InvalidFilterOption", "InvalidFilterValue"})
 _KMS_RATE = "exceeded the rate at which you may call KMS"
 
 
-def _refusal(response: Mapping[str, Any], request: Request) -> AiossmenvError:  # noqa: PLR0911 - a table, and it reads as one
+def _refusal(response: Mapping[str, Any], request: Request) -> AiossmenvError:  # noqa: C901, PLR0911 - a table, and it reads as one
     """Translate an error answer, the most specific first. Throttling and denials are not in the service's model."""
     detail = response.get("Error", {})
     code, text = str(detail.get("Code", "")), "" if _quotes_body(response) else str(detail.get("Message", ""))
@@ -208,6 +208,9 @@ def _refusal(response: Mapping[str, Any], request: Request) -> AiossmenvError:  
         return AccessDenied(said, remedy=_RENEW)
     if code in _DENIED:
         return _denial(said, text, request)
+    if code == "403":
+        # Parameter Store would have said which right is missing, and this says nothing of that.
+        return AccessDenied(said, remedy="Check any proxy or gateway between: Parameter Store itself says more.")
     if isinstance(request, One) and is_reference(request.name) and "dependency service" in text:
         # What a role without the right on the secret is told, whether or not there is one.
         return AccessDenied(

@@ -85,10 +85,11 @@ class Env(Mapping[str, str]):
         self._flights: SingleFlight[_Flight, tuple[Change, ...]] = SingleFlight()
         self._done: _Flight = frozenset()
         self._reading: asyncio.Task[Any] | None = None
-        self._began = float("-inf")
+        self._began = self._done_began = float("-inf")
         self._region: str | None = None
         self._refresher: asyncio.Task[None] | None = None
         self._sleeper: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._closed = self._inherited = False
         # One flag for all reasons to refuse a read, so that a read costs no more than a lookup.
         self._guarded = max_stale is not None
@@ -107,8 +108,7 @@ class Env(Mapping[str, str]):
         return len(self._snapshot)
 
     def __repr__(self) -> str:
-        paths = ", ".join(self._wanted.paths)
-        return f"<Env {paths}: {len(self)} keys, read {self._snapshot.taken_at:%Y-%m-%d %H:%M:%S%z}>"
+        return f"<Env {self._wanted.where}: {len(self)} keys, read {self._snapshot.taken_at:%Y-%m-%d %H:%M:%S%z}>"
 
     # Sentry sends the variables of frames, and unfolds mappings in them unless they have this.
     __sentry_repr__ = __repr__
@@ -143,10 +143,11 @@ class Env(Mapping[str, str]):
         asked = self._clock.now()
         while (gap := self._began + min_gap - self._clock.now()) > 0:
             await self._clock.sleep(gap)
+            self._refuse_closed()
             if self._began > asked:  # somebody else was quicker
                 if any(_covers(running, wanted) for running in self._flights):
                     break
-                if _covers(self._done, wanted):
+                if self._done_began > asked and _covers(self._done, wanted):
                     return ()
         return await self._share(wanted)
 
@@ -161,8 +162,8 @@ class Env(Mapping[str, str]):
         (`relist` has no default without `ttl`: what was added is not found then); whoever asks meanwhile shares it.
 
         The age is what the clock says that went further, of the monotonic one, which may stand still while a process
-        is frozen, and the time of day. Raises what the read raises, within `deadline` seconds; the last good snapshot
-        stays then, for those who catch it.
+        is frozen, and the time of day. Raises what the read raises, within `deadline` seconds, and as many for a refresh
+        of some keys that is under way and comes first; the last good snapshot stays then, for those who catch it.
         """
         self._refuse_closed()
         if not max_age >= 0:
@@ -193,14 +194,12 @@ class Env(Mapping[str, str]):
 
     async def aclose(self) -> None:
         """End the refreshes, the readers of changes and the callbacks; the environment stays as it is. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        refresher = self._refresher
-        if refresher:
-            refresher.cancel()
-            await asyncio.gather(refresher, return_exceptions=True)
-        await self._release()
+        if not self._closed:
+            self._closed = True
+            self._closing = asyncio.create_task(self._close(), name="aiossmenv close")
+        if self._closing:
+            # A closer that is cancelled leaves the closing to go on, and to be waited for by the next.
+            await asyncio.shield(self._closing)
 
     def __del__(self) -> None:
         if getattr(self, "_refresher", None) and not self._closed:
@@ -235,12 +234,14 @@ class Env(Mapping[str, str]):
             changes = await self._read(wanted)
         except Exception as error:
             fault = error if isinstance(error, AiossmenvError) else AiossmenvError(f"unexpected {type(error).__name__}")
-            self._schedule.failed(fault, now=self._clock.now())
+            # What fails for some keys is told to who asked for them, and puts off no refresh of all.
+            if not isinstance(wanted, frozenset):
+                self._schedule.failed(fault, now=self._clock.now())
             raise
         finally:
             if self._sleeper:
                 self._sleeper.cancel()  # the refresher sleeps until a time that may no longer hold
-        self._done = wanted
+        self._done, self._done_began = wanted, self._began
         if isinstance(wanted, frozenset):
             self._schedule.partly_succeeded(changes=len(changes))
         else:
@@ -282,22 +283,28 @@ class Env(Mapping[str, str]):
 
     def _scan(self, wanted: _Flight, known: Known) -> Scan:
         """Return the scan that reads what is *wanted*; changes nothing, and waits for nothing."""
-        few = False
+        wants, groups, few = self._wanted.wants(), self._groups(), False
         if isinstance(wanted, frozenset):
+            keys, few = self._with_their_groups(wanted), len(wanted) <= BATCH
             parameters = self._snapshot.parameters
-            wants: tuple[Want, ...] = (
-                Want(names=tuple(asked_name(parameters[key]) for key in sorted(wanted)), may_list=False),
-            )
-            few = len(wanted) <= BATCH
-        else:
-            wants = self._polls if wanted == "poll" else self._wanted.wants()
+            wants = self._wanted.some(asked_name(parameters[key]) for key in sorted(keys))
+            # What is read in one call is read together.
+            groups = [] if few and len(wants) == 1 else groups
+        elif wanted == "poll":
+            wants = self._polls
         return self._store._scan_for(
             wants,
             deadline=self._deadline,
             known=known,
             decrypt="all" if few or wanted == "revalidate" else "changed",
-            groups=self._groups(),
+            groups=groups,
         )
+
+    def _with_their_groups(self, wanted: frozenset[str]) -> frozenset[str]:
+        """Add what somebody follows together with *wanted*, as far as one call can hold it."""
+        groups = [group & self._snapshot.parameters.keys() for group in self._watchers.groups() if group & wanted]
+        together = wanted.union(*groups)
+        return together if len(together) <= BATCH else wanted
 
     def _groups(self) -> list[frozenset[str]]:
         """Return the names of keys that somebody follows together, for each who does."""
@@ -327,7 +334,7 @@ class Env(Mapping[str, str]):
         if self._environ is not None and prepared.edit:
             fault = await self._apply(prepared.edit)
             if fault:
-                raise InvalidVariable(fault, path=", ".join(self._wanted.paths), remedy="Nothing was set.")
+                raise InvalidVariable(fault, path=self._wanted.where, remedy="Nothing was set.")
             self._owned, self.shadowed = prepared.edit.owned, prepared.edit.shadowed
         self._known, self._polls, self._snapshot = prepared.known, prepared.polls, prepared.snapshot
         return prepared.changes
@@ -364,7 +371,7 @@ class Env(Mapping[str, str]):
                     status = self.status
                     logger.warning(
                         "refresh of %s failed, %d in a row; the values of %.0f s ago stay, next try in %.1f s: %s: %s",
-                        ", ".join(self._wanted.paths),
+                        self._wanted.where,
                         status.failures,
                         status.age,
                         status.next_refresh or 0.0,
@@ -380,12 +387,20 @@ class Env(Mapping[str, str]):
                 await self._release()
                 self._warn_unclosed()
 
+    async def _close(self) -> None:
+        if self._refresher:
+            self._refresher.cancel()
+            await asyncio.gather(self._refresher, return_exceptions=True)
+        await self._release()
+
     async def _release(self) -> None:
         self._schedule.stop()
-        await self._flights.aclose()
-        await self._watchers.aclose()
-        if self._ttl is not None:
-            await self._store._leave()
+        try:
+            await self._flights.aclose()
+            await self._watchers.aclose()
+        finally:
+            if self._ttl is not None:
+                await self._store._leave()
 
     def _now(self) -> float:
         now = self._clock.now()
@@ -394,7 +409,7 @@ class Env(Mapping[str, str]):
 
     def _forked(self) -> None:
         # What runs in the parent never ends here, and closing it would disturb the parent.
-        self._flights, self._reading = SingleFlight(), None
+        self._flights, self._reading, self._closing = SingleFlight(), None, None
         if self._ttl is not None and not self._closed:
             self._closed = self._inherited = self._guarded = True
             self._schedule.stop()
@@ -408,7 +423,7 @@ class Env(Mapping[str, str]):
         if self._inherited:
             raise StaleEnv(
                 "this Env was made before a fork, and nothing refreshes it in this process",
-                path=", ".join(self._wanted.paths),
+                path=self._wanted.where,
                 region=self._region,
                 remedy="Load in each worker: in the app's lifespan, gunicorn's post_fork, or the process's own function.",
             )
@@ -420,7 +435,7 @@ class Env(Mapping[str, str]):
             raise StaleEnv(
                 f"the values are {self.status.age:.0f} s old",
                 transient=True,
-                path=", ".join(self._wanted.paths),
+                path=self._wanted.where,
                 region=self._region,
                 remedy=f"The last refresh failed: {error}" if error else "Refresh, or pass a ttl below max_stale.",
             )

@@ -91,8 +91,8 @@ def load_env(
         env = await load_env("/FAKEBOOK/TEST/")                    # once
         async with load_env("/FAKEBOOK/TEST/", ttl=60) as env:     # kept current until the block ends
 
-    *paths*: with or without a final slash, the same; default: `$SSM_PATH`, comma separated. Of two paths that give
-    one key, the later wins. *ttl*: seconds that a snapshot is fresh; `None`: it is never refreshed, and nothing stays
+    *paths*: with or without a final slash, the same; default: `$SSM_PATH`, comma separated (secrets of Secrets Manager
+    as the only *keys* need none). Of two paths that give one key, the later wins. *ttl*: seconds that a snapshot is fresh; `None`: it is never refreshed, and nothing stays
     open. *keys*: names relative to the paths, where they are known up front, with `:3` or `:label` for a version: no
     listing; what is not there is left out. *required*: keys that must be there, as they are in the environment.
     *recursive*: all levels, or direct children only. *to_key*: relative name -> key; by default `/ . -` become `_`, in
@@ -111,9 +111,9 @@ def load_env(
     """
     target = _Hidden(os.environ if environ is _OS_ENVIRON else environ)
     del environ  # a traceback may show the variables of these frames
-    for option, names in (("keys", keys), ("required", required)):
-        if isinstance(names, str):
-            raise TypeError(f"{option} takes several names: write {option}=[{names!r}]")
+    for option, several in (("keys", keys), ("required", required)):
+        if isinstance(several, str):
+            raise TypeError(f"{option} takes several names: write {option}=[{several!r}]")
     for option, seconds in (
         ("ttl", ttl),
         ("max_stale", max_stale),
@@ -128,11 +128,14 @@ def load_env(
         raise ValueError(f"max_stale is at least ttl ({ttl:g}): values of that age are fresh")
     if not all(isinstance(path, str) for path in paths):
         raise TypeError("several paths are several arguments: load_env('/A/', '/B/')")
+    names = None if keys is None else tuple(dict.fromkeys(map(_relative, keys)))
+    if not paths and not (names and all(map(is_reference, names))):
+        paths = _default_paths()
     # Of a path that is given twice, the later one counts.
-    normal = dict.fromkeys(reversed([normal_path(path) for path in paths or _default_paths()]))
+    normal = dict.fromkeys(reversed([normal_path(path) for path in paths]))
     wanted = Wanted(
         paths=tuple(reversed(normal)),
-        names=None if keys is None else tuple(_relative(name) for name in keys),
+        names=names,
         required=frozenset(required),
         recursive=recursive,
         to_key=to_key,

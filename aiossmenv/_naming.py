@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from aiossmenv._errors import InvalidVariable, KeyCollision
-from aiossmenv._parameter import relative_name, split_selector
+from aiossmenv._parameter import relative_name
 
 _SEPARATORS = str.maketrans("/.-", "___")
 
@@ -37,7 +37,7 @@ def name_keys(path: str, names: Iterable[str], to_key: Callable[[str], str]) -> 
 def _key(path: str, name: str, to_key: Callable[[str], str]) -> str:
     try:
         # Which version of it is read is no part of what it is called.
-        key = to_key(relative_name(path, split_selector(name)[0]))
+        key = to_key(relative_name(path, name).partition(":")[0])
     except Exception as error:
         raise InvalidVariable(
             f"to_key raised {type(error).__name__}", parameter=name, path=path, remedy="Correct to_key."

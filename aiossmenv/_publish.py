@@ -70,9 +70,11 @@ def apply(edit: Edit, environ: MutableMapping[str, str], slice_size: int = 50) -
         for name, old in before.items():
             # What refuses this, too, shall neither keep the others from being put back nor be raised from here.
             with suppress(Exception):
+                if environ.get(name) != edit.assign.get(name):
+                    continue  # somebody else's by now
                 if old is None:
                     environ.pop(name, None)
-                elif environ.get(name) != old:
+                else:
                     environ[name] = old
         if not isinstance(error, Exception):
             raise

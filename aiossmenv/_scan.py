@@ -235,10 +235,10 @@ class Scan:
             # One of them fails the page, and the answer does not say which; opened by name, it does.
             job.listing.root = replace(job.listing.root, decrypt=False)
             self._ready.append(self._first_page(job.listing))
-        elif self._has_another_way(job, error) or type(job.request) in self._denials.learned:
+        elif self._has_another_way(job, self._denials.learned.get(type(job.request), error)):
             kind = type(job.request)
-            if _is_denial(error) and self._lenient and kind is ByName:
-                # Names of anybody's: it may be one of them that is forbidden. If each can be read singly, it is not.
+            if _is_denial(error) and not job.want.may_list and kind is ByName:
+                # It may be one of them that is forbidden. If each can be read singly, it is not.
                 self._suspects[error] = len(job.names)
             elif _is_denial(error):
                 self._denials.learn(kind, error)
@@ -396,7 +396,7 @@ class Scan:
         if not self._looking or not self.done or self.error:
             return
         self._looking = False
-        clusters = [] if self._decrypt_all else self._readings.changed_groups(self._groups)
+        clusters = self._readings.changed_groups(self._groups)
         grouped = {name for cluster in clusters for name in cluster}
         singles = ((name,) for name in sorted(self._readings.bag.sealed.keys() - grouped))
         self._unpack(self._packed(itertools.chain(clusters, singles)))

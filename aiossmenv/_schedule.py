@@ -28,12 +28,12 @@ class Status:
     """
     How current an `Env` is, at the moment of asking.
 
-    *fresh*: the snapshot is younger than `ttl`; without a `ttl`, always. *age*: seconds since the last successful
-    read ended. *last_success*: when that was, with time zone. *last_error*: the error of the last refresh if it
-    failed, else `None`. *failures*: failed refreshes in a row. *next_refresh*: seconds until the next planned one
-    begins, 0 while it runs, `None` if none is planned. Since the first load: *refreshes*: those that succeeded; *changes*: what
-    they brought; *requests*: to Parameter Store; *throttled*: those of them that were; *decrypted*: `SecureString`s
-    that were decrypted, each of which is a call of KMS.
+    *fresh*: the snapshot is younger than `ttl`; without a `ttl`, always. *age*: seconds since the last complete read
+    ended. *last_success*: when that was, with time zone. *last_error*: the error of the last complete refresh if it
+    failed, else `None`. *failures*: failed ones in a row. *next_refresh*: seconds until the next planned one begins, 0
+    while it runs, `None` if none is planned. Since the first load: *refreshes*: complete ones that succeeded; *changes*:
+    what all refreshes brought; *requests*: to Parameter Store; *throttled*: those of them that were; *decrypted*:
+    `SecureString`s that were decrypted, each of which is a call of KMS.
     """
 
     fresh: bool

@@ -1,7 +1,7 @@
 # One owner: what a complete read means for what was known before. No I/O, no clock.
 """Complete reads, how they differ, and how a new one is merged with what is known."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -128,22 +128,23 @@ class Known:
 
     def names_below(self, path: str, *, recursive: bool) -> list[str]:
         """Return the names under *path*."""
-        return [name for name in self.parameters if _is_below(path, name, recursive=recursive)]
+        return [name for name in self.parameters if is_below(path, name, recursive=recursive)]
 
-    def below(self, path: str, *, recursive: bool, to_key: Callable[[str], str]) -> dict[str, Parameter]:
+    def keyed(self, path: str, names: Iterable[str], *, to_key: Callable[[str], str]) -> dict[str, Parameter]:
         """
-        Return the parameters under *path* by their keys.
+        Return the parameters of those *names*, all under *path*, that are known, by their keys.
 
         Raises `KeyCollision` and `InvalidVariable`. A parameter that the last read missed cannot collide: if its key
         is taken, it was renamed.
         """
-        there = self.names_below(path, recursive=recursive)
-        names = name_keys(path, (name for name in there if name not in self.missed), to_key)
+        there = [name for name in names if name in self.parameters]
+        found = name_keys(path, (name for name in there if name not in self.missed), to_key)
         missed = name_keys(path, (name for name in there if name in self.missed), to_key)
-        return {key: self.parameters[name] for key, name in (missed | names).items()}
+        return {key: self.parameters[name] for key, name in (missed | found).items()}
 
 
-def _is_below(path: str, name: str, *, recursive: bool) -> bool:
+def is_below(path: str, name: str, *, recursive: bool) -> bool:
+    """Whether *name* is under *path*, and directly under it if that is not to be *recursive*."""
     if is_reference(name):
         return path == REFERENCE
     relative = relative_name(path, name)

@@ -70,7 +70,9 @@ class SingleFlight(Generic[K, T]):
 
     async def do(self, key: K, call: Callable[[], Coroutine[object, object, T]]) -> T:
         """Return what the call that runs for *key* gives; *call* begins one if none does."""
-        if key not in self._flights:
+        flight = self._flights.get(key)
+        if not flight or flight[0].done():
+            # One that has ended is on the board for one more turn of the loop, and who comes then comes too late for it.
             task = asyncio.create_task(call(), name=f"aiossmenv {type(key).__name__}")
             self._flights[key] = task, set()
             task.add_done_callback(lambda done: self._landed(key, done))
@@ -100,7 +102,7 @@ class SingleFlight(Generic[K, T]):
             task.exception()  # seen: with nobody left to raise it to, asyncio would call it never retrieved
 
     def __iter__(self) -> Iterator[K]:
-        return iter(self._flights)
+        return (key for key, (task, _) in self._flights.items() if not task.done())
 
     async def aclose(self) -> None:
         """Cancel every call."""
@@ -191,7 +193,10 @@ class ParameterStore:
 
     def _forked(self) -> None:
         _parents.append(self._caller)
+        # The block that it was entered for may end in the child.
+        entered = self._entered
         self._begin()
+        self._entered = entered
 
     @property
     def region(self) -> str | None:

@@ -1,14 +1,14 @@
 # One owner: what one `Env` is made of. No I/O, no clock.
 """Which parameters an `Env` wants, how to ask for them, and what a read of them leads to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from aiossmenv._errors import EmptyPath, MissingParameters
 from aiossmenv._parameter import REFERENCE, Parameter, is_reference
 from aiossmenv._publish import Edit
 from aiossmenv._request import Want
-from aiossmenv._snapshot import Change, Known, Snapshot
+from aiossmenv._snapshot import Change, Known, Snapshot, is_below
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,11 @@ class Wanted:
     recursive: bool
     to_key: Callable[[str], str]
     allow_empty: bool
+
+    @property
+    def where(self) -> str:
+        """The paths, for a text."""
+        return ", ".join(self.paths) or REFERENCE
 
     def wants(self) -> tuple[Want, ...]:
         """Return what to look at to read all of it."""
@@ -44,25 +49,35 @@ class Wanted:
         polls: list[Want] = []
         taken: set[str] = set()
         for path in self.paths:
-            names = tuple(name for name in known.names_below(path, recursive=self.recursive) if name not in taken)
+            below = known.names_below(path, recursive=self.recursive)
+            names = tuple(name for name in below if name not in taken)
             taken.update(names)
-            polls.append(Want(path=path, recursive=self.recursive, names=names or None))
+            if names or not below:
+                polls.append(Want(path=path, recursive=self.recursive, names=names or None))
         return tuple(polls)
+
+    def some(self, names: Iterable[str]) -> tuple[Want, ...]:
+        """Return what to look at to read these *names* of those that are known."""
+        if self.names is not None:
+            return (Want(names=tuple(names), may_list=False),)
+        of_path: dict[str, list[str]] = {}
+        for name in names:
+            path = next(path for path in self.paths if is_below(path, name, recursive=self.recursive))
+            of_path.setdefault(path, []).append(name)
+        return tuple(Want(path=path, recursive=self.recursive, names=tuple(some)) for path, some in of_path.items())
 
     def arrange(self, known: Known, region: str | None) -> dict[str, Parameter]:
         """Return the parameters by key, or raise what is wrong with the set as a whole."""
         parameters: dict[str, Parameter] = {}
-        secrets = [REFERENCE] if self.names and any(map(is_reference, self.names)) else []
-        for path in (*self.paths, *secrets):
-            # Names that were asked for may be at any depth.
-            deep = self.recursive or self.names is not None
-            below = known.below(path, recursive=deep, to_key=self.to_key)
+        for want in self.wants() or (Want(path=self.where, names=()),):
+            names = known.names_below(want.path, recursive=self.recursive) if want.names is None else want.names
+            below = known.keyed(want.path, names, to_key=self.to_key)
             if not below and not self.allow_empty:
                 raise EmptyPath(
                     "there is no parameter under this path"
                     if self.names is None
                     else f"none of the keys is there: {', '.join(self.names)}",
-                    path=path,
+                    path=want.path,
                     region=region,
                     remedy="Check its spelling and case and the region; pass allow_empty=True if it may be empty.",
                 )
@@ -72,7 +87,7 @@ class Wanted:
             raise MissingParameters(
                 f"required, and not there: {', '.join(missing)}",
                 keys=missing,
-                path=", ".join(self.paths),
+                path=self.where,
                 region=region,
                 remedy="Create them, or check the path and the region.",
             )

@@ -7,6 +7,7 @@ import logging
 import traceback
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from aiossmenv._snapshot import Change, coalesce
@@ -42,13 +43,17 @@ class Mailbox(AsyncIterator[Change]):
         self._closed = True
         self._arrived.set()
 
+    def take(self) -> Change | None:
+        """Return the oldest change that was not read yet."""
+        return self._unread.pop(next(iter(self._unread))) if self._unread else None
+
     async def __anext__(self) -> Change:
-        while not self._unread:
+        while not (change := self.take()):
             if self._closed:
                 raise StopAsyncIteration
             self._arrived.clear()
             await self._arrived.wait()
-        return self._unread.pop(next(iter(self._unread)))
+        return change
 
 
 @dataclass(eq=False, slots=True)
@@ -58,6 +63,7 @@ class _Subscriber:
     mailbox: Mailbox
     is_async: bool
     working: bool = False
+    ended: bool = False
 
 
 class Watchers:
@@ -87,9 +93,9 @@ class Watchers:
         self._subscribers.append(subscriber)
 
         def unsubscribe() -> None:
-            if subscriber in self._subscribers:
+            if not subscriber.ended:
+                subscriber.ended = True
                 self._subscribers.remove(subscriber)
-            subscriber.mailbox.close()
 
         return unsubscribe
 
@@ -104,7 +110,8 @@ class Watchers:
             for mailbox in mailboxes:
                 mailbox.put(change)
             for subscriber in subscribers:
-                if not subscriber.keys or change.key in subscriber.keys:
+                # A callback may have ended one of them, itself among them.
+                if not subscriber.ended and (not subscriber.keys or change.key in subscriber.keys):
                     self._call(subscriber, change)
 
     async def aclose(self) -> None:
@@ -113,10 +120,10 @@ class Watchers:
         for mailbox in tuple(self._mailboxes):
             mailbox.close()
         for subscriber in self._subscribers:
-            subscriber.mailbox.close()
+            subscriber.ended = True
         self._subscribers.clear()
-        # A callback may be what closes the Env, and it cannot wait for itself.
-        others = self._workers - {asyncio.current_task()}
+        # A callback may be what closes the Env, in its own task or in one that it waits for, and cannot wait for itself.
+        others = self._workers - {_worker.get()}
         for worker in others:
             worker.cancel()
         await asyncio.gather(*others, return_exceptions=True)
@@ -125,7 +132,7 @@ class Watchers:
         if not subscriber.is_async:
             try:
                 result = subscriber.callback(change)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
                 _report(subscriber.callback, change, error)
                 return
             if inspect.isawaitable(result):
@@ -139,24 +146,42 @@ class Watchers:
             self._spawn(self._work(subscriber))
 
     def _spawn(self, work: Coroutine[object, None, None]) -> None:
-        worker = asyncio.create_task(work, name="aiossmenv callback")
+        worker = asyncio.create_task(_known(work), name="aiossmenv callback")
         self._workers.add(worker)
         worker.add_done_callback(self._workers.discard)
 
     async def _work(self, subscriber: _Subscriber) -> None:
-        async for change in subscriber.mailbox:
-            try:
-                result = subscriber.callback(change)
-            except Exception as error:
-                _report(subscriber.callback, change, error)
-            else:
-                if inspect.isawaitable(result):
-                    await _finish(result, subscriber.callback, change)
+        try:
+            while not subscriber.ended and (change := subscriber.mailbox.take()):
+                try:
+                    result = subscriber.callback(change)
+                except Exception as error:
+                    _report(subscriber.callback, change, error)
+                else:
+                    if inspect.isawaitable(result):
+                        await _finish(result, subscriber.callback, change)
+        finally:
+            subscriber.working = False
+
+
+# The task in which a callback runs, in it and in all that it starts.
+_worker: ContextVar["asyncio.Task[None] | None"] = ContextVar("aiossmenv callback", default=None)
+
+
+async def _known(work: Coroutine[object, None, None]) -> None:
+    _worker.set(asyncio.current_task())
+    await work
 
 
 async def _finish(result: Awaitable[object], callback: Callback, change: Change) -> None:
     try:
         await result
+    except asyncio.CancelledError as error:
+        here = asyncio.current_task()
+        if here and here.cancelling():
+            raise
+        # Something that it waited for was cancelled, and not the callback.
+        _report(callback, change, error)
     except Exception as error:
         _report(callback, change, error)
 
@@ -165,7 +190,7 @@ def _is_async(callback: Callback) -> bool:
     return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(type(callback).__call__)
 
 
-def _report(callback: Callback, change: Change, error: Exception) -> None:
+def _report(callback: Callback, change: Change, error: BaseException) -> None:
     name = getattr(callback, "__qualname__", type(callback).__name__)
     place = traceback.extract_tb(error.__traceback__)[-1]
     # Not the error's text: int("the secret") quotes the secret.

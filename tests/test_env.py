@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiossmenv import InvalidVariable, load_env
+from aiossmenv import AccessDenied, InvalidVariable, Throttled, load_env
 from aiossmenv.testing import ManualClock, MemoryStore
 from timing import our_tasks
 
@@ -171,3 +171,151 @@ def test_any_history_ends_in_the_store(history: list[tuple[str, str]]) -> None:
         assert held == dict(env) == environ
 
     asyncio.run(play())
+
+
+async def test_nested_paths_are_read_once() -> None:
+    """A path within another needs no reads of its own, and no listing at each refresh."""
+    clock = ManualClock()
+    store = MemoryStore({f"/P/B/X{number}": "1" for number in range(15)}, clock=clock)
+    async with load_env("/P", "/P/B", store=store, environ={}, ttl=60, relist=1e6) as env:
+        store.calls.clear()
+        await clock.advance(100)
+        assert env.status.refreshes
+        assert {"ssm:GetParameters"} == {call.action for call in store.calls}
+        assert 2 * env.status.refreshes == len(store.calls)
+
+
+async def test_keys_below_nested_paths() -> None:
+    """A key is looked for directly below each path, and what is below one by way of another is none that was asked for."""
+    store = MemoryStore({"/P/X": "1", "/P/B/X": "2"})
+
+    assert {"X": "2"} == dict(await load_env("/P", "/P/B", store=store, environ={}, keys=["X"]))
+
+
+@pytest.mark.parametrize("paths", [(), ("/P",)])
+async def test_secrets_alone(paths: tuple[str, ...]) -> None:
+    """Secrets of Secrets Manager need no path, nor anything below one; a stage is no part of the key."""
+    name = "/aws/reference/secretsmanager/prod/db"
+    store = MemoryStore({name: "secret"})
+    store.label(name, "AWSPREVIOUS")
+    env = await load_env(*paths, store=store, environ={}, keys=[name])
+
+    assert {"PROD_DB": "secret"} == dict(env)
+    assert "prod" not in repr(env)
+
+
+async def test_a_refresh_of_some_keys_may_list() -> None:
+    """A role that may list only reads some keys by listing their path, each time, and learns so once."""
+    store = MemoryStore({"/P/A": "1", "/Q/B": "1"})
+    store.deny("ssm:GetParameter")
+    store.deny("ssm:GetParameters")
+    env = await load_env("/P", "/Q", store=store, environ={})
+    for value in ("2", "3"):
+        store.put("/P/A", value)
+        store.put("/Q/B", value)
+        store.calls.clear()
+        assert ["A", "B"] == [change.key for change in await env.refresh("A", "B")]
+        assert {"A": value, "B": value} == dict(env)
+    assert {"ssm:GetParametersByPath"} == {call.action for call in store.calls}
+
+    with pytest.raises(AccessDenied):
+        await load_env("/P", keys=["A"], store=store, environ={})
+
+
+async def test_a_name_that_is_forbidden_is_no_denial_of_the_others() -> None:
+    """Ten names are denied for one that is forbidden; those that are not are read together ever after."""
+    store = MemoryStore({"/P/A": "1", "/P/SECRET": "1"})
+    store.deny("ssm:GetParameter*", "/P/SECRET")
+    store.deny("ssm:GetParameter", "/P/A")
+
+    for _ in range(2):
+        with pytest.raises(AccessDenied):
+            await load_env("/P", keys=["A", "SECRET"], store=store, environ={})
+        assert {"A": "1"} == dict(await load_env("/P", keys=["A"], store=store, environ={}))
+
+
+async def test_a_waiter_is_not_served_by_a_refresh_that_failed() -> None:
+    """Who waits for the gap reads by themselves, if what somebody else began meanwhile failed."""
+    clock = ManualClock()
+    store = MemoryStore({"/P/A": "1"}, clock=clock)
+    env = await load_env("/P", store=store, environ={})
+    await env.refresh("A")
+    store.put("/P/A", "2")
+    waiter = asyncio.ensure_future(env.refresh("A", min_gap=10))
+    await clock.advance(5)
+    store.deny("ssm:*")
+    with pytest.raises(AccessDenied):
+        await env.refresh("A")
+    store.heal()
+
+    await clock.advance(20)
+
+    assert ["A"] == [change.key for change in await waiter]
+
+
+async def test_a_waiter_ends_with_the_env() -> None:
+    """Who waits for the gap when the `Env` is closed is told so, and reads nothing."""
+    clock = ManualClock()
+    store = MemoryStore({"/P/A": "1"}, clock=clock)
+    env = await load_env("/P", store=store, environ={})
+    await env.refresh()
+    waiter = asyncio.ensure_future(env.refresh(min_gap=10))
+    await clock.advance(5)
+    await env.aclose()
+    store.calls.clear()
+
+    await clock.advance(20)
+
+    with pytest.raises(RuntimeError, match="closed"):
+        await waiter
+    assert [] == store.calls
+
+
+async def test_some_keys_bring_what_belongs_to_them() -> None:
+    """A refresh of one key reads with it what somebody follows together with it, in the same call."""
+    store = MemoryStore({"/P/USER": "a", "/P/PASSWORD": "a", "/P/OTHER": "a"})
+    env = await load_env("/P", store=store, environ={})
+    env.on_change(lambda _: None, "USER", "PASSWORD")
+    for name in ("/P/USER", "/P/PASSWORD", "/P/OTHER"):
+        store.put(name, "b")
+    store.calls.clear()
+
+    await env.refresh("PASSWORD")
+
+    assert {"USER": "b", "PASSWORD": "b", "OTHER": "a"} == dict(env)
+    assert 1 == len(store.calls)
+
+
+async def test_forced_refreshes_that_fail_put_nothing_off() -> None:
+    """What fails for some keys, throttled too, is told to who asked; refreshes of everything come when they would have."""
+    clock = ManualClock()
+    store = MemoryStore({"/P/A": "1", "/P/B": "1"}, clock=clock)
+    async with load_env("/P", store=store, environ={}, ttl=60, deadline=1) as env:
+        await clock.advance(30)
+        store.throttle()
+        for _ in range(8):
+            forced = asyncio.ensure_future(env.refresh("A"))
+            await clock.advance(2)
+            with pytest.raises(Throttled):
+                await forced
+        store.heal()
+        store.put("/P/B", "2")
+        assert (0, None) == (env.status.failures, env.status.last_error)
+
+        await clock.advance(60)
+        assert "2" == env["B"]
+
+
+async def test_an_undone_publication_leaves_what_others_wrote() -> None:
+    """A load that is cancelled while it writes puts back what it wrote, and not what somebody wrote over it."""
+    store = filled(200)
+    environ = {"K00000": "before", "K00001": "before"}
+    loading = asyncio.ensure_future(load_env("/R", environ=environ, store=store))
+    while "K00002" not in environ:
+        await asyncio.sleep(0)
+    environ["K00001"] = environ["K00002"] = "theirs"
+
+    loading.cancel()
+    await asyncio.wait({loading})
+
+    assert {"K00000": "before", "K00001": "theirs", "K00002": "theirs"} == environ

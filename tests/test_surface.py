@@ -250,6 +250,16 @@ def test_each_mark_of_a_denied_key(text: str) -> None:
     assert type(refusal("AccessDeniedException", text)) is DecryptionFailed
 
 
+def test_a_proxy_that_forbids_denies_no_action() -> None:
+    """What is forbidden without a word of the service is not learned as a right that the role has not."""
+    forbidden, said = refusal("403", "", 403), refusal("AccessDeniedException", "no", 400)
+
+    assert isinstance(forbidden, AccessDenied)
+    assert isinstance(said, AccessDenied)
+    assert (None, "proxy" in str(forbidden)) == (forbidden.action, True)
+    assert said.action
+
+
 def test_text_of_the_service_is_kept() -> None:
     """Code and text of the service are in ours, so that they can be searched for."""
     assert str(refusal("SomethingNew", "nobody knows")).startswith("SomethingNew: nobody knows. ")

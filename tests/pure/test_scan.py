@@ -1328,14 +1328,35 @@ def test_groups_that_overlap_are_one_as_far_as_a_call_holds_them(most: int, call
 
 
 def test_everything_is_opened_at_once_when_all_is_decrypted() -> None:
-    """A read that decrypts all needs no second look, whatever belongs together."""
-    known = {name: made(name) for name in ("/P/a", "/P/b")}
-    scan = began([Want(path="/P")], known=known, groups=[frozenset(known)])
+    """A read that decrypts all needs no second look, but for what changed and belongs together: pages are not one read."""
+    known = {name: made(name) for name in ("/P/a", "/P/b", "/P/c")}
+    scan = began([Want(path="/P")], known=known, groups=[frozenset({"/P/a", "/P/b"})])
 
-    scan.answered(take(scan), Page((made("/P/a", 2), made("/P/b"))), 0.0)
+    scan.answered(take(scan), Page((made("/P/a"), made("/P/b"), made("/P/c", 2))), 0.0)
+    assert (True, made("/P/c", 2)) == (scan.done, scan.found["/P/c"])
 
-    assert scan.done
-    assert {} == scan.digests
+    scan = began([Want(path="/P")], known=known, groups=[frozenset({"/P/a", "/P/b"})])
+    scan.answered(take(scan), Page((made("/P/a"),), "1"), 0.0)
+    scan.answered(take(scan), Page((made("/P/b", 2), made("/P/c"))), 0.0)
+    again = take(scan)
+    scan.answered(again, Page((made("/P/a", 2), made("/P/b", 2))), 0.0)
+
+    assert ByName(("/P/a", "/P/b")) == again.request
+    assert {"/P/a": made("/P/a", 2), "/P/b": made("/P/b", 2), "/P/c": made("/P/c")} == scan.found
+
+
+@pytest.mark.parametrize("error", [denied(One), Throttled("slow down")])
+def test_singles_that_are_known_to_be_denied_are_no_loop(error: AiossmenvError) -> None:
+    """A name that may be read singly only fails as it is told, and no sooner again than any other, once that is denied."""
+    denials = Denials()
+    for kind in (ByName, One):
+        denials.learn(kind, denied(kind))
+    scan = began([Want(names=(A,), may_list=False)], denials=denials)
+
+    scan.failed(take(scan), error, 0.0)
+
+    assert scan.next(0.0) is None
+    assert scan.done == (not error.transient)
 
 
 def test_digest_of_what_did_not_change_is_kept() -> None:
@@ -1442,15 +1463,15 @@ def test_many_changes_are_listed_where_tens_are_denied() -> None:
 
 
 def test_request_under_way_is_not_sent_again_after_a_denial() -> None:
-    """A call for ten that was under way when ten were denied goes another way when it fails."""
+    """A call for ten that was under way when it was learned that ten are denied goes another way when it fails."""
     scan = began(singles(A, B))
     first, second = take(scan), take(scan)
     scan.failed(first, denied(ByName), 0.0)
+    scan.answered(take(scan), Page((made(A),)), 0.0)
 
     scan.failed(second, StoreUnavailable("no answer"), 0.0)
 
-    later = [job.request for job in (scan.next(now) for now in (0.0, 0.0, 20.0)) if job]
-    assert {One(A), One(B)} == set(later)
+    assert One(B) == take(scan).request
 
 
 @pytest.mark.parametrize("other", [f"{ACCOUNT}/A", f"{ACCOUNT}/A:1", "A"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
@@ -264,12 +265,17 @@ def test_partial_read_proves_no_absence() -> None:
     assert by_name(w, new, z) == partly.merge(by_name(new, z), {}).parameters
 
 
+def below(known: Known, path: str, *, recursive: bool, to_key: Callable[[str], str]) -> dict[str, Parameter]:
+    """Return all under *path* by their keys."""
+    return known.keyed(path, known.names_below(path, recursive=recursive), to_key=to_key)
+
+
 def test_secret_of_secrets_manager_is_at_home_in_its_own_path() -> None:
     """A reference is below the path of references, by its id, and below no other."""
     secret = made("/aws/reference/secretsmanager/db/main")
     known = Known(by_name(secret, made("/P/X")))
 
-    assert {"db/main": secret} == known.below("/aws/reference/secretsmanager", recursive=True, to_key=str)
+    assert {"db/main": secret} == below(known, "/aws/reference/secretsmanager", recursive=True, to_key=str)
     assert ["/P/X"] == known.names_below("/", recursive=True)
 
 
@@ -278,7 +284,7 @@ def test_renamed_parameter_does_not_collide() -> None:
     old, new = made("/P/db/url"), made("/P/db.url", value="new")
     known = Known(by_name(old)).merge(by_name(new), {})
 
-    assert {"DB_URL": new} == known.below("/P", recursive=True, to_key=upper_snake)
+    assert {"DB_URL": new} == below(known, "/P", recursive=True, to_key=upper_snake)
 
 
 def test_parameters_that_are_both_there_collide() -> None:
@@ -286,14 +292,14 @@ def test_parameters_that_are_both_there_collide() -> None:
     known = Known({}).merge(by_name(made("/P/db/url"), made("/P/db.url")), {})
 
     with pytest.raises(KeyCollision):
-        known.below("/P", recursive=True, to_key=upper_snake)
+        below(known, "/P", recursive=True, to_key=upper_snake)
 
 
 def test_missed_parameters_keep_their_keys() -> None:
     """A parameter that was missed once is still under its key."""
     x, y = made("/P/X"), made("/P/Y")
 
-    assert {"X": x, "Y": y} == Known(by_name(x, y)).merge(by_name(y), {}).below("/P", recursive=True, to_key=str)
+    assert {"X": x, "Y": y} == below(Known(by_name(x, y)).merge(by_name(y), {}), "/P", recursive=True, to_key=str)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +318,7 @@ def test_below_a_path(path: str, *, recursive: bool, keys: set[str]) -> None:
     """Below a path is what follows it and a slash, at all levels or at the first; below the root is everything."""
     known = Known(by_name(*map(made, ("/P/X", "/P/D/X", "/P/D/E/X", "/PP/X", "/ROOT", "BARE"))))
 
-    found = known.below(path, recursive=recursive, to_key=str)
+    found = below(known, path, recursive=recursive, to_key=str)
 
     assert keys == found.keys()
     assert all(parameter.name.endswith(key) for key, parameter in found.items())
