@@ -101,5 +101,4 @@ class Readings:
         return [tuple(sorted(cluster)) for cluster in clusters]
 
     def _is_changed(self, name: str) -> bool:
-        opened = self.bag.opened.get(name)
-        return name in self.bag.sealed or (opened is not None and self._known.get(name) not in (None, opened))
+        return name in self.bag.sealed or self._known.get(name) not in (None, self.bag.opened.get(name))

@@ -1576,6 +1576,27 @@ def test_digest_of_a_mate_is_learned() -> None:
     assert digest_of(known["/P/b"]) == scan.digests.get("/P/b")
 
 
+def test_digest_of_a_mate_that_changed_meanwhile_is_forgotten() -> None:
+    """A mate that was read again in a newer version is not known by the digest of the one before."""
+    known = {"/P/a": made("/P/a"), "/P/b": made("/P/b")}
+    scan = polled(made("/P/a", 2), known["/P/b"], known=known, groups=[frozenset(known)])
+
+    scan.answered(take(scan), Page((made("/P/a", 2), made("/P/b", 2))), 0.0)
+
+    assert {"/P/a": digest_of(made("/P/a", 2))} == scan.digests
+
+
+def test_what_is_known_is_decrypted_again_where_a_page_is_not() -> None:
+    """When all is to be decrypted and a page cannot be, its names are read one ten after the other, unchanged ones too."""
+    known = {"/P/a": made("/P/a"), "/P/b": made("/P/b")}
+    scan = began([Want(path="/P")], known=known)
+    scan.failed(take(scan), DecryptionFailed("no"), 0.0)
+
+    scan.answered(take(scan), Page(tuple(map(sealed, known.values()))), 0.0)
+
+    assert ByName(("/P/a", "/P/b")) == take(scan).request
+
+
 def test_digest_of_an_older_look_is_not_taken() -> None:
     """A look that is ignored teaches no digest: it would not be that of what is known."""
     scan = polled(made("/P/a"), known={"/P/a": made("/P/a", 2)}, digests={})
