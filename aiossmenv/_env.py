@@ -193,11 +193,16 @@ class Env(Mapping[str, str]):
         return self._watchers.subscribe(callback, keys)
 
     async def aclose(self) -> None:
-        """End the refreshes, the readers of changes and the callbacks; the environment stays as it is. Idempotent."""
-        if not self._closed:
-            self._closed = True
+        """
+        End the refreshes, the readers of changes and the callbacks; the environment stays as it is. Idempotent.
+
+        A callback that closes it, itself or through a task that it started, goes on; all others are cancelled.
+        """
+        first, self._closed = not self._closed, True
+        if first:
             self._closing = asyncio.create_task(self._close(), name="aiossmenv close")
-        if self._closing:
+        # Who comes second from within a callback is waited for by the closing itself.
+        if self._closing and not self._closing.done() and (first or not self._watchers.at_work()):
             # A closer that is cancelled leaves the closing to go on, and to be waited for by the next.
             await asyncio.shield(self._closing)
 
@@ -317,11 +322,13 @@ class Env(Mapping[str, str]):
     def _prepare(self, known: Known, scan: Scan, complete: bool) -> Prepared:
         """Work out what a read leads to; changes nothing, and waits for nothing."""
         now_known = known.merge(scan.found, scan.digests, complete=complete)
+        # After a read of some keys the others are as old as they were.
+        taken_at = self._clock.wall() if complete else self._snapshot.taken_at
         unchanged = known.parameters and (now_known.parameters, now_known.missed) == (known.parameters, known.missed)
         if unchanged and not self.shadowed:
-            return Prepared(now_known, self._polls, self._snapshot._retaken(self._clock.wall()), (), None)
+            return Prepared(now_known, self._polls, self._snapshot._retaken(taken_at), (), None)
         parameters = self._wanted.arrange(now_known, self._region)
-        snapshot = Snapshot(parameters, self._clock.wall())
+        snapshot = Snapshot(parameters, taken_at)
         edit = None
         if self._environ is not None:
             check(parameters, self._snapshot.parameters)
@@ -388,10 +395,12 @@ class Env(Mapping[str, str]):
                 self._warn_unclosed()
 
     async def _close(self) -> None:
-        if self._refresher:
-            self._refresher.cancel()
-            await asyncio.gather(self._refresher, return_exceptions=True)
-        await self._release()
+        try:
+            if self._refresher:
+                self._refresher.cancel()
+                await asyncio.gather(self._refresher, return_exceptions=True)
+        finally:
+            await self._release()
 
     async def _release(self) -> None:
         self._schedule.stop()
@@ -410,6 +419,7 @@ class Env(Mapping[str, str]):
     def _forked(self) -> None:
         # What runs in the parent never ends here, and closing it would disturb the parent.
         self._flights, self._reading, self._closing = SingleFlight(), None, None
+        self._watchers.forked()
         if self._ttl is not None and not self._closed:
             self._closed = self._inherited = self._guarded = True
             self._schedule.stop()

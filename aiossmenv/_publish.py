@@ -56,6 +56,7 @@ def apply(edit: Edit, environ: MutableMapping[str, str], slice_size: int = 50) -
     What was wrong is returned and not raised, because a traceback's frames would show the environment and the values.
     """
     before: dict[str, str | None] = {}
+    after: dict[str, str | None] = {}
     key = ""
     try:
         for number, key in enumerate((*edit.assign, *edit.unset), 1):
@@ -64,17 +65,19 @@ def apply(edit: Edit, environ: MutableMapping[str, str], slice_size: int = 50) -
                 environ[key] = edit.assign[key]
             else:
                 environ.pop(key, None)
+            after[key] = environ.get(key)
             if number % slice_size == 0:
                 yield
     except BaseException as error:
         for name, old in before.items():
             # What refuses this, too, shall neither keep the others from being put back nor be raised from here.
             with suppress(Exception):
-                if environ.get(name) != edit.assign.get(name):
+                now = environ.get(name)
+                if name in after and now != after[name]:
                     continue  # somebody else's by now
                 if old is None:
                     environ.pop(name, None)
-                else:
+                elif now != old:
                     environ[name] = old
         if not isinstance(error, Exception):
             raise

@@ -79,16 +79,23 @@ class Denials:
 
     def __init__(self) -> None:
         self.learned: dict[type[Request], AiossmenvError] = {}
+        self._told: set[type[Request]] = set()
         self._unreported: list[AiossmenvError] = []
 
     def learn(self, kind: type[Request], error: AiossmenvError) -> None:
         """Remember a denial."""
         if kind not in self.learned:
             self.learned[kind] = error
-            self._unreported.append(error)
+            if kind not in self._told:
+                self._told.add(kind)
+                self._unreported.append(error)
+
+    def forget(self, kind: type[Request]) -> None:
+        """Let it be tried again."""
+        del self.learned[kind]
 
     def report(self) -> list[AiossmenvError]:
-        """Return what was learned since this was last asked."""
+        """Return what was learned since this was last asked; of one kind the first only."""
         unreported, self._unreported = self._unreported, []
         return unreported
 
@@ -137,6 +144,8 @@ class Scan:
         self._looking = True
         # Denials of calls for ten, and how many of their names are still to be read singly.
         self._suspects: dict[AiossmenvError, int] = {}
+        # Denials of calls for ten that were for this scan.
+        self._met: set[AiossmenvError] = set()
         # Names to ask for, of which the jobs are made as they are sent: for 10,000 it would hold the loop.
         self._packs: Iterator[tuple[Want, tuple[str, ...]]] = iter(())
         self._pack: tuple[Want, tuple[str, ...]] | None = None
@@ -231,12 +240,14 @@ class Scan:
                 self._again(job, _late(job.names), now)
             else:
                 self.unknown.update(job.names)
+                self._cleared(job)
         elif isinstance(error, DecryptionFailed) and job.listing and not job.opening and job.listing.root.decrypt:
             # One of them fails the page, and the answer does not say which; opened by name, it does.
             job.listing.root = replace(job.listing.root, decrypt=False)
             self._ready.append(self._first_page(job.listing))
         elif self._has_another_way(job, self._denials.learned.get(type(job.request), error)):
             kind = type(job.request)
+            self._met.add(error)
             if _is_denial(error) and not job.want.may_list and kind is ByName:
                 # It may be one of them that is forbidden. If each can be read singly, it is not.
                 self._suspects[error] = len(job.names)
@@ -248,8 +259,17 @@ class Scan:
             self._again(job, error, now)
         self._advance()
 
+    def _cleared(self, job: Job) -> None:
+        """Note that the role may read a name singly, of ten that it may not read together."""
+        if job.because in self._suspects:
+            self._suspects[job.because] -= 1
+            if not self._suspects[job.because]:
+                self._denials.learn(ByName, job.because)
+                self._withdraw(ByName)
+
     def _read_otherwise(self, job: Job, because: AiossmenvError) -> None:
-        self._read(job.names, job.want, decrypt=job.request.decrypt, opening=job.opening, because=because)
+        names = [job.called.get(name, name) for name in job.names]
+        self._read(names, job.want, decrypt=job.request.decrypt, opening=job.opening, because=because)
 
     def _withdraw(self, kind: type[Request]) -> None:
         """Read otherwise what was to be asked for in a way that is known to be denied."""
@@ -334,7 +354,8 @@ class Scan:
             self._restart(job, now)
             return
         for item in page.items:
-            listing.lags |= not self._readings.keep(item.name, item, listing.bag)
+            kept = self._readings.keep(item.name, item, listing.bag)
+            listing.lags |= not kept and (listing.only is None or item.name in listing.only)
         if page.token is not None:
             listing.tokens.add(page.token)
             root = listing.root
@@ -359,11 +380,6 @@ class Scan:
         self._readings.bag.add(bag)
 
     def _named(self, job: Job, page: Page, now: float) -> None:
-        if job.because in self._suspects:
-            self._suspects[job.because] -= 1
-            if not self._suspects[job.because]:
-                self._denials.learn(ByName, job.because)
-                self._withdraw(ByName)
         # No two names of one parameter are sent together, so each has one answer at most.
         late: dict[str, str] = {}
         missing: list[str] = []
@@ -390,6 +406,8 @@ class Scan:
             request = One(names[0]) if isinstance(job.request, One) else ByName(names)
             again = Job(request, job.want, opening=True, failures=job.failures, because=job.because, called=late)
             self._again(again, _late(names), now)
+        else:
+            self._cleared(job)
 
     def _advance(self) -> None:
         """When all was looked at, open what is to be opened."""
@@ -441,6 +459,13 @@ class Scan:
         if error.transient and delay is not None:
             heapq.heappush(self._later, (now + delay, next(self._turn), job))
         elif isinstance(error, AccessDenied) and job.because:
+            if job.because not in self._met:
+                # That was of other names, or some time ago, and leaves no way for these.
+                if self._denials.learned.get(ByName) is job.because:
+                    self._denials.forget(ByName)
+                request = ByName(job.names, job.request.decrypt)
+                self._ready.append(Job(request, job.want, job.opening, called=job.called))
+                return
             # The role may not read singly either; what the call for ten said was the matter.
             self._give_up(job, job.because)
         else:

@@ -15,7 +15,7 @@ class Snapshot(Mapping[str, str]):
     """
     One complete read: key -> value, immutable.
 
-    *parameters* maps the same keys to their `Parameter`; *taken_at* is when the read ended, with time zone.
+    *parameters* maps the same keys to their `Parameter`; *taken_at* is when the last read of all ended, with time zone.
     """
 
     __slots__ = ("_parameters", "_taken_at")

@@ -177,6 +177,7 @@ class ParameterStore:
         self._denials = Denials()
         self._deadline = deadline
         self._cache: TTLCache[str, Parameter] = TTLCache(_CACHED, ttl, timer=self.clock.now)
+        self._inherited = 0
         self._begin()
         alive[id(self)] = self
 
@@ -193,10 +194,9 @@ class ParameterStore:
 
     def _forked(self) -> None:
         _parents.append(self._caller)
-        # The block that it was entered for may end in the child.
-        entered = self._entered
+        # The blocks that it was entered for may end in the child, and keep nothing open there.
+        self._inherited += self._entered
         self._begin()
-        self._entered = entered
 
     @property
     def region(self) -> str | None:
@@ -300,7 +300,10 @@ class ParameterStore:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._entered -= 1
+        if self._inherited:
+            self._inherited -= 1
+        else:
+            self._entered -= 1
         self._kept = False
         await self._close_unused()
 

@@ -14,6 +14,9 @@ from aiossmenv._snapshot import Change, coalesce
 
 logger = logging.getLogger("aiossmenv")
 
+# The task in which a callback runs, in it and in all that it starts.
+_worker: ContextVar["asyncio.Task[None] | None"] = ContextVar("aiossmenv callback", default=None)
+
 # What it returns is awaited if it can be, and forgotten.
 Callback = Callable[[Change], object]
 
@@ -114,8 +117,18 @@ class Watchers:
                 if not subscriber.ended and (not subscriber.keys or change.key in subscriber.keys):
                     self._call(subscriber, change)
 
+    def at_work(self) -> bool:
+        """Whether this is called in a callback, or in what one started."""
+        return _worker.get() in self._workers
+
+    def forked(self) -> None:
+        """Forget the callbacks under way, which run in the parent."""
+        self._workers.clear()
+        for subscriber in self._subscribers:
+            subscriber.working = False
+
     async def aclose(self) -> None:
-        """End all readers and all callbacks under way."""
+        """End all readers and all callbacks under way, but for the one that this is called in."""
         self._closed = True
         for mailbox in tuple(self._mailboxes):
             mailbox.close()
@@ -146,11 +159,12 @@ class Watchers:
             self._spawn(self._work(subscriber))
 
     def _spawn(self, work: Coroutine[object, None, None]) -> None:
-        worker = asyncio.create_task(_known(work), name="aiossmenv callback")
+        worker = asyncio.create_task(work, name="aiossmenv callback")
         self._workers.add(worker)
         worker.add_done_callback(self._workers.discard)
 
     async def _work(self, subscriber: _Subscriber) -> None:
+        _worker.set(asyncio.current_task())
         try:
             while not subscriber.ended and (change := subscriber.mailbox.take()):
                 try:
@@ -164,16 +178,8 @@ class Watchers:
             subscriber.working = False
 
 
-# The task in which a callback runs, in it and in all that it starts.
-_worker: ContextVar["asyncio.Task[None] | None"] = ContextVar("aiossmenv callback", default=None)
-
-
-async def _known(work: Coroutine[object, None, None]) -> None:
-    _worker.set(asyncio.current_task())
-    await work
-
-
 async def _finish(result: Awaitable[object], callback: Callback, change: Change) -> None:
+    _worker.set(asyncio.current_task())
     try:
         await result
     except asyncio.CancelledError as error:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiossmenv import AccessDenied, InvalidVariable, Throttled, load_env
+from aiossmenv import AccessDenied, Env, InvalidVariable, Throttled, load_env
 from aiossmenv.testing import ManualClock, MemoryStore
 from timing import our_tasks
 
@@ -319,3 +319,86 @@ async def test_an_undone_publication_leaves_what_others_wrote() -> None:
     await asyncio.wait({loading})
 
     assert {"K00000": "before", "K00001": "theirs", "K00002": "theirs"} == environ
+
+
+async def test_a_denial_of_one_env_leaves_the_others_their_way() -> None:
+    """What an `Env` learned of its own path is asked for once more where another one of the store has no other way."""
+    store = MemoryStore({"/A/X": "1", "/B/Y": "1", "/B/Z": "1"})
+    store.deny("ssm:GetParameters", "/A/*")
+    store.deny("ssm:GetParameter")
+    store.deny("ssm:GetParametersByPath", "/B")
+    one = await load_env("/A", store=store, environ={})
+    two = await load_env("/B", keys=["Y", "Z"], store=store, environ={})
+    for value in ("2", "3"):
+        store.put("/A/X", value)
+        store.put("/B/Y", value)
+        await one.refresh("X")
+        await two.refresh()
+        assert (value, value) == (one["X"], two["Y"])
+    assert "3" == (await store.get("/B/Y")).value
+
+
+async def test_an_optional_key_does_not_keep_a_denial_from_being_learned() -> None:
+    """A role that may read singly only is refused ten names once, whether or not all names are there."""
+    store = MemoryStore({"/P/A": "1"})
+    store.deny("ssm:GetParameters")
+    env = await load_env("/P", keys=["A", "OPTIONAL"], store=store, environ={})
+    store.calls.clear()
+
+    await env.refresh()
+
+    assert {"ssm:GetParameter"} == {call.action for call in store.calls}
+
+
+class Stripped(dict[str, str]):
+    """An environment that strips what it is given, and refuses one key."""
+
+    def __setitem__(self, key: str, value: str) -> None:
+        if key == "Z":
+            raise ValueError
+        super().__setitem__(key, value.strip())
+
+
+async def test_an_environment_that_changes_what_it_is_given_is_put_back() -> None:
+    """What was written is undone, whatever an environment made of it."""
+    environ = Stripped(A="before")
+    store = MemoryStore({"/R/A": "secret\n", "/R/B": "new\n", "/R/Z": "refused"})
+
+    with pytest.raises(InvalidVariable, match="refused 'Z'"):
+        await load_env("/R", environ=environ, store=store)
+
+    assert {"A": "before"} == environ
+
+
+async def test_a_read_of_some_keys_makes_no_snapshot_younger() -> None:
+    """`taken_at` is of the last read of everything, as `status.last_success` is."""
+    clock = ManualClock()
+    store = MemoryStore({"/P/A": "1", "/P/B": "1"}, clock=clock)
+    env = await load_env("/P", store=store, environ={})
+    taken = env.snapshot.taken_at
+    for value in ("1", "2"):
+        store.put("/P/A", value)
+        await clock.advance(60)
+        await env.refresh("A")
+        assert taken == env.snapshot.taken_at == env.status.last_success
+    await env.refresh()
+    assert taken < env.snapshot.taken_at == env.status.last_success
+
+
+def test_a_store_that_was_entered_before_a_fork() -> None:
+    """In a child the block that a parent entered keeps no connection open, for it would be of a loop that is over."""
+    store = MemoryStore({"/P/A": "1"})
+
+    async def begin() -> Env:
+        """Enter, load, and do not leave."""
+        await store.__aenter__()
+        return await load_env("/P", store=store, environ={})
+
+    env = asyncio.run(begin())
+    for copy in (store, env):
+        copy._forked()
+    for _ in range(2):
+        asyncio.run(env.refresh())
+        assert store._caller is None
+    asyncio.run(store.__aexit__(None, None, None))
+    assert (0, 0) == (store._entered, store._inherited)

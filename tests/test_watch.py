@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from aiossmenv import Change, load_env
+from aiossmenv import Change, Env, load_env
 from aiossmenv.testing import MemoryStore
 
 
@@ -190,3 +190,43 @@ async def test_a_callback_closes_its_env(way: str) -> None:
         await env.aclose()
 
     assert store._caller is None
+
+
+async def test_callbacks_that_close_on_their_way_out() -> None:
+    """Callbacks that close the `Env` when they are cancelled do not keep the closing that cancelled them."""
+    store = MemoryStore({"/P/A": "1"})
+    env = await load_env("/P", ttl=60, store=store, environ={})
+
+    async def callback(_: Change) -> None:
+        """Close when it ends."""
+        try:
+            await asyncio.sleep(100)
+        finally:
+            await env.aclose()
+
+    env.on_change(callback)
+    env.on_change(callback)
+    store.put("/P/A", "2")
+    await env.refresh()
+    await turns()
+
+    async with asyncio.timeout(5):
+        await env.aclose()
+    assert store._caller is None
+
+
+def test_a_closing_that_the_loop_cut_short_is_none_to_wait_for() -> None:
+    """A loop that ends while it closes lets go of the store all the same, and whoever closes again is not cancelled."""
+    store = MemoryStore({"/P/A": "1"})
+
+    async def begin() -> Env:
+        """Begin to close, and end."""
+        env = await load_env("/P", ttl=60, store=store, environ={})
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await env.aclose()
+        return env
+
+    env = asyncio.run(begin())
+    assert store._caller is None
+    asyncio.run(env.aclose())

@@ -1043,8 +1043,8 @@ def test_denial_of_anybodys_names_is_learned_when_each_can_be_read(forbidden: st
     assert {forbidden} - {None} == scan.errors.keys()
 
 
-def test_denial_of_anybodys_names_is_not_learned_by_those_that_are_not_there() -> None:
-    """A name that does not exist may be what was denied, for a role that may read other names only."""
+def test_a_name_that_is_not_there_may_be_read() -> None:
+    """Who hears that there is no such name has the right to read it, so the action for ten is what is denied."""
     denials = Denials()
     scan = began([Want(names=(A, B), may_list=False)], denials=denials, lenient=True)
     scan.failed(take(scan), denied(ByName), 0.0)
@@ -1053,8 +1053,83 @@ def test_denial_of_anybodys_names_is_not_learned_by_those_that_are_not_there() -
     scan.answered(first, Page((made(first.names[0]),)), 0.0)
     scan.failed(second, ParameterNotFound("no"), 0.0)
 
-    assert {} == denials.learned
+    assert {ByName} == denials.learned.keys()
     assert {second.names[0]} == scan.unknown
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_denial_that_leaves_no_way_is_asked_for_once_more(*, granted: bool) -> None:
+    """A denial of other names, or of some time ago, is no reason to give up a name that cannot be read singly."""
+    denials = Denials()
+    denials.learn(ByName, denied(ByName))
+    denials.report()
+    scan = began([Want(names=(A,), may_list=False)], denials=denials)
+    scan.failed(take(scan), denied(One), 0.0)
+
+    again = take(scan)
+    assert ByName((A,)) == again.request
+    if granted:
+        scan.answered(again, Page((made(A),)), 0.0)
+        assert {A: made(A)} == scan.found
+    else:
+        scan.failed(again, denied(ByName), 0.0)
+        scan.failed(take(scan), denied(One), 0.0)
+        assert isinstance(scan.error, AccessDenied)
+    assert scan.done
+    assert (granted, []) == (ByName not in denials.learned, denials.report()) or not granted
+
+
+def test_a_name_that_nobody_wants_does_not_hold_up_a_listing() -> None:
+    """Where few names are opened by listing their path, what lags of the others is no reason to list again."""
+    denials = Denials()
+    for kind in (ByName, One):
+        denials.learn(kind, denied(kind))
+    known = {A: made(A), B: made(B, 2)}
+    scan = began([Want(path="/P")], decrypt="changed", known=known, denials=denials)
+    scan.answered(take(scan), Page((sealed(made(A, 2)), sealed(made(B, 2)))), 0.0)
+
+    scan.answered(take(scan), Page((made(A, 2), made(B, 1))), 0.0)
+
+    assert scan.done
+    assert {A: made(A, 2), B: made(B, 2)} == scan.found
+
+
+def test_a_decryption_that_failed_for_ten_is_no_denial() -> None:
+    """Ten that could not be decrypted, and then singly can, are no right that the role has not."""
+    denials = Denials()
+    scan = began([Want(names=(A, B), may_list=False)], denials=denials)
+    scan.failed(take(scan), DecryptionFailed("not now"), 0.0)
+
+    for job in list(sendable(scan)):
+        scan.answered(job, Page((made(job.names[0]),)), 0.0)
+
+    assert {} == denials.learned
+    assert {A, B} == scan.found.keys()
+
+
+def test_stage_of_a_secret_stays_its_selector() -> None:
+    """The stage that a secret was asked for by is in its name and is its selector."""
+    name = f"{REFERENCE}/db:AWSPREVIOUS"
+    scan = began([Want(names=(name,), may_list=False)])
+
+    scan.answered(take(scan), Page((made(name, 0, selector=":AWSPREVIOUS"),)), 0.0)
+
+    assert ":AWSPREVIOUS" == scan.found[name].selector
+
+
+def test_late_name_that_is_read_singly_keeps_its_name() -> None:
+    """A version that was asked for by its number, and then singly, is the parameter's all the same."""
+    scan = polled(made(A, 2), made(B, 2), known={A: made(A), B: made(B)})
+    scan.answered(take(scan), Page((made(A), made(B))), 0.0)
+    late = take(scan, scan.wait(0.0))
+    assert {f"{A}:2", f"{B}:2"} == set(late.names)
+
+    scan.failed(late, DecryptionFailed("not now"), 0.0)
+    while not scan.done:
+        job = take(scan, 20.0)
+        scan.answered(job, Page((made(job.names[0], 2),)), 20.0)
+
+    assert {A: made(A, 2), B: made(B, 2)} == scan.found
 
 
 def test_many_names_are_listed_and_few_read_singly() -> None:
@@ -1353,9 +1428,12 @@ def test_singles_that_are_known_to_be_denied_are_no_loop(error: AiossmenvError) 
         denials.learn(kind, denied(kind))
     scan = began([Want(names=(A,), may_list=False)], denials=denials)
 
-    scan.failed(take(scan), error, 0.0)
+    asked: list[type[Request]] = []
+    while job := scan.next(0.0):
+        asked.append(type(job.request))
+        scan.failed(job, error if isinstance(job.request, One) else denied(ByName), 0.0)
 
-    assert scan.next(0.0) is None
+    assert asked == ([One] if error.transient else [One, ByName])
     assert scan.done == (not error.transient)
 
 
