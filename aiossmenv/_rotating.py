@@ -39,6 +39,10 @@ State = Literal["NEW", "READY", "DEGRADED", "CLOSED"]
 # Seconds from a build to the next one of the same values, where nobody said that it may go better then: a login too
 # many may be what blocks the account.
 _RARELY = 60.0
+# Seconds between two forced refreshes, whatever is asked for: without any, values that do not work would be a hot loop.
+_AT_LEAST = 0.01
+# Seconds for which a task that is called off is cancelled again and again.
+_INSISTS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +85,11 @@ class Rotating(Generic[T]):
     *env*: an `Env`. *keys*: its keys that the resource is made of. *create*: from a mapping of these keys to a new
     resource; *probe*: proves that it works, a real login where there is one; *dispose*: closes it. *classify* says of
     an error on entering or building whether it is `"refused"` (the credentials; refresh, try again), `"transient"`
-    (try again) or `None` (raise it, and build nothing of the same values for a minute); by default all are `None`.
+    (try again) or `None` (raise it, and build nothing of the same values for a minute); by default all are `None`, but a
+    `TimeoutError` is always transient.
 
     Seconds: *start_deadline* 10 for the first build, which is tried again as *classify* says; *build_timeout* 5 for
-    each create and probe; *drain_timeout* 30 for leases on an old generation, more than your longest use;
+    each create and probe, and for each try to enter; *drain_timeout* 30 for leases on an old generation, more than your longest use;
     *dispose_timeout* 3; *retry_deadline* 10 for entering, after which the original error comes out; *min_gap* 0.25
     between forced refreshes, doubling while they bring no news: to 5 while users are refused, else to 60.
 
@@ -124,6 +129,7 @@ class Rotating(Generic[T]):
         self._clock: Clock = clock or LoopClock()
         self._random = random
         self._entering = Backoff(base=0.02, cap=1.0)
+        min_gap = max(min_gap, _AT_LEAST)
         self._asking = Backoff(base=min_gap, cap=max(min_gap, 5.0))
         self._idling = Backoff(base=min_gap, cap=max(min_gap, _RARELY))
         self._generations: Generations[T] = Generations()
@@ -293,10 +299,11 @@ class Rotating(Generic[T]):
             self._changed.clear()
             self._wake.clear()
             try:
-                values = self._values()
-                if values != tried:
-                    # What failed before is not held against values that are new.
-                    tried, again, asks, self._failures = values, 0.0, 0, 0
+                before, tried = tried, None
+                values = tried = self._values()
+                if values != before:
+                    # What failed before is not held against values that are new, or whole again.
+                    again, asks, self._failures = 0.0, 0, 0
                 current = self._generations.current
                 if current and values == current.values:
                     self._ready()
@@ -347,13 +354,16 @@ class Rotating(Generic[T]):
     async def _build(self, values: Mapping[str, str]) -> None:
         """Make the next generation from *values* and let it serve, or raise and change nothing."""
         made: list[T] = []
+        making = asyncio.create_task(self._make(values, made), name="aiossmenv build")
         try:
-            await self._bounded(self._make(values, made), self._build_timeout)
+            await self._bounded(making, self._build_timeout)
         except BaseException:
             # In a task of its own: who calls off a build shall not cut short what undoes it.
-            while made:
-                self._chore(self._dispose_of(made.pop()))
+            self._chore(self._undo(making, made))
+            await asyncio.wait({making}, timeout=_INSISTS)
             raise
+        finally:
+            del making  # as in _bounded()
         self._retire(self._generations.swap(values, made.pop()))
         self._suspect = False
         self._ready()
@@ -438,14 +448,21 @@ class Rotating(Generic[T]):
 
     async def _dispose_of(self, resource: T) -> None:
         if self._dispose:
+            disposal = asyncio.create_task(_run(self._dispose, resource), name="aiossmenv disposal")
             try:
-                await self._bounded(_run(self._dispose, resource), self._dispose_timeout)
+                await self._bounded(disposal, self._dispose_timeout)
             except Exception as error:
                 logger.warning("an old generation of %s was not closed: %s", ", ".join(self._keys), _named(error))
+            finally:
+                await _insist(disposal)
 
-    async def _bounded(self, work: Coroutine[object, None, None], seconds: float) -> None:
-        """Run *work* in a task that has ended, whatever it does about being cancelled, when this returns."""
-        task = asyncio.create_task(work, name="aiossmenv build or disposal")
+    async def _undo(self, making: "asyncio.Task[None]", made: list[T]) -> None:
+        await _insist(making)
+        while made:
+            await self._dispose_of(made.pop())
+
+    async def _bounded(self, task: "asyncio.Task[None]", seconds: float) -> None:
+        """Wait for *task*, at most so many seconds, and raise what it raises."""
         try:
             await self._pause(seconds, task)
             if not task.done():
@@ -454,7 +471,6 @@ class Rotating(Generic[T]):
                 raise RotationFailed("it cancelled itself")
             task.result()
         finally:
-            await _insist(task)
             # Its repr quotes its error, and that quotes user names.
             del task
 
@@ -487,7 +503,7 @@ async def _run(call: Callable[[T], Awaitable[object]], argument: T) -> None:
 
 async def _insist(task: "asyncio.Task[Any]") -> None:
     """Cancel until it has ended: on Python 3.11 `asyncio.wait_for`, which drivers use, can swallow a cancellation."""
-    for _ in range(50):
+    for _ in range(int(_INSISTS / 0.1)):
         if task.done():
             break
         task.cancel()

@@ -92,7 +92,7 @@ class Watchers:
         keys = tuple(keys)
         if not all(isinstance(key, str) for key in keys):
             raise TypeError("several keys are several arguments: on_change(callback, 'DB_USER', 'DB_PASSWORD')")
-        subscriber = _Subscriber(callback, frozenset(keys), Mailbox(), _is_async(callback))
+        subscriber = _Subscriber(callback, frozenset(keys), Mailbox(), is_async(callback))
         self._subscribers.append(subscriber)
 
         def unsubscribe() -> None:
@@ -192,7 +192,8 @@ async def _finish(result: Awaitable[object], callback: Callback, change: Change)
         _report(callback, change, error)
 
 
-def _is_async(callback: Callback) -> bool:
+def is_async(callback: Callable[..., object]) -> bool:
+    """Whether *callback* is a coroutine function, or is called like one."""
     return inspect.iscoroutinefunction(callback) or inspect.iscoroutinefunction(type(callback).__call__)
 
 

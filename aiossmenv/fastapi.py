@@ -76,6 +76,9 @@ def _lifespan(load: Callable[P, Loading]) -> Callable[P, Callable[[FastAPI], Abs
 
         @asynccontextmanager
         async def loaded(app: FastAPI) -> AsyncIterator[None]:
+            if getattr(app.state, "aiossmenv", None) is not None:
+                # A router's lifespan is given the app that includes it, and would take its place.
+                raise RuntimeError(f"the app {app.title!r} has an Env: give all paths to one lifespan()")
             try:
                 env = await begin()
             except AiossmenvError as error:

@@ -61,8 +61,8 @@ try:
 except ImportError as error:  # pragma: no cover - a test runs this in an interpreter that has no aiomysql
     raise ImportError("aiossmenv.mysql needs aiomysql: pip install 'aiossmenv[mysql]'") from error
 
-# Codes that mean: these credentials, or what they may do, are not valid (any more, or yet).
-_REFUSED = frozenset({1044, 1045, 1698, 1820, 1862, 4151})
+# Codes that mean: these credentials, or what they may do, are not valid (any more, or yet). 3118 is MySQL's 4151.
+_REFUSED = frozenset({1044, 1045, 1698, 1820, 1862, 3118, 4151})
 # Codes that mean: not now. 4150 and 3955 are not here: the account is blocked because of too many bad logins.
 _TRANSIENT = frozenset({1040, 1053, 1203, 1226, 2003, 2006, 2013})
 
@@ -82,13 +82,14 @@ class RotatingPool:
 
     *env*: an `Env`. *keys*: connect options of aiomysql -> keys of the `Env`; default: `host` from `DB_URL` (a host,
     or `host:port`), `user` from `DB_USER`, `password` from `DB_PASSWORD`; `dsn` takes them all from one key. *warm*:
-    connections that a new pool opens before it takes over, default *maxsize*. *start_deadline*, *build_timeout*,
+    connections that a new pool opens before it takes over, as far as the server lets it, default *maxsize*. *start_deadline*, *build_timeout*,
     *drain_timeout*, *retry_deadline*, *min_gap*: as for `Rotating`. All else goes to `aiomysql.create_pool()`, `ssl`
     too; what comes from a key wins.
 
     Of its options, `autocommit` is `True` unless you say otherwise: without it a plain SELECT leaves a snapshot open,
     and the next user of the connection reads the past. `minsize` is always 0, for aiomysql reconnects up to it with
-    credentials that may no longer hold, before it looks at the connections that are there.
+    credentials that may no longer hold, before it looks at the connections that are there. Leave `connect_timeout` out
+    on Python 3.11, where it loses cancellations; *build_timeout* ends a login that hangs.
     """
 
     def __init__(
@@ -187,7 +188,12 @@ class RotatingPool:
         warmed: list[aiomysql.Connection] = []
         try:
             while len(warmed) < max(1, self._warm):
-                warmed += [await pool.acquire()]
+                try:
+                    warmed += [await pool.acquire()]
+                except aiomysql.MySQLError as error:
+                    if not warmed or _classify(error) != "transient":
+                        raise
+                    break  # one login proves the credentials, and the server has no room for more beside the old pool
                 if not self._slots.locked():
                     # Queries that run meanwhile would feel a burst of logins. Where places are short, haste is better.
                     await asyncio.sleep(0.002)

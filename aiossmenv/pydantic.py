@@ -26,7 +26,9 @@ Typed settings from Parameter Store, validated again on each change: `pip instal
 that was valid: if a refresh brings one that is not, it stays, and `live.error` and the log say which fields and
 parameters are wrong, in pydantic's types of error and never in values. `await load_settings(Settings, path)` loads once.
 Both take what `load_env` takes, but `environ` is `None` unless you pass one: the settings are where the values go. An
-`Env` that you have already is followed by `LiveSettings(Settings, env)`, and that of `following` is `live.env`.
+`Env` that you have already is followed by `LiveSettings(Settings, env)`, and that of `following` is `live.env`. More than
+ten parameters take several calls; those of one model within are read in one moment, as far as one call holds them: let
+what changes together be a model.
 
 **Names.** A field is filled by the parameter of its alias, else of its name; a model within by a level of the hierarchy,
 or by one parameter that holds it as JSON. Exactly these names are read, spelled as in the code: one round trip, and no
@@ -51,15 +53,16 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import wraps
-from inspect import isawaitable, isclass, iscoroutinefunction
+from inspect import isawaitable, isclass
 from types import UnionType
 from typing import Annotated, Any, Generic, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from aiossmenv._env import Env
 from aiossmenv._errors import AiossmenvError, KeyCollision, MissingParameters
 from aiossmenv._load import Loading, load_env
-from aiossmenv._parameter import Parameter, is_reference, relative_name
+from aiossmenv._parameter import REFERENCE, Parameter, asked_name, is_reference, relative_name
 from aiossmenv._snapshot import Change
+from aiossmenv._watch import is_async
 
 try:
     from pydantic import AliasChoices, AliasPath, BaseModel, RootModel, ValidationError
@@ -156,6 +159,8 @@ class LiveSettings(Generic[S]):
             raise first
         self._current = first
         env.on_change(self._follow)
+        for keys in self._models():
+            env.on_change(lambda _: None, *keys)  # who follows several keys has them read in one moment
 
     @property
     def current(self) -> S:
@@ -175,17 +180,26 @@ class LiveSettings(Generic[S]):
         def tell(_: Change) -> object:
             nonlocal seen
             old, seen = seen, self._current
-            return None if seen is old else callback(old, seen)
+            return None if seen == old else callback(old, seen)
 
         @wraps(callback)
         async def tell_in_turn(change: Change) -> None:
             if isawaitable(told := tell(change)):
                 await told
 
-        return self.env.on_change(tell_in_turn if iscoroutinefunction(callback) else tell)
+        return self.env.on_change(tell_in_turn if is_async(callback) else tell)
 
     def __repr__(self) -> str:
         return f"<LiveSettings of {self._settings.__name__}, {'newer ones are not valid' if self.error else 'valid'}>"
+
+    def _models(self) -> list[list[str]]:
+        """Return the keys of each model within the settings."""
+        key_of = {id(parameter): key for key, parameter in self.env.parameters.items()}
+        models: dict[str, list[str]] = {}
+        for name, parameter in self._source._found.items():
+            if id(parameter) in key_of:  # a source that was marked may be of another Env
+                models.setdefault(name.partition("/")[0], []).append(key_of[id(parameter)])
+        return [keys for keys in models.values() if len(keys) > 1]
 
     def _follow(self, _: Change) -> None:
         if self.env.snapshot is self._seen:
@@ -235,7 +249,7 @@ class LiveSettings(Generic[S]):
         return self._fault(problems)
 
     def _fault(self, problems: list[tuple[_Location, str]]) -> AiossmenvError:
-        fields, found, paths = self._source._fields, self._source._found, self.env._wanted.paths
+        fields, found, wanted = self._source._fields, self._source._found, self.env._wanted
         missing: set[str] = set()
         wrong: set[str] = set()
         for location, kind in problems:
@@ -243,7 +257,10 @@ class LiveSettings(Generic[S]):
                 # Of a model that is missing as a whole, all that it needs.
                 inner = [other for other, needed in fields.items() if needed and other[: len(location)] == location]
                 names = [_name(other) for other in inner or [location]]
-                missing |= {name if is_reference(name) else f"{paths[-1].rstrip('/')}/{name}" for name in names}
+                missing |= {
+                    name if is_reference(name) else f"{(wanted.paths or ('',))[-1].rstrip('/')}/{name}"
+                    for name in names
+                }
                 continue
             # No further than the field: behind it are keys of somebody's JSON, as secret as the rest of it.
             heads = [location[:length] for length in range(len(location), 0, -1)]
@@ -251,7 +268,7 @@ class LiveSettings(Generic[S]):
             parameter = next((found[_name(head)] for head in heads if _name(head) in found), None)
             field = ".".join(map(str, at)) or self._settings.__name__
             wrong.add(f"{field}: {kind}" + (f" (parameter {parameter.name})" if parameter else ""))
-        path, region = ", ".join(paths), self.env._region
+        path, region = wanted.where, self.env._region
         if wrong:
             faults = "; ".join([*sorted(wrong), *(f"missing: {name}" for name in sorted(missing))])
             remedy = "Correct the parameters, or what overrides them."
@@ -276,11 +293,13 @@ class _Around(Generic[P]):
         """
         Load *settings* and keep them current until the block ends; gives a `LiveSettings`.
 
-        *settings*: a class derived from `BaseSettings`. *paths* and *options* are those of `load_env`, but for two
-        defaults: *environ* is `None` (one that you pass is filled with what is read, whether or not it is valid), and
-        *keys* are the names of the fields. Raises what `load_env` and `LiveSettings` raise.
+        *settings*: a class derived from `BaseSettings`. *paths* and *options* are those of `load_env`, but for three
+        defaults: *environ* is `None` (one that you pass is filled with what is read, whether or not it is valid), *to_key*
+        is `str` then, and *keys* are the names of the fields. Raises what `load_env` and `LiveSettings` raise.
         """
-        options.setdefault("environ", None)
+        if options.setdefault("environ", None) is None:
+            # Where no variables are named, names are what they are.
+            options.setdefault("to_key", str)
         options.setdefault("keys", ParameterSource(settings).names())
         # What is missing says more of an empty path than that it is empty.
         options.setdefault("allow_empty", any(field.is_required() for field in settings.model_fields.values()))
@@ -306,10 +325,11 @@ following, load_settings = _around.following, _around.load_settings
 def _by_spelling(env: Env) -> dict[str, dict[str, Parameter]]:
     """Return the parameters by their names below the paths, those together that differ in spelling only."""
     alike: dict[str, dict[str, Parameter]] = {}
-    for path in env._wanted.paths:
+    for path in env._wanted.paths or (REFERENCE,):
         for parameter in env.parameters.values():
             # What is not below this path keeps its whole name, which no field has.
-            name = parameter.name if is_reference(parameter.name) else relative_name(path, parameter.name)
+            asked = asked_name(parameter)
+            name = asked if is_reference(asked) else relative_name(path, asked)
             alike.setdefault(_fold(name), {})[name] = parameter
     return alike
 
@@ -339,8 +359,10 @@ def _fields(
         models = [kind for kind in _models(field.annotation) if kind not in (model, *within)]
         for key in dict.fromkeys(keys):
             is_needed = needed and field.is_required() and key == keys[0]
-            yield (*at, key), is_needed and not models
-            for kind in models:
+            # A secret of Secrets Manager is one text, and has no levels.
+            levels = [] if is_reference(key) else models
+            yield (*at, key), is_needed and not levels
+            for kind in levels:
                 yield from _fields(kind, (*at, key), needed=is_needed, within=(model, *within))
 
 

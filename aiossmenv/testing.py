@@ -35,6 +35,8 @@ An outage, in which the last good values stay (`deny("kms:Decrypt")`, `hang()` a
             await manual_clock.advance(600)
             assert env["DB_PASSWORD"] == "second" and env.status.fresh
 
+A `Rotating` or `RotatingPool` that is refused asks for news on this clock, too: let it `advance()` beside the use.
+
 Without pytest: `with MemoryStore({"/FAKEBOOK/TEST/DB_URL": "db.test"}).installed():`, or `load_env(..., store=store)`.
 Errors are made by the code that talks to AWS, so they are those that production gets, texts of the service apart.
 (PYTEST_DONT_REWRITE: there is nothing here for pytest to rewrite, so your conftest may import it, too.)
@@ -44,6 +46,7 @@ import asyncio
 import heapq
 import itertools
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -110,6 +113,8 @@ class ManualClock:
 
         What it does without waiting for a socket or a thread is done when this returns.
         """
+        if seconds < 0:
+            raise ValueError("time does not run backwards")
         await _settle()
         until = self._now + seconds
         while self._sleepers and self._sleepers[0][0] <= until:
@@ -194,8 +199,8 @@ class MemoryStore(_store.ParameterStore):
 
     def label(self, name: str, label: str, version: int | None = None) -> None:
         """Give a version, the newest by default, a *label*, which then leads to no other: `name:label` is read so."""
-        if label[:1].isdigit():
-            raise ValueError(f"a label does not begin with a digit: {label!r}")
+        if not re.fullmatch(r"[A-Za-z_.-][A-Za-z0-9_.-]*", label):
+            raise ValueError(f"a label is of letters, digits and _ . -, and does not begin with a digit: {label!r}")
         self._held[name][label] = self._there(name if version is None else f"{name}:{version}")
 
     def throttle(self, times: int | None = None) -> None:
@@ -298,6 +303,9 @@ class _Connection(Client):
         return Page(items, page[BATCH - 1] if len(page) > BATCH else None)
 
     def _named(self, request: ByName | One, names: tuple[str, ...]) -> Page:
+        for name in filter(is_reference, names if request.decrypt else ()):
+            # Who may not read a secret is not told whether there is one.
+            self._check("secretsmanager:GetSecretValue", name)
         found = {name: self._store._find(name) for name in names if request.decrypt or not is_reference(name)}
         unknown = tuple(name for name in names if not found.get(name))
         if unknown and isinstance(request, One):
@@ -310,8 +318,8 @@ class _Connection(Client):
         if parameter.type != "SecureString":
             return parameter
         if decrypt:
-            secret = is_reference(parameter.name)
-            self._check("secretsmanager:GetSecretValue" if secret else "kms:Decrypt", parameter.name)
+            if not is_reference(parameter.name):
+                self._check("kms:Decrypt", parameter.name)
             self._store.decrypted += 1
             return parameter
         return Sealed(

@@ -25,11 +25,12 @@ from aiossmenv import (
     diff,
     load_env,
 )
+from aiossmenv._clock import Clock, LoopClock
 from aiossmenv._rotating import RotatingStatus, Verdict
 from aiossmenv.testing import ManualClock
 from embedded import Store
 from faults import FaultProxy
-from timing import settle
+from timing import our_tasks, settle
 
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -224,7 +225,7 @@ def rotating(source: Source, service: Service, clock: ManualClock) -> Rotating[C
     return make(source, service, clock)
 
 
-def make(source: Source | Env, service: Service, clock: ManualClock, **options: Any) -> Rotating[Client]:
+def make(source: Source | Env, service: Service, clock: Clock, **options: Any) -> Rotating[Client]:
     """Return a client that follows the source, with dice that always show a half."""
     defaults: dict[str, Any] = {"classify": classify, "clock": clock, "random": lambda: 0.5}
     return Rotating(source, ["USER", "PASSWORD"], service.create, service.probe, service.dispose, **defaults | options)
@@ -1632,3 +1633,50 @@ async def test_no_value_is_logged_by_asyncio(
         service.disposing = _turn
     gc.collect()
     assert "s3cret" not in caplog.text
+
+
+async def test_closing_while_a_build_is_called_off(source: Source, service: Service, clock: ManualClock) -> None:
+    """A build that takes a while to end, and makes its resource all the same, is waited for and undone."""
+
+    async def stubborn() -> None:
+        """Go on where it is cancelled, once."""
+        try:
+            await asyncio.sleep(100)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.02)
+
+    rotating = make(source, service, clock)
+    async with rotating:
+        service.creating = stubborn
+        source.publish(PASSWORD="second")
+        await settle()
+        await clock.advance(5)
+    assert [] == service.open
+    assert set() == await our_tasks()
+
+
+async def test_values_that_were_away_for_a_moment_are_tried_at_once(
+    source: Source, service: Service, clock: ManualClock
+) -> None:
+    """A key that is missing and comes back is news, though its value is the one that failed before."""
+    async with make(source, service, clock) as rotating:
+        source.publish(PASSWORD="second")
+        await settle()
+        assert "DEGRADED" == rotating.state
+        for key in ("PASSWORD", "USER"):
+            gone = source.stored.pop(key)
+            source.publish()
+            await settle()
+            assert "there is no" in str(rotating.status.last_error)
+            service.logins.add(("ann", "second"))
+            source.publish(**{key: gone})
+            await settle()
+            assert (2, "READY") == (rotating.generation, rotating.state)
+
+
+async def test_no_gap_is_no_hot_loop(source: Source, service: Service) -> None:
+    """However short the gap that is asked for, values that do not work are not asked for anew without one."""
+    async with make(source, service, LoopClock(), min_gap=0, random=lambda: 0.0) as rotating:
+        source.publish(PASSWORD="second")
+        await asyncio.sleep(0.2)
+        assert 0 < rotating.status.refreshes < 20

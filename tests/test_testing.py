@@ -16,7 +16,15 @@ from pathlib import Path
 import pytest
 
 import aiossmenv.testing
-from aiossmenv import InvalidPath, ParameterNotFound, ParameterStore, StoreUnavailable, Throttled, load_env
+from aiossmenv import (
+    AccessDenied,
+    InvalidPath,
+    ParameterNotFound,
+    ParameterStore,
+    StoreUnavailable,
+    Throttled,
+    load_env,
+)
 from aiossmenv._clock import LoopClock
 from aiossmenv._parameter import ParameterType, Sealed
 from aiossmenv._request import ByName, One, Page
@@ -365,3 +373,26 @@ async def test_neighbour_without_rest(clock: ManualClock) -> None:
     await clock.advance(1)
     assert 1 == clock.now()
     task.cancel()
+
+
+async def test_who_may_not_read_a_secret_is_not_told_whether_it_is_there() -> None:
+    """As in AWS, a right on the secret comes before the secret."""
+    store = MemoryStore({"/aws/reference/secretsmanager/there": "1"})
+    store.deny("secretsmanager:GetSecretValue")
+    for name in ("there", "nowhere"):
+        with pytest.raises(AccessDenied):
+            await store.get(f"/aws/reference/secretsmanager/{name}")
+
+
+@pytest.mark.parametrize("label", ["", ":x", "1st", "a b"])
+def test_labels_that_there_cannot_be(label: str) -> None:
+    """A label that Parameter Store would not take is refused."""
+    store = MemoryStore({"/P/A": "1"})
+    with pytest.raises(ValueError, match="label"):
+        store.label("/P/A", label)
+
+
+async def test_time_does_not_run_backwards() -> None:
+    """A clock goes forward only."""
+    with pytest.raises(ValueError, match="backwards"):
+        await ManualClock().advance(-1)

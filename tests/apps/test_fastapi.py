@@ -362,3 +362,16 @@ async def test_plain_style(ssm: Store) -> None:
 
     assert env is get_env(app)
     assert isinstance(env, Env)
+
+
+async def test_a_second_lifespan_of_one_app_is_refused(ssm: Store) -> None:
+    """A router's lifespan is given the app that includes it: it cannot take the place of the app's own `Env` unseen."""
+    await asyncio.to_thread(ssm.put, "/R/A", "1")
+    app = FastAPI(title="shop")
+    async with lifespan("/R")(app):
+        with pytest.raises(RuntimeError, match="'shop' has an Env"):
+            async with lifespan("/R")(app):
+                pass
+        assert "1" == get_env(app)["A"]
+    async with lifespan("/R")(app):
+        assert "1" == get_env(app)["A"]

@@ -709,8 +709,8 @@ async def test_callbacks(caplog: pytest.LogCaptureFixture) -> None:
             await live.env.refresh()
         await settle()
     assert ["quits h", "h i", "i j"] == told
-    assert 2 == caplog.text.count("raises failed on the change of DB_HOST with ValueError")
-    assert 2 == caplog.text.count("raises_later failed on the change of DB_HOST with ValueError")
+    assert 2 == caplog.text.count("raises failed on the change of db/host with ValueError")
+    assert 2 == caplog.text.count("raises_later failed on the change of db/host with ValueError")
     assert MARK not in caplog.text
 
 
@@ -807,3 +807,92 @@ def test_without_pydantic_settings() -> None:
     run = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     expected = "ImportError: aiossmenv.pydantic needs pydantic-settings: pip install 'aiossmenv[pydantic]'"
     assert expected in run.stderr
+
+
+# --- Secrets, and what belongs together
+
+SECRET_ID = "/aws/reference/secretsmanager/prod/db"
+
+
+async def test_a_model_behind_a_secret() -> None:
+    """A model may be one JSON secret: it alone is asked for, no path is needed, and what it lacks is said of it."""
+
+    class Login(BaseModel):
+        username: str
+        password: SecretStr
+
+    class Secrets(BaseSettings):
+        db: Login = Field(alias="/aws/reference/secretsmanager/prod/db")
+
+    store = MemoryStore({SECRET_ID: f'{{"username": "u", "password": "{MARK}"}}'})
+    settings = await load_settings(Secrets, store=store)
+    assert ("u", MARK) == (settings.db.username, settings.db.password.get_secret_value())
+    assert [(SECRET_ID,)] == [call.names for call in store.calls]
+
+    store.put(SECRET_ID, '{"username": "u"}')
+    with pytest.raises(InvalidSettings, match=f"missing .parameter {SECRET_ID}"):
+        await load_settings(Secrets, "/app", store=store)
+    store.delete(SECRET_ID)
+    with pytest.raises(MissingParameters, match=SECRET_ID):
+        await load_settings(Secrets, store=store)
+
+
+async def test_a_label_in_an_alias() -> None:
+    """An alias may say which version is read, by its number or a label."""
+
+    class Labelled(BaseSettings):
+        password: str = Field(alias="password:live")
+
+    held = Held(password="live")
+    held.label("/app/password", "live")
+    held.put("/app/password", "next")
+
+    assert "live" == (await load_settings(Labelled, "/app", store=held.store)).password
+
+
+async def test_names_that_would_be_one_variable() -> None:
+    """Where no variables are filled, names that would be one key are two fields."""
+
+    class Alike(BaseSettings):
+        db: Database
+        db_host: str
+
+    held = database(db_host="other")
+    settings = await load_settings(Alike, "/app", store=held.store)
+
+    assert ("h", "other") == (settings.db.host, settings.db_host)
+
+
+async def test_a_model_is_read_in_one_moment() -> None:
+    """What belongs to one model is followed as a group: a refresh in several calls reads it again in one."""
+
+    class Many(BaseSettings):
+        db: Database
+        fields: dict[str, str] = {}
+
+    held = database(**{f"a{number}": "1" for number in range(20)})
+    async with following(Many, "/app", ttl=60, keys=None, store=held.store) as live:
+        assert [frozenset({"db/host", "db/password"})] == live.env._watchers.groups()
+
+
+async def test_callable_objects_are_called_one_at_a_time() -> None:
+    """An object that is called like a coroutine function is one."""
+    held = database()
+    calls: list[str] = []
+    go = asyncio.Event()
+
+    class Slow:
+        async def __call__(self, _old: Settings, new: Settings) -> None:
+            calls.append(new.db.host)
+            await go.wait()
+
+    async with following(Settings, "/app", ttl=60, store=held.store) as live:
+        live.on_change(Slow())
+        for host in ("i", "j", "k"):
+            held.put("/app/db/host", host)
+            await live.env.refresh()
+            await settle()
+        assert ["i"] == calls
+        go.set()
+        await settle()
+    assert ["i", "k"] == calls
