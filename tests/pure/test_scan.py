@@ -1632,6 +1632,28 @@ def test_listing_that_opens_an_older_version_begins_anew() -> None:
     assert {A: made(A, 2)} == scan.found
 
 
+def test_listing_that_opens_and_cannot_decrypt_is_the_end() -> None:
+    """Where what changed is opened by a listing, one that cannot be decrypted is an error, and nothing is taken for gone."""
+    denials = Denials()
+    for kind in (ByName, One):
+        denials.learn(kind, denied(kind))
+    scan = began([Want(path="/P")], decrypt="changed", known={A: made(A)}, denials=denials)
+    scan.answered(take(scan), Page((sealed(made(A, 2)),)), 0.0)
+
+    scan.failed(take(scan), DecryptionFailed("no"), 0.0)
+
+    assert isinstance(scan.error, DecryptionFailed)
+
+
+def test_group_of_more_than_a_call_holds() -> None:
+    """A group of more than ten is read in as few calls as it takes, and none of them is empty."""
+    known = {f"/P/{number:02}": made(f"/P/{number:02}") for number in range(11)}
+    changed = [made(name, 2) for name in known]
+    scan = polled(*changed, known=known, groups=[frozenset(known)])
+
+    assert [10, 1] == [len(job.names) for job in sendable(scan)]
+
+
 def test_paths_that_overlap_give_the_newest() -> None:
     """What two listings show is taken from the one that does not lag: the other is read again."""
     scan = began([Want(path="/P"), Want(path="/P/Q")])
