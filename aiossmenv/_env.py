@@ -14,13 +14,14 @@ from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
 from aiossmenv._errors import AiossmenvError, InvalidVariable, StaleEnv
+from aiossmenv._flights import SingleFlight
 from aiossmenv._parameter import Parameter, asked_name
 from aiossmenv._publish import Edit, apply, check, plan
 from aiossmenv._request import BATCH, Want
 from aiossmenv._scan import Scan
 from aiossmenv._schedule import Kind, Schedule, Status
 from aiossmenv._snapshot import Change, Known, Snapshot, diff
-from aiossmenv._store import ParameterStore, SingleFlight, alive
+from aiossmenv._store import ParameterStore, alive
 from aiossmenv._wanted import Prepared, Wanted
 from aiossmenv._watch import Callback, Watchers
 
@@ -134,9 +135,10 @@ class Env(Mapping[str, str]):
         Read again now, and return what changed once it is published.
 
         Without *keys* everything is listed, undecrypted, and what changed is decrypted; so it is with a key that is not
-        there, which a listing may find. With up to ten, these are read decrypted in one call; with more, by name. *min_gap*: seconds that lie between the beginning of the last
-        refresh and of this one at least; they are waited for. Whoever asks while a refresh runs that covers it shares
-        it. Raises what the read raises; the last good snapshot stays then.
+        there, which a listing may find. With up to ten, these are read decrypted in one call; with more, by name.
+        *min_gap*: seconds that lie between the beginning of the last refresh and of this one at least; they are waited
+        for. Whoever asks while a refresh runs that covers it shares it. Raises what the read raises; the last good
+        snapshot stays then.
         """
         self._refuse_closed()
         wanted: _Flight = frozenset(keys) if keys and self._snapshot.parameters.keys() >= set(keys) else "list"

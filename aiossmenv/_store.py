@@ -1,4 +1,4 @@
-# One owner: the client's life, the cache of single reads, and which reads are under way.
+# One owner: the client's life, and the cache of single reads.
 """`ParameterStore`: drives a `Scan` against a `Caller`."""
 
 import asyncio
@@ -8,15 +8,16 @@ import random as dice
 import sys
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Generic, Literal, Protocol, Self, TypeVar
+from typing import Literal, Protocol, Self
 
 from cachetools import TTLCache
 
 from aiossmenv._clock import Clock, LoopClock
-from aiossmenv._errors import AiossmenvError, InvalidPath, ParameterNotFound, StoreUnavailable
+from aiossmenv._errors import AiossmenvError, InvalidPath, ParameterNotFound
+from aiossmenv._flights import SingleFlight
 from aiossmenv._pace import Pace
 from aiossmenv._parameter import Parameter, normal_path
 from aiossmenv._request import Answer, Request, Want
@@ -24,9 +25,6 @@ from aiossmenv._scan import Denials, Job, Scan
 from aiossmenv._snapshot import Known
 
 logger = logging.getLogger("aiossmenv")
-
-K = TypeVar("K")
-T = TypeVar("T")
 
 
 class Forked(Protocol):
@@ -56,60 +54,6 @@ class Caller(Protocol):
 
     async def aclose(self) -> None:
         """Let go of all connections; idempotent."""
-
-
-class SingleFlight(Generic[K, T]):
-    """
-    One running call for each key, shared by all who ask for it.
-
-    Who is cancelled leaves the others their call; the last to leave cancels it and waits until it has ended.
-    """
-
-    def __init__(self) -> None:
-        self._flights: dict[K, tuple[asyncio.Task[T], set[object]]] = {}
-
-    async def do(self, key: K, call: Callable[[], Coroutine[object, object, T]]) -> T:
-        """Return what the call that runs for *key* gives; *call* begins one if none does."""
-        flight = self._flights.get(key)
-        if not flight or flight[0].done():
-            # One that has ended is on the board for one more turn of the loop, and who comes then comes too late for it.
-            task = asyncio.create_task(call(), name=f"aiossmenv {type(key).__name__}")
-            self._flights[key] = task, set()
-            task.add_done_callback(lambda done: self._landed(key, done))
-        task, waiters = self._flights[key]
-        me = object()
-        waiters.add(me)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            here = asyncio.current_task()
-            if task.cancelled() and here and not here.cancelling():
-                # It is the call that was cancelled, and not who asked for it.
-                raise StoreUnavailable("it was closed while it was read", transient=False) from None
-            raise
-        finally:
-            waiters.discard(me)
-            if not waiters and not task.done():
-                # Off the board first: who comes now shall not board a flight that is being called off.
-                self._landed(key, task)
-                task.cancel()
-                await asyncio.wait({task})
-
-    def _landed(self, key: K, task: "asyncio.Task[T]") -> None:
-        if key in self._flights and self._flights[key][0] is task:
-            del self._flights[key]
-        if task.done() and not task.cancelled():
-            task.exception()  # seen: with nobody left to raise it to, asyncio would call it never retrieved
-
-    def __iter__(self) -> Iterator[K]:
-        return (key for key, (task, _) in self._flights.items() if not task.done())
-
-    async def aclose(self) -> None:
-        """Cancel every call."""
-        tasks = [task for task, _ in self._flights.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass(eq=False, slots=True)

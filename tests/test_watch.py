@@ -69,7 +69,7 @@ def test_async_callbacks_of_several_loops() -> None:
         assert change.new
         heard.append(change.new.value)
 
-    async def load() -> object:
+    async def load() -> Env:
         """Load and follow."""
         env = await load_env("/P", store=store, environ={})
         env.on_change(callback)
@@ -78,7 +78,7 @@ def test_async_callbacks_of_several_loops() -> None:
     async def refresh(value: str) -> None:
         """Change it and read again."""
         store.put("/P/A", value)
-        await env.refresh()  # type: ignore[attr-defined] # it is an Env
+        await env.refresh()
         await turns()
 
     env = asyncio.run(load())
