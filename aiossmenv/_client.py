@@ -4,36 +4,44 @@
 import asyncio
 import json
 import logging
-import re
 from collections.abc import Mapping
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from hashlib import sha256
-from http import HTTPStatus
 from typing import Any, get_args
 
-from aiossmenv._errors import (
-    AccessDenied,
-    AiossmenvError,
-    DecryptionFailed,
-    InvalidPath,
-    InvalidVariable,
-    ParameterNotFound,
-    StoreUnavailable,
-    Throttled,
-)
-from aiossmenv._parameter import Parameter, ParameterType, Reading, Sealed, base_name, is_reference
+from aiossmenv._errors import AiossmenvError, InvalidVariable, StoreUnavailable
+from aiossmenv._parameter import Parameter, ParameterType, Reading, Sealed, is_reference
 from aiossmenv._request import BATCH, Answer, ByName, ByPath, One, Page, Request, TokenRefused
-from aiossmenv._sdk import new_client, new_session, region_of
+from aiossmenv._sdk import ask_once, new_client, new_session, region_of
+from aiossmenv._sdk_errors import (
+    InvalidToken,
+    check_region,
+    check_session,
+    detached,
+    error_of,
+    is_region,
+    source_of,
+    step,
+    unreadable,
+)
 
 _TYPES = frozenset(get_args(ParameterType))
 
-# Whether an answer that is parsed now is one of ours.
-_ours: ContextVar[bool] = ContextVar("aiossmenv", default=False)
+# The loggers of the SDK that show, at level DEBUG, what is sent and answered, credentials and tokens, and that show
+# tracebacks whose frames hold them.
+_LOGGERS = (
+    *("botocore.auth", "botocore.credentials", "botocore.endpoint", "botocore.httpsession", "botocore.parsers"),
+    *("botocore.retryhandler", "botocore.session", "botocore.tokens", "botocore.utils"),
+    *("aiobotocore.credentials", "aiobotocore.tokens", "aiobotocore.utils", "aiobotocore.retries.standard"),
+)
 
 
-def _is_not_ours(_: logging.LogRecord) -> bool:
-    return not _ours.get()
+def _withhold(record: logging.LogRecord) -> bool:
+    """Drop what the SDK logs at level DEBUG for our requests, and tracebacks; other clients' records are left alone."""
+    if step.get() is None:
+        return True
+    record.exc_info = record.exc_text = None
+    return record.levelno > logging.DEBUG
 
 
 class Client:
@@ -42,12 +50,23 @@ class Client:
     def __init__(
         self, *, session: object | None, region: str | None, endpoint_url: str | None, connections: int
     ) -> None:
-        self.region = region
+        self.region = region if region and is_region(region) else None
+        self._region = region
         self._session: Any = session
         self._endpoint_url = endpoint_url
         self._connections = connections
         self._client: Any = None
+        self._credentials: Any = None
+        self._fetching = 0
         self._opening = asyncio.Lock()
+
+    @property
+    def unsent(self) -> str:
+        """What requests wait for before they are sent, or nothing."""
+        if not self._fetching:
+            return ""
+        method = getattr(self._credentials, "method", None)
+        return f"the credentials did not arrive from {source_of(method).name}"
 
     async def call(self, request: Request) -> Answer:
         """Send one request; see `Caller`."""
@@ -61,11 +80,11 @@ class Client:
         else:
             if not isinstance(answer, AiossmenvError | None):
                 return answer
-            fault = answer or StoreUnavailable("Parameter Store sent an answer that cannot be read", remedy=_WAIT)
-        if isinstance(fault, _RefusedToken):
+            fault = answer or unreadable("Parameter Store")
+        if isinstance(fault, InvalidToken):
             if isinstance(request, ByPath):
                 return TokenRefused()
-            fault = StoreUnavailable(str(fault), remedy=_WAIT)
+            fault = StoreUnavailable(str(fault), remedy=fault.remedy)
         fault.region = self.region
         fault.path = request.path if isinstance(request, ByPath) else None
         fault.parameter = fault.parameter or _names(request)
@@ -77,9 +96,26 @@ class Client:
         if client:
             await client.__aexit__(None, None, None)
 
+    async def _have_credentials(self) -> None:
+        """
+        Have credentials that have not expired.
+
+        The SDK would fetch them when it signs a request. Fetched before, their errors are not taken for those of the
+        request.
+        """
+        step.set("credentials")
+        self._fetching += 1
+        try:
+            if self._credentials is not None:
+                await self._credentials.get_frozen_credentials()
+        finally:
+            self._fetching -= 1
+
     async def _send(self, request: Request) -> Answer | AiossmenvError | None:
+        step.set("configuration")  # for this task, which sends nothing else
         client = await self._opened()
-        _ours.set(True)  # for this task, which sends nothing else
+        await self._have_credentials()
+        step.set("request")
         match request:
             case ByPath(path, recursive, decrypt, token):
                 more = {} if token is None else {"NextToken": token}
@@ -103,147 +139,34 @@ class Client:
                 # Importing the SDK and reading its models takes the processor for a third of a second, so that is
                 # done in a thread. Finding credentials may wait for a network, so that is done on the loop.
                 session = self._session or await asyncio.to_thread(new_session)
-                await session.get_credentials()
-                # At level DEBUG the SDK's parser logs whole answers, with every value in them, and its HTTP session
-                # errors that quote them; nobody else's are withheld.
-                for name in ("botocore.parsers", "botocore.httpsession"):
-                    logging.getLogger(name).addFilter(_is_not_ours)
-                region = self.region or region_of(session, ours=self._session is None)
+                check_session(session)
+                for name in _LOGGERS:
+                    logging.getLogger(name).addFilter(_withhold)
+                step.set("credentials")
+                self._fetching += 1
+                try:
+                    self._credentials = await session.get_credentials()
+                finally:
+                    self._fetching -= 1
+                step.set("configuration")
+                region = self._region or region_of(session, ours=self._session is None)
+                check_region(region, session)
                 self._client = await asyncio.to_thread(
                     new_client, session, region, self._endpoint_url, self._connections
                 )
+                if self._session is None:
+                    ask_once(session)
+                self._client.meta.events.register("before-parse.ssm", _answered)
                 self.region = self._client.meta.region_name
             return self._client
 
     def _translated(self, error: Exception, request: Request) -> tuple[AiossmenvError, Exception | None]:
-        from botocore import exceptions as sdk
-        from botocore.parsers import ResponseParserError
-
-        if isinstance(error, ResponseParserError) or type(error) is sdk.HTTPClientError:
-            # What the parser and aiohttp (whose errors that the SDK does not expect come as this) say of an answer may
-            # quote it, so it is neither repeated nor chained.
-            text = f"Parameter Store sent an answer that cannot be read ({type(error.__context__ or error).__name__})"
-            return StoreUnavailable(text, remedy=_WAIT), None
-        for kinds, kind, remedy, transient in (
-            ((sdk.NoCredentialsError, sdk.PartialCredentialsError), AccessDenied, _NO_CREDENTIALS, False),
-            (
-                (sdk.CredentialRetrievalError, sdk.TokenRetrievalError, sdk.SSOError, sdk.ProfileNotFound),
-                AccessDenied,
-                _NO_CREDENTIALS,
-                False,
-            ),
-            ((sdk.NoRegionError,), StoreUnavailable, _NO_REGION, False),
-            ((sdk.ParamValidationError,), InvalidPath, _CHECK_NAME, False),
-            (
-                (sdk.InvalidRegionError, sdk.ConfigNotFound, sdk.ConfigParseError, sdk.SSLError),
-                StoreUnavailable,
-                _CONFIG,
-                False,
-            ),
-            ((sdk.HTTPClientError, sdk.ConnectionError), StoreUnavailable, _NETWORK, True),
-            ((sdk.BotoCoreError,), StoreUnavailable, _CONFIG, False),
-        ):
-            if isinstance(error, kinds):
-                return kind(str(error), remedy=remedy, transient=transient), error
-        if isinstance(error, sdk.ClientError):
-            return _refusal(error.response, request), None if _quotes_body(error.response) else error
-        if self._client is None:
-            # Nothing was asked yet, so it is no answer that was wrong.
-            return StoreUnavailable(str(error), remedy=_CONFIG, transient=False), error
-        return StoreUnavailable("Parameter Store sent an answer that cannot be read", remedy=_WAIT), None
+        return error_of(error, request), detached(error)
 
 
-class _RefusedToken(AiossmenvError):
-    pass
-
-
-_WAIT = "It is tried again until the deadline; if it lasts, look at the AWS health dashboard and at any proxy between."
-_NETWORK = "Check the network, the VPC endpoint or NAT, and AWS_ENDPOINT_URL_SSM if it is set."
-_CONFIG = "Check the region, the endpoint and the AWS configuration."
-_CHECK_NAME = "Check how the path or the name is written."
-_NO_CREDENTIALS = (
-    "Run where a role is attached, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY;"
-    " on a workstation, `aws sso login` may be all."
-)
-_RENEW = "Renew the credentials (on a workstation: `aws sso login`) and check the machine's clock."
-_NO_REGION = "Set AWS_REGION, or pass store=ParameterStore(region=...)."
-_KEY = "Check that the KMS key is enabled and in this region, and that the role may kms:Decrypt with it."
-
-_THROTTLED = frozenset({
-    "ThrottlingException", "Throttling", "ThrottledException", "RequestThrottledException", "RequestThrottled",
-    "TooManyRequestsException", "RequestLimitExceeded", "BandwidthLimitExceeded", "LimitExceededException",
-    "SlowDown", "PriorRequestNotComplete", "ProvisionedThroughputExceededException", "EC2ThrottledException",
-    "TransactionInProgressException", "429",
-})  # fmt: skip
-_NOT_FOUND = frozenset({"ParameterNotFound", "ParameterVersionNotFound"})
-_BAD_CREDENTIALS = frozenset({
-    "ExpiredToken", "ExpiredTokenException", "RequestExpired", "InvalidClientTokenId", "UnrecognizedClientException",
-    "InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature", "MissingAuthenticationToken",
-    "MissingAuthenticationTokenException", "AuthFailure", "401",
-})  # fmt: skip
-_DENIED = frozenset({"AccessDeniedException", "AccessDenied", "UnauthorizedOperation"})
-_INVALID = frozenset({"ValidationException", "InvalidFilterKey", "InvalidFilterOption", "InvalidFilterValue"})
-_KMS_RATE = "exceeded the rate at which you may call KMS"
-
-
-def _refusal(response: Mapping[str, Any], request: Request) -> AiossmenvError:  # noqa: C901, PLR0911 - a table, and it reads as one
-    """Translate an error answer, the most specific first. Throttling and denials are not in the service's model."""
-    detail = response.get("Error", {})
-    code, text = str(detail.get("Code", "")), "" if _quotes_body(response) else str(detail.get("Message", ""))
-    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    said = f"{code}: {text}" if text else code
-    if code == "InvalidNextToken":
-        return _RefusedToken(said)
-    if code in _THROTTLED or status == HTTPStatus.TOO_MANY_REQUESTS or _KMS_RATE in text:
-        return Throttled(said, remedy="Wait, spread the callers, or raise the account's Parameter Store throughput.")
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code.startswith(("InternalServer", "RequestTimeout", "408")):
-        return StoreUnavailable(said, remedy=_WAIT)
-    if code in _NOT_FOUND:
-        return ParameterNotFound(
-            "there is no such parameter, version or label", remedy="Check the name and the region."
-        )
-    if code in {"InvalidKeyId", "KMSInvalidStateException"}:
-        return DecryptionFailed(said, remedy=_KEY)
-    if code in _BAD_CREDENTIALS:
-        return AccessDenied(said, remedy=_RENEW)
-    if code in _DENIED:
-        return _denial(said, text, request)
-    if code == "403":
-        # Parameter Store would have said which right is missing, and this says nothing of that.
-        return AccessDenied(said, remedy="Check any proxy or gateway between: Parameter Store itself says more.")
-    if isinstance(request, One) and is_reference(request.name) and "dependency service" in text:
-        # What a role without the right on the secret is told, whether or not there is one.
-        return AccessDenied(
-            said, remedy="Allow secretsmanager:GetSecretValue on the secret, and kms:Decrypt on its key."
-        )
-    if code in _INVALID:
-        return InvalidPath(said, remedy=_CHECK_NAME)
-    return StoreUnavailable(said, remedy=_CONFIG, transient=False)
-
-
-def _quotes_body(response: Mapping[str, Any]) -> bool:
-    """Whether this comes from a body that is none of the service's: the SDK makes its status the code, and all of it the text."""
-    return str(response.get("Error", {}).get("Code", "")).isdecimal()
-
-
-def _denial(said: str, text: str, request: Request) -> AiossmenvError:
-    if "kms:Decrypt" in text or re.search(r"\(Service: (AWSKMS|Kms)", text) or "customer master key" in text:
-        key = re.search(r"on resource: (arn:\S+:kms:\S+)", text)
-        grant = f"Allow kms:Decrypt on {key[1]} for this role." if key else f"Allow kms:Decrypt for this role. {_KEY}"
-        return DecryptionFailed(said, remedy=grant)
-    resource = re.search(r"on resource: (arn:(\S+?):ssm:(\S*?):(\d*):\S*)", text)
-    action = {ByPath: "ssm:GetParametersByPath", ByName: "ssm:GetParameters", One: "ssm:GetParameter"}[type(request)]
-    stem = f"arn:{resource[2]}:ssm:{resource[3]}:{resource[4]}" if resource else "arn:aws:ssm:REGION:ACCOUNT"
-    if isinstance(request, ByPath):
-        # The service checks the path that was asked for, not what is under it.
-        name = f"{stem}:parameter{request.path}"
-        grant = f"Allow {action} on both {name} and {name.rstrip('/')}/*."
-    else:
-        names = request.names if isinstance(request, ByName) else (request.name,)
-        grant = f"Allow {action} on {', '.join(stem + ':parameter/' + base_name(name).lstrip('/') for name in names)}."
-    if resource and resource[1].endswith(":*"):
-        grant += " Or the name is mistyped: a role without a broad grant is told so of a parameter that does not exist."
-    return AccessDenied(said, action=action, remedy=grant)
+def _answered(**_: object) -> None:
+    """Note, for the task that is running, that an answer is here and is read next; a handler of the SDK's events."""
+    step.set("answer")
 
 
 def _page(parameters: Any, response: Mapping[str, Any], *, decrypt: bool, name: str = "") -> Page | None:

@@ -197,15 +197,15 @@ class Scan:
             until = min(until, now + self._pace.wait(now))
         return max(0.0, until - now)
 
-    def expire(self, now: float) -> None:
-        """Give up if the deadline is over."""
+    def expire(self, now: float, unsent: str = "") -> None:
+        """Give up if the deadline is over; *unsent*: why requests under way have not been sent, if they have not."""
         if now >= self._deadline and not self.done:
             left = (self._pack, *self._packs) if self._pack else ()
             unmade = [Job(ByName(names), want) for want, names in left]
             late = [*self._out, *self._ready, *(job for _, _, job in self._later), *unmade]
             late.sort(key=lambda job: job.last_error is None)  # those first that know why
             for job in late:
-                self._give_up(job, job.last_error or _unanswered(job))
+                self._give_up(job, job.last_error or _unanswered(job, unsent))
             self._ready.clear()
             self._later.clear()
             self._pack = None
@@ -497,9 +497,9 @@ class Scan:
 _LATER = "It is tried again until the deadline."
 
 
-def _unanswered(job: Job) -> StoreUnavailable:
+def _unanswered(job: Job, unsent: str) -> StoreUnavailable:
     return StoreUnavailable(
-        "Parameter Store did not answer before the deadline",
+        f"{unsent or 'Parameter Store did not answer'} before the deadline",
         parameter=", ".join(job.names) or None,
         path=job.request.path if isinstance(job.request, ByPath) else None,
         remedy="Check the network and the endpoint, or pass a longer deadline.",

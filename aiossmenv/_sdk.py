@@ -56,6 +56,20 @@ def new_client(session: Any, region: str | None, endpoint_url: str | None, conne
     return asyncio.run(_enter(client))
 
 
+def ask_once(session: Any) -> None:
+    """
+    Have a session of `new_session()` ask STS and SSO for credentials once, with our timeouts: retries are ours.
+
+    The SDK would ask five times, for up to a minute each, and the deadline would be over before it says what is wrong.
+    Call this after `new_client()`: an SDK with a default configuration drops the HTTP session of ours.
+    """
+    from aiobotocore.config import AioConfig
+
+    session._session.set_default_client_config(
+        AioConfig(connect_timeout=_CONNECT_TIMEOUT, read_timeout=_READ_TIMEOUT, retries={"total_max_attempts": 1})
+    )
+
+
 def region_of(session: Any, *, ours: bool) -> str | None:
     """Return the region that *session* is to talk to, or `None` if its own is meant. *ours*: it is of `new_session()`."""
     # The SDK for Python knows AWS_DEFAULT_REGION only; ECS, Lambda and the other SDKs say AWS_REGION, which comes
@@ -192,6 +206,8 @@ def _http_session_class() -> Any:
 
         def _trust(self) -> Any:
             context = self._get_ssl_context()
+            # The SDK's function turns it off, for urllib3 compares host names itself; aiohttp does not.
+            context.check_hostname = True
             if self._cert_file:
                 context.load_cert_chain(self._cert_file, self._key_file)
             context.load_verify_locations(get_cert_path(self._verify))

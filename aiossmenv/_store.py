@@ -216,7 +216,7 @@ class ParameterStore:
                 for task in [task for task in crew.tasks if task.done()]:
                     crew.tasks.remove(task)
                     task.result()
-                scan.expire(self.clock.now())
+                scan.expire(self.clock.now(), getattr(self._caller, "unsent", ""))
         finally:
             scan.abandon()
             for task in crew.tasks:

@@ -58,7 +58,7 @@ from types import MappingProxyType
 from typing import NamedTuple, Self, get_args
 
 from aiossmenv import _store
-from aiossmenv._client import _NETWORK, Client, _refusal
+from aiossmenv._client import Client
 from aiossmenv._clock import Clock
 from aiossmenv._errors import AiossmenvError, ParameterNotFound, StoreUnavailable
 from aiossmenv._parameter import (
@@ -73,6 +73,7 @@ from aiossmenv._parameter import (
 )
 from aiossmenv._request import BATCH, ByName, ByPath, One, Page, Request
 from aiossmenv._sdk import _READ_TIMEOUT
+from aiossmenv._sdk_errors import _NETWORK, _refusal
 
 _REGION = "eu-central-1"
 _ARN = f"arn:aws:ssm:{_REGION}:111122223333:parameter"

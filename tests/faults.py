@@ -8,6 +8,7 @@ answers is passed on.
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -211,3 +212,58 @@ def _json(body: Json, status: int) -> web.Response:
         content_type="application/x-amz-json-1.1",
         headers={"x-amzn-RequestId": "00000000-0000-0000-0000-000000000000"},
     )
+
+
+class Server:
+    """
+    A stand-in for an HTTP service, of raw bytes: STS, a credentials endpoint, or a proxy.
+
+    *answer* is called with each request, its head and its body, and returns what is sent before the connection is
+    closed; `None`: nothing is, and it stays open. *requests* are those that arrived.
+    """
+
+    def __init__(self, answer: Callable[[bytes], bytes | None]) -> None:
+        self.answer = answer
+        self.requests: list[bytes] = []
+        self.url = ""
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator["Server"]:
+        """Listen on a free port of loopback."""
+        server = await asyncio.start_server(self._handle, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        handlers: set[asyncio.Task[None]] = set()
+        self._handlers = handlers
+        try:
+            yield self
+        finally:
+            server.close()
+            for handler in handlers:
+                handler.cancel()
+            await asyncio.gather(*handlers, return_exceptions=True)
+
+    async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        here = asyncio.current_task()
+        assert here
+        self._handlers.add(here)
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = re.search(rb"(?i)content-length: (\d+)", head)
+                request = head + (await reader.readexactly(int(length[1])) if length else b"")
+                self.requests.append(request)
+                answer = self.answer(request)
+                if answer is None:
+                    await asyncio.sleep(3600)
+                writer.write(answer or b"")
+                await writer.drain()
+        finally:
+            self._handlers.discard(here)
+            writer.close()
+
+
+def http(body: str | bytes = b"", status: int = 200, kind: str = "text/xml") -> bytes:
+    """Return a whole HTTP response."""
+    content = body.encode() if isinstance(body, str) else body
+    head = f"HTTP/1.1 {status} Status\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n"
+    return f"{head}Connection: close\r\n\r\n".encode() + content

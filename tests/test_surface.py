@@ -23,8 +23,8 @@ from aiossmenv import (
     StoreUnavailable,
     Throttled,
 )
-from aiossmenv._client import _refusal, _RefusedToken
 from aiossmenv._request import ByName, ByPath, One, Request
+from aiossmenv._sdk_errors import InvalidToken, _refusal
 
 BY_PATH = ByPath("/FAKEBOOK/TEST", recursive=True)
 BY_NAME = ByName(("/FAKEBOOK/TEST/DB_URL", "/FAKEBOOK/TEST/DB_USER"))
@@ -156,7 +156,7 @@ def test_every_modelled_error_is_translated() -> None:
         error = refusal(code, "", status, request)
         assert type(error) is not AiossmenvError, code
         assert (status == 500) == isinstance(error, StoreUnavailable), code
-        assert isinstance(error, _RefusedToken) == (code == "InvalidNextToken"), code
+        assert isinstance(error, InvalidToken) == (code == "InvalidNextToken"), code
         assert (status == 500) == error.transient, code
 
 
@@ -195,7 +195,7 @@ KMS_RATE = (
         ("403", "Forbidden", 403, AccessDenied, False),
         ("ValidationException", "Parameter name: can't be prefixed with ssm", 400, InvalidPath, False),
         ("InvalidFilterKey", "", 400, InvalidPath, False),
-        ("InvalidNextToken", "", 400, _RefusedToken, False),
+        ("InvalidNextToken", "", 400, InvalidToken, False),
         ("SomethingNew", "nobody knows", 400, StoreUnavailable, False),
         ("404", "Not Found", 404, StoreUnavailable, False),
         ("", "", 0, StoreUnavailable, False),
@@ -207,7 +207,7 @@ def test_refusals(code: str, text: str, status: int, kind: type[AiossmenvError],
 
     assert kind is type(error)
     assert transient == error.transient
-    assert error.remedy or kind is _RefusedToken
+    assert error.remedy or kind is InvalidToken
 
 
 # Not all of these are Parameter Store's own: proxies, STS and the services behind it speak through it.
