@@ -1,4 +1,4 @@
-# One owner: what the SDK's answers and errors mean. No type and no exception of it gets out of here.
+# One owner: one request, and what the SDK's answers mean. No type of the SDK gets out of here.
 """One request to Parameter Store through aioboto3: a page comes back, or one of our errors."""
 
 import asyncio

@@ -58,7 +58,12 @@ class AiossmenvError(Exception):
 
 
 class AccessDenied(AiossmenvError):
-    """There are no usable credentials, or IAM refused *action*, as `ssm:GetParameters`, to them."""
+    """
+    There are no usable credentials, or IAM refused *action*, as `ssm:GetParameters`, to them.
+
+    *action* is `None` where it is not Parameter Store that refuses: STS, IAM Identity Center, a container's endpoint, a
+    file or a process that is to give the credentials.
+    """
 
     def __init__(
         self,
@@ -130,7 +135,12 @@ class DecryptionFailed(AiossmenvError):
 
 
 class StoreUnavailable(AiossmenvError):
-    """Parameter Store gave no usable answer: network, server error, malformed body, or nothing to connect to."""
+    """
+    Parameter Store gave no usable answer, or no request could be sent to it.
+
+    *transient* where that may pass: the network, a proxy, a server error, a malformed body, or a source of credentials
+    that does not answer now. Not where it cannot: certificates, the region, the endpoint, a proxy that refuses, a bug.
+    """
 
     transient = True
 

@@ -458,7 +458,7 @@ class Scan:
         delay = self._backoff.delay_within(job.failures, self._random(), self._deadline - now)
         if error.transient and delay is not None:
             heapq.heappush(self._later, (now + delay, next(self._turn), job))
-        elif isinstance(error, AccessDenied) and job.because:
+        elif _is_denial(error) and job.because:
             if job.because not in self._met:
                 # That was of other names, or some time ago, and leaves no way for these.
                 if self._denials.learned.get(ByName) is job.because:
@@ -502,7 +502,7 @@ def _unanswered(job: Job, unsent: str) -> StoreUnavailable:
         f"{unsent or 'Parameter Store did not answer'} before the deadline",
         parameter=", ".join(job.names) or None,
         path=job.request.path if isinstance(job.request, ByPath) else None,
-        remedy="Check the network and the endpoint, or pass a longer deadline.",
+        remedy=f"Check {'where they come from' if unsent else 'the network and the endpoint'}, or pass a longer deadline.",
     )
 
 

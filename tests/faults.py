@@ -267,3 +267,34 @@ def http(body: str | bytes = b"", status: int = 200, kind: str = "text/xml") -> 
     content = body.encode() if isinstance(body, str) else body
     head = f"HTTP/1.1 {status} Status\r\nContent-Type: {kind}\r\nContent-Length: {len(content)}\r\n"
     return f"{head}Connection: close\r\n\r\n".encode() + content
+
+
+def cut(part: float, *, chunked: bool = False, rst: bool = False) -> Fault:
+    """
+    Send the first part of the right body, in pieces, and end the connection in its middle: in order, or with RST.
+
+    *chunked*: without a length, in chunks; else the length is that of the whole body.
+    """
+
+    async def fault(call: Call, forward: Forward) -> web.Response:
+        body = json.dumps((await forward(call.body))["body"]).encode()
+        transport = call.request.transport
+        assert transport is not None
+        length = b"Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}".encode()
+        transport.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.1\r\n" + length + b"\r\n\r\n")
+        end = int(len(body) * part)
+        for begin in range(0, end, 1000):
+            piece = body[begin : min(end, begin + 1000)]
+            transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+            # So that it is read before the connection ends: what RST overtakes is lost.
+            await asyncio.sleep(0.002)
+        await asyncio.sleep(0.01)
+        if rst:
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            transport.abort()
+        else:
+            transport.close()
+        return web.Response()
+
+    return fault

@@ -75,20 +75,12 @@ from aiossmenv.testing import ManualClock, MemoryStore
 from embedded import MariaDB, Store
 from face import MODULES, code_of, is_ours, public
 from faults import Call, Fault, FaultProxy, Forward, error, hang, raw, reset, throttled, truncated
+from reach import shapes
 from timing import eventually
 
 # Found whole wherever it is quoted, escaped or not, and however short the part that is shown.
 CORE = "Qz7XkV9w"
 SECRET = f"{CORE}\"'\\ /+&%\t\nü{CORE}"
-
-
-def shapes(text: str) -> Iterator[str]:
-    """Yield what *text* looks like as it is, in hexadecimal, and within base64 at each of its three offsets."""
-    yield text
-    yield text.encode().hex()
-    for offset in range(3):
-        encoded = base64.b64encode(b"\0" * offset + text.encode()).decode()
-        yield encoded[-(-offset * 8 // 6) : (offset + len(text)) * 8 // 6]
 
 
 SHAPES = [shape.casefold() for shape in shapes(CORE)]

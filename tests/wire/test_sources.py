@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from aiossmenv import AccessDenied, AiossmenvError, ParameterStore, StoreUnavailable, load_env
 from aiossmenv.testing import ManualClock
 from embedded import Store
-from faults import FaultProxy, Server, http
+from faults import FaultProxy, Server, error, http
 from timing import passing
 
 # In whatever is not to be shown: tokens, keys, outputs, answers, passwords.
@@ -612,6 +612,34 @@ async def test_nothing_is_learned_from_sts(before: FaultProxy, ssm: Store, tmp_p
             assert "1" == (await store.get("/A/B")).value
 
     assert ["GetParameters"] == [call.operation for call in before.calls]
+
+
+async def test_what_was_learned_outlives_a_refusal_of_sts(
+    before: FaultProxy, ssm: Store, clock: ManualClock, tmp_path: Path
+) -> None:
+    """A role that may not read names together is not tried for that right again because STS refused it meanwhile."""
+    await asyncio.to_thread(ssm.put, "/A/B", "1")
+    before.add(
+        error("AccessDeniedException", "not authorized to perform: ssm:GetParameters"), operation="GetParameters"
+    )
+    answer = granted(601)
+    async with Server(lambda _: answer).running() as server:
+        os.environ["AWS_ENDPOINT_URL_STS"] = server.url
+        web_identity(token_of(tmp_path))
+        async with ParameterStore(clock=clock, random=lambda: 0.5) as store:
+            env = await load_env("/A", keys=["B"], environ={}, store=store)
+            assert 1 == before.count("GetParameters")
+            answer = sts_error("AccessDenied", 403)
+            await asyncio.sleep(1.5)
+
+            with pytest.raises(AccessDenied, match="STS"):
+                await env.refresh("B")
+
+            answer = granted()
+            await env.refresh("B")
+
+    assert 1 == before.count("GetParameters")
+    assert 2 == before.count("GetParameter")
 
 
 # --- Credentials that stop working later
