@@ -48,6 +48,7 @@ class Client:
         self._connections = connections
         self._client: Any = None
         self._opening = asyncio.Lock()
+        self._closed = False
 
     async def call(self, request: Request) -> Answer:
         """Send one request; see `Caller`."""
@@ -72,13 +73,19 @@ class Client:
         raise fault from cause
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections, also those that are opened now."""
+        self._closed = True
         client, self._client = self._client, None
         if client:
             await client.__aexit__(None, None, None)
 
     async def _send(self, request: Request) -> Answer | AiossmenvError | None:
         client = await self._opened()
+        if self._closed:
+            # Closed by another task while this one connected; nothing closes this client a second time.
+            self._client = None
+            await client.__aexit__(None, None, None)
+            return StoreUnavailable("the store was closed while it connected", remedy=_WAIT)
         _ours.set(True)  # for this task, which sends nothing else
         match request:
             case ByPath(path, recursive, decrypt, token):
@@ -109,9 +116,17 @@ class Client:
                 for name in ("botocore.parsers", "botocore.httpsession"):
                     logging.getLogger(name).addFilter(_is_not_ours)
                 region = self.region or region_of(session, ours=self._session is None)
-                self._client = await asyncio.to_thread(
-                    new_client, session, region, self._endpoint_url, self._connections
+                making = asyncio.ensure_future(
+                    asyncio.to_thread(new_client, session, region, self._endpoint_url, self._connections)
                 )
+                try:
+                    self._client = await asyncio.shield(making)
+                except asyncio.CancelledError:
+                    # The thread goes on, and what it opens is to be closed.
+                    await asyncio.wait({making})
+                    if not making.exception():
+                        await making.result().__aexit__(None, None, None)
+                    raise
                 self.region = self._client.meta.region_name
             return self._client
 
