@@ -59,6 +59,7 @@ class Client:
         self._credentials: Any = None
         self._fetching = 0
         self._opening = asyncio.Lock()
+        self._closed = False
 
     @property
     def unsent(self) -> str:
@@ -91,7 +92,8 @@ class Client:
         raise fault from cause
 
     async def aclose(self) -> None:
-        """Close all connections."""
+        """Close all connections, also those that are opened now."""
+        self._closed = True
         client, self._client = self._client, None
         if client:
             await client.__aexit__(None, None, None)
@@ -114,6 +116,11 @@ class Client:
     async def _send(self, request: Request) -> Answer | AiossmenvError | None:
         step.set("configuration")  # for this task, which sends nothing else
         client = await self._opened()
+        if self._closed:
+            # Closed by another task while this one connected; nothing closes this client a second time.
+            self._client = None
+            await client.__aexit__(None, None, None)
+            return StoreUnavailable("the store was closed while it connected", remedy="It is connected again.")
         await self._have_credentials()
         step.set("request")
         match request:
@@ -151,9 +158,17 @@ class Client:
                 step.set("configuration")
                 region = self._region or region_of(session, ours=self._session is None)
                 check_region(region, session)
-                self._client = await asyncio.to_thread(
-                    new_client, session, region, self._endpoint_url, self._connections
+                making = asyncio.ensure_future(
+                    asyncio.to_thread(new_client, session, region, self._endpoint_url, self._connections)
                 )
+                try:
+                    self._client = await asyncio.shield(making)
+                except asyncio.CancelledError:
+                    # The thread goes on, and what it opens is to be closed.
+                    await asyncio.wait({making})
+                    if not making.exception():
+                        await making.result().__aexit__(None, None, None)
+                    raise
                 if self._session is None:
                     ask_once(session)
                 self._client.meta.events.register("before-parse.ssm", _answered)

@@ -8,17 +8,19 @@ before it may fail or be cancelled, and has then changed nothing.
 
 import asyncio
 import logging
+import math
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
-from aiossmenv._errors import AiossmenvError, InvalidVariable, StaleEnv
-from aiossmenv._flights import SingleFlight
+from aiossmenv._errors import AiossmenvError, InvalidVariable, StaleEnv, StoreUnavailable
+from aiossmenv._flights import Home, SingleFlight
 from aiossmenv._parameter import Parameter, asked_name
 from aiossmenv._publish import Edit, apply, check, plan
 from aiossmenv._request import BATCH, Want
-from aiossmenv._scan import Scan
+from aiossmenv._scan import DENIED_FOR, Scan
 from aiossmenv._schedule import Kind, Schedule, Status
 from aiossmenv._snapshot import Change, Known, Snapshot, diff
 from aiossmenv._store import ParameterStore, alive
@@ -36,14 +38,31 @@ _NAMED = 20
 # So many parameters take about 2 ms to publish; more are worked out in a thread.
 _AT_ONCE = 500
 
+# Of the time that a caller of `ensure_fresh()` waits, the read takes this part: then its own error says what is wrong.
+_READ_PART = 0.9
+
 # What a refresh covers: everything, in one way or another, or some keys.
-_Flight = Kind | frozenset[str]
+_Scope = Kind | frozenset[str]
 
 
-def _covers(running: _Flight, wanted: _Flight) -> bool:
+def _covers(running: _Scope, wanted: _Scope) -> bool:
     if isinstance(wanted, frozenset):
         return not isinstance(running, frozenset) or running >= wanted
     return running in (wanted, "revalidate") or (running, wanted) == ("list", "poll")
+
+
+@dataclass(eq=False, slots=True)
+class _Refresh:
+    """
+    One refresh.
+
+    *deadline*: seconds for its read, `None` for those of its `Env`. *turn*: its number, from the moment in which its
+    requests go out; before that it is newer than any question.
+    """
+
+    scope: _Scope
+    deadline: float | None = None
+    turn: float = math.inf
 
 
 class Env(Mapping[str, str]):
@@ -54,8 +73,9 @@ class Env(Mapping[str, str]):
     *shadowed* has the keys that were in the environment before us and were left alone (`override=False`): `env[key]`
     is the store's value all the same.
 
-    In a child process that was forked, one with a `ttl` is refused with `StaleEnv`, for nothing refreshes it there: load
-    in each worker. One without is a copy that works, `refresh()` too.
+    In a child process that was forked, and after the event loop that it was loaded on, one with a `ttl` is refused with
+    `StaleEnv`, for nothing refreshes it there: load in each worker, and on each loop. One without works on any loop, one
+    at a time, and in a child, `refresh()` too.
     """
 
     def __init__(
@@ -83,15 +103,20 @@ class Env(Mapping[str, str]):
         self._polls: tuple[Want, ...] = ()
         self._schedule = schedule
         self._watchers = Watchers()
-        self._flights: SingleFlight[_Flight, tuple[Change, ...]] = SingleFlight()
-        self._done: _Flight = frozenset()
+        self._home = Home()
+        self._flights: SingleFlight[_Refresh, tuple[Change, ...]] = SingleFlight()
+        # The last refresh of each kind that succeeded; how many have sent requests, and when the last one began.
+        self._done: dict[Kind | None, _Refresh] = {}
+        self._turns = 0
+        self._began = -math.inf
         self._reading: asyncio.Task[Any] | None = None
-        self._began = self._done_began = float("-inf")
+        # The kind of error that ensure_fresh() warned of in this outage.
+        self._warned: type[Exception] | None = None
         self._region: str | None = None
         self._refresher: asyncio.Task[None] | None = None
         self._sleeper: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._closed = self._inherited = False
+        self._closed = self._released = self._inherited = False
         # One flag for all reasons to refuse a read, so that a read costs no more than a lookup.
         self._guarded = max_stale is not None
         alive[id(self)] = self
@@ -117,7 +142,7 @@ class Env(Mapping[str, str]):
     @property
     def snapshot(self) -> Snapshot:
         """The newest complete read."""
-        self._refuse_inherited()
+        self._refuse_left()
         return self._snapshot
 
     @property
@@ -137,23 +162,23 @@ class Env(Mapping[str, str]):
         Without *keys* everything is listed, undecrypted, and what changed is decrypted; so it is with a key that is not
         there, which a listing may find. With up to ten, these are read decrypted in one call; with more, by name.
         *min_gap*: seconds that lie between the beginning of the last refresh and of this one at least; they are waited
-        for. Whoever asks while a refresh runs that covers it shares it. Raises what the read raises; the last good
-        snapshot stays then.
+        for. What it returns is newer than the call: callers share a refresh that has sent no request yet, and one that is
+        under way is followed by one more for all who came since. Raises what the read raises; the last good snapshot
+        stays then.
         """
-        self._refuse_closed()
-        wanted: _Flight = frozenset(keys) if keys and self._snapshot.parameters.keys() >= set(keys) else "list"
-        asked = self._clock.now()
-        while (gap := self._began + min_gap - self._clock.now()) > 0:
+        self._arrive()
+        asked = self._turns
+        gap = self._began + min_gap - self._clock.now()
+        if gap > 0:
             await self._clock.sleep(gap)
             self._refuse_closed()
-            if self._began > asked:  # somebody else was quicker
-                if any(_covers(running, wanted) for running in self._flights):
-                    break
-                if self._done_began > asked and _covers(self._done, wanted):
-                    return ()
-        return await self._share(wanted)
+        # After the wait, in which a key may have gone. A poll puts off nothing, or one that is frequent would for ever.
+        scope: _Scope = frozenset(keys) if keys and self._snapshot.parameters.keys() >= set(keys) else "list"
+        if any(done.turn > asked and _covers(done.scope, scope) for done in self._done.values()):
+            return ()
+        return await self._share(scope, asked)
 
-    async def ensure_fresh(self, max_age: float) -> tuple[Change, ...]:
+    async def ensure_fresh(self, max_age: float, deadline: float = 5.0) -> tuple[Change, ...]:
         """
         Refresh if the last complete read is *max_age* seconds old or older, and return what changed.
 
@@ -161,19 +186,29 @@ class Env(Mapping[str, str]):
         load without `ttl` when the process starts, and call this when a request begins. It costs nothing while the values
         are young. Without `ttl` and a store of your own that stays open (`async with ParameterStore() as store`), each read
         connects anew. It reads by name, or lists and decrypts all when `relist` and `revalidate` seconds are over
-        (`relist` has no default without `ttl`: what was added is not found then); whoever asks meanwhile shares it.
+        (`relist` has no default without `ttl`: what was added is not found then); all callers share one read.
 
-        The age is what the clock says that went further, of the monotonic one, which may stand still while a process
-        is frozen, and the time of day. Raises what the read raises, within `deadline` seconds, and as many for a refresh
-        of some keys that is under way and comes first; the last good snapshot stays then, for those who catch it.
+        It returns within *deadline* seconds. If the read fails, or takes longer, the last good values stay, `status` and a
+        warning in the log say why, and `()` is returned; so it is, at once, until the next try, which backs off as
+        refreshes in the background do. Only if the values are older than `max_stale` then it raises `StaleEnv`.
+
+        The age is the larger of the monotonic time elapsed, which may stand still while a process is frozen, and the
+        wall-clock time.
         """
         self._refuse_closed()
         if not max_age >= 0:
             raise ValueError(f"max_age is a number of seconds, not {max_age!r}")
+        if not deadline > 0:
+            raise ValueError(f"deadline is a number of seconds above 0, not {deadline!r}")
         now = self._now()
         if self._schedule.status(now).age < max_age:
             return ()
-        return await self._share(self._schedule.kind(now))
+        self._arrive()
+        changes: tuple[Change, ...] = ()
+        if not self._schedule.retry_left(now):
+            changes = await self._try(self._schedule.kind(now), deadline)
+        self._refuse_stale()
+        return changes
 
     def changes(self) -> AsyncIterator[Change]:
         """
@@ -181,7 +216,7 @@ class Env(Mapping[str, str]):
 
         A slow reader gets one change for each key, from the oldest state it has not seen to the newest.
         """
-        self._refuse_inherited()
+        self._refuse_elsewhere()
         return self._watchers.changes()
 
     def on_change(self, callback: Callback, *keys: str) -> Callable[[], None]:
@@ -191,7 +226,7 @@ class Env(Mapping[str, str]):
         A function is called on the loop, after the change is published and before `refresh()` returns; a coroutine
         function runs in a task, one call at a time. What they raise is logged by type and place, and goes no further.
         """
-        self._refuse_inherited()
+        self._refuse_elsewhere()
         return self._watchers.subscribe(callback, keys)
 
     async def aclose(self) -> None:
@@ -200,6 +235,8 @@ class Env(Mapping[str, str]):
 
         A callback that closes it, itself or through a task that it started, goes on; all others are cancelled.
         """
+        if self._home.moved(self):
+            self._leave_loop()
         first, self._closed = not self._closed, True
         if first:
             self._closing = asyncio.create_task(self._close(), name="aiossmenv close")
@@ -214,10 +251,11 @@ class Env(Mapping[str, str]):
 
     async def _start(self) -> None:
         """Make the first load and, with a TTL, begin to refresh."""
+        self._home.moved(self)
         if self._ttl is not None:
             self._store._join()
         try:
-            await self._read("revalidate")
+            await self._read(_Refresh("revalidate"))
         except BaseException:
             self._closed = True
             await self._release()
@@ -226,34 +264,74 @@ class Env(Mapping[str, str]):
         if self._ttl is not None:
             self._refresher = asyncio.create_task(self._keep_fresh(), name="aiossmenv refresher")
 
-    async def _share(self, wanted: _Flight) -> tuple[Change, ...]:
-        """Join a refresh that covers *wanted*, or begin one."""
-        flight = next((running for running in self._flights if _covers(running, wanted)), wanted)
-        return await self._flights.do(flight, lambda: self._refresh(wanted))
+    async def _share(
+        self, scope: _Scope, asked: float = -math.inf, deadline: float | None = None
+    ) -> tuple[Change, ...]:
+        """Join a refresh that covers *scope* and has a later turn than that of the question, or begin one."""
+        mine = _Refresh(scope, deadline)
+        joined = (other for other in self._flights if other.turn > asked and _covers(other.scope, scope))
+        flight = next(joined, mine)
+        return await self._flights.do(flight, lambda: self._refresh(mine))
 
-    async def _refresh(self, wanted: _Flight) -> tuple[Change, ...]:
+    async def _try(self, kind: Kind, deadline: float) -> tuple[Change, ...]:
+        """Refresh, for at most *deadline* seconds; what fails is left to `status` and the log."""
+        trying = asyncio.create_task(self._share(kind, deadline=deadline * _READ_PART), name="aiossmenv ensure_fresh")
+        alarm = asyncio.create_task(self._clock.sleep(deadline), name="aiossmenv alarm")
+        try:
+            await asyncio.wait({trying, alarm}, return_when=asyncio.FIRST_COMPLETED)
+            if trying.done():
+                return trying.result()
+            # It waited for a refresh of others, which has a deadline of its own.
+            late = StoreUnavailable(
+                f"no refresh ended within {deadline:g} s",
+                path=self._wanted.where,
+                region=self._region,
+                remedy="Check the network and the endpoint, or pass a longer deadline.",
+            )
+            self._schedule.failed(late, now=self._clock.now())
+            self._fell_short(late)
+        except Exception as error:
+            self._fell_short(error)
+        finally:
+            alarm.cancel()
+            if not trying.done():
+                trying.cancel()
+                await asyncio.wait({trying})
+        return ()
+
+    def _fell_short(self, error: Exception) -> None:
+        """Say that `ensure_fresh()` answers from the last good values; once in an outage, for each kind of error."""
+        self._refuse_closed()
+        if self._warned is not type(error):
+            self._warned = type(error)
+            self._warn(error)
+
+    async def _refresh(self, refresh: _Refresh) -> tuple[Change, ...]:
         # One at a time: what reads less never overwrites what reads more.
         # Looked at again after each wait: of several who wait, one goes first, and one may be cancelled.
         while self._reading and not self._reading.done():
             await asyncio.wait({self._reading})
         self._reading = asyncio.current_task()
         try:
-            changes = await self._read(wanted)
+            changes = await self._read(refresh)
         except Exception as error:
             fault = error if isinstance(error, AiossmenvError) else AiossmenvError(f"unexpected {type(error).__name__}")
             # What fails for some keys is told to who asked for them, and puts off no refresh of all.
-            if not isinstance(wanted, frozenset):
-                self._schedule.failed(fault, now=self._clock.now())
+            if not isinstance(refresh.scope, frozenset):
+                self._schedule.failed(fault, now=self._clock.now(), kind=refresh.scope)
             raise
         finally:
+            self._reading = None
             if self._sleeper:
                 self._sleeper.cancel()  # the refresher sleeps until a time that may no longer hold
-        self._done, self._done_began = wanted, self._began
-        if isinstance(wanted, frozenset):
+        scope = refresh.scope
+        self._done[None if isinstance(scope, frozenset) else scope] = refresh
+        if isinstance(scope, frozenset):
             self._schedule.partly_succeeded(changes=len(changes))
         else:
+            self._warned = None
             self._schedule.succeeded(
-                wanted,
+                scope,
                 now=self._clock.now(),
                 wall=self._snapshot.taken_at,
                 changes=len(changes),
@@ -266,14 +344,19 @@ class Env(Mapping[str, str]):
         self._watchers.deliver(changes)
         return changes
 
-    async def _read(self, wanted: _Flight) -> tuple[Change, ...]:
-        """Read what is *wanted* and publish it."""
+    async def _read(self, refresh: _Refresh) -> tuple[Change, ...]:
+        """Read what *refresh* covers and publish it."""
         self._began = self._clock.now()
+        if isinstance(refresh.scope, frozenset) and not self._snapshot.parameters.keys() >= refresh.scope:
+            refresh.scope = "list"  # one of the keys went while this waited for another refresh
         known = self._known
         self._store._join()
+        self._store._denials.age(self._schedule.newly_slept())
         try:
-            scan = await self._off_loop(len(known.parameters), self._scan, wanted, known)
+            scan = await self._off_loop(len(known.parameters), self._scan, refresh, known)
             try:
+                self._turns += 1
+                refresh.turn = self._turns
                 await self._store._drive(scan)
             finally:
                 self._schedule.count(requests=scan.requests, throttled=scan.throttled, decrypted=scan.decrypted)
@@ -285,12 +368,14 @@ class Env(Mapping[str, str]):
             logger.info("not in Parameter Store: %s", ", ".join(sorted(scan.unknown)))
         # After the store is closed, if it is: nothing is awaited behind the publication, so a read that is cancelled
         # has published nothing.
-        complete = not isinstance(wanted, frozenset)
+        complete = not isinstance(refresh.scope, frozenset)
         return await self._publish(await self._off_loop(len(scan.found), self._prepare, known, scan, complete))
 
-    def _scan(self, wanted: _Flight, known: Known) -> Scan:
-        """Return the scan that reads what is *wanted*; changes nothing, and waits for nothing."""
-        wants, groups, few = self._wanted.wants(), self._groups(), False
+    def _scan(self, refresh: _Refresh, known: Known) -> Scan:
+        """Return the scan that reads what *refresh* covers; changes nothing, and waits for nothing."""
+        wants, groups, few, wanted = self._wanted.wants(), self._groups(), False, refresh.scope
+        limits = [seconds for seconds in (refresh.deadline, self._deadline) if seconds is not None]
+        until_listing = self._schedule.until_listing(self._clock.now())
         if isinstance(wanted, frozenset):
             keys, few = self._with_their_groups(wanted), len(wanted) <= BATCH
             parameters = self._snapshot.parameters
@@ -301,10 +386,11 @@ class Env(Mapping[str, str]):
             wants = self._polls
         return self._store._scan_for(
             wants,
-            deadline=self._deadline,
+            deadline=min(limits, default=None),
             known=known,
             decrypt="all" if few or wanted == "revalidate" else "changed",
             groups=groups,
+            denied_for=DENIED_FOR if until_listing is None else until_listing,
         )
 
     def _with_their_groups(self, wanted: frozenset[str]) -> frozenset[str]:
@@ -377,24 +463,28 @@ class Env(Mapping[str, str]):
                 try:
                     await self._share(self._schedule.kind(self._now()))
                 except Exception as error:
-                    status = self.status
-                    logger.warning(
-                        "refresh of %s failed, %d in a row; the values of %.0f s ago stay, next try in %.1f s: %s: %s",
-                        self._wanted.where,
-                        status.failures,
-                        status.age,
-                        status.next_refresh or 0.0,
-                        type(error).__name__,
-                        error if isinstance(error, AiossmenvError) else "",
-                    )
+                    self._warn(error)
+        except asyncio.CancelledError:
+            # Not raised: its traceback would keep this Env from being reported when the last reference to it goes.
+            if not self._closed:
+                # Cancelled from outside: the loop is going down. A block around this Env may still be about to close it.
+                self._guarded = True
+                await self._release()
         finally:
             if self._sleeper:
                 self._sleeper.cancel()
-            if not self._closed:
-                # Cancelled from outside: the loop is going down and nobody closed this Env.
-                self._closed = True
-                await self._release()
-                self._warn_unclosed()
+
+    def _warn(self, error: Exception) -> None:
+        status = self.status
+        logger.warning(
+            "refresh of %s failed, %d in a row; the values of %.0f s ago stay, next try in %.1f s: %s: %s",
+            self._wanted.where,
+            status.failures,
+            status.age,
+            status.next_refresh or 0.0,
+            type(error).__name__,
+            error if isinstance(error, AiossmenvError) else "",
+        )
 
     async def _close(self) -> None:
         try:
@@ -406,6 +496,9 @@ class Env(Mapping[str, str]):
 
     async def _release(self) -> None:
         self._schedule.stop()
+        released, self._released = self._released, True
+        if released:
+            return
         try:
             await self._flights.aclose()
             await self._watchers.aclose()
@@ -420,28 +513,59 @@ class Env(Mapping[str, str]):
 
     def _forked(self) -> None:
         # What runs in the parent never ends here, and closing it would disturb the parent.
-        self._flights, self._reading, self._closing = SingleFlight(), None, None
-        self._watchers.forked()
+        self._home = Home()
+        self._forget_tasks()
         if self._ttl is not None and not self._closed:
             self._closed = self._inherited = self._guarded = True
             self._schedule.stop()
 
+    def _forget_tasks(self) -> None:
+        self._flights, self._reading, self._closing = SingleFlight(), None, None
+        self._watchers.moved()
+
+    def _leave_loop(self) -> None:
+        """Begin anew on the running loop: nothing that was begun on another one can be waited for here."""
+        self._forget_tasks()
+        refresher, self._refresher = self._refresher, None
+        if refresher and not refresher.get_loop().is_closed():
+            refresher.cancel()
+
+    def _arrive(self) -> None:
+        """Refuse what cannot be refreshed any more, or not here; else make the running loop the home."""
+        self._refuse_closed()
+        if self._home.moved(self):
+            self._leave_loop()
+
     def _refuse_closed(self) -> None:
-        self._refuse_inherited()
+        self._refuse_left()
         if self._closed:
             raise RuntimeError("this Env is closed")
 
-    def _refuse_inherited(self) -> None:
+    def _refuse_elsewhere(self) -> None:
+        self._refuse_left()
+        self._home.refuse_other_thread(self)
+
+    def _refuse_left(self) -> None:
+        """Raise `StaleEnv` where nothing refreshes this any more."""
         if self._inherited:
-            raise StaleEnv(
-                "this Env was made before a fork, and nothing refreshes it in this process",
-                path=self._wanted.where,
-                region=self._region,
-                remedy="Load in each worker: in the app's lifespan, gunicorn's post_fork, or the process's own function.",
+            self._refuse(
+                "was made before a fork, and nothing refreshes it in this process",
+                "Load in each worker: in the app's lifespan, gunicorn's post_fork, or the process's own function.",
             )
+        if self._refresher and not self._closed:
+            home = self._home.loop
+            ended = self._refresher.done() or not home or home.is_closed() or self._home.is_elsewhere()
+            if ended and not (home and home.is_running()):
+                self._refuse(
+                    "was loaded on another event loop, which does not run any more, and nothing refreshes it",
+                    "Load within each asyncio.run(), or without ttl and call ensure_fresh().",
+                )
+
+    def _refuse(self, text: str, remedy: str) -> None:
+        raise StaleEnv(f"this Env {text}", path=self._wanted.where, region=self._region, remedy=remedy)
 
     def _refuse_stale(self) -> None:
-        self._refuse_inherited()
+        self._refuse_left()
         if self._schedule.too_stale(self._now()):
             error = self.status.last_error
             raise StaleEnv(

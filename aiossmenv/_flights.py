@@ -2,6 +2,9 @@
 """Calls that are shared by all who ask for the same."""
 
 import asyncio
+import os
+import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Generic, TypeVar
 
@@ -9,6 +12,47 @@ from aiossmenv._errors import StoreUnavailable
 
 K = TypeVar("K")
 T = TypeVar("T")
+
+
+class Home:
+    """
+    The event loop that an object lives on.
+
+    asyncio's tasks, locks, events and connections work on the loop that they were made on, and no other. Another loop is
+    noticed at use, by the identity of the running loop; a fork, which copies the loop, by the id of the process.
+    """
+
+    def __init__(self) -> None:
+        self._loop: weakref.ref[asyncio.AbstractEventLoop] | None = None
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop; `None` before the first use, when it is gone, and in a child process."""
+        return self._loop() if self._loop and self._pid == os.getpid() else None
+
+    def is_elsewhere(self) -> bool:
+        """Whether there is a home, and the loop that runs here, if one does, is another; changes nothing."""
+        here = asyncio._get_running_loop()
+        return self._loop is not None and here is not None and self.loop is not here
+
+    def refuse_other_thread(self, what: object) -> None:
+        """Raise `RuntimeError` if *what* lives on another loop that runs now, which it can only do in another thread."""
+        loop = self.loop
+        if loop and loop.is_running() and self.is_elsewhere():
+            raise RuntimeError(
+                f"{what!r} is in use on the event loop of another thread: make one for each loop,"
+                " or use asyncio.run_coroutine_threadsafe()"
+            )
+
+    def moved(self, what: object) -> bool:
+        """Make the running loop the home of *what*; whether another one was, which must not be running any more."""
+        with self._lock:
+            self.refuse_other_thread(what)
+            elsewhere = self.is_elsewhere()
+            self._loop, self._pid = weakref.ref(asyncio.get_running_loop()), os.getpid()
+            return elsewhere
 
 
 class SingleFlight(Generic[K, T]):

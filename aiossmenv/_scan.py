@@ -12,6 +12,7 @@ with it the rest of its group. Where the role may not read ten names at once it 
 
 import heapq
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,9 @@ from aiossmenv._pace import Pace
 from aiossmenv._parameter import Parameter, Reading, answers, is_reference, split_selector
 from aiossmenv._readings import Bag, Readings
 from aiossmenv._request import BATCH, Answer, ByName, ByPath, One, Page, Request, TokenRefused, Want, tens
+
+# Seconds for which a denial holds where no listing is planned; five times the default `ttl` of a store.
+DENIED_FOR = 300.0
 
 
 @dataclass(eq=False, slots=True)
@@ -75,27 +79,63 @@ class Job:
 
 
 class Denials:
-    """What the role may not do, learned once for a store: kinds of requests, each with the error that said so."""
+    """
+    What the role may not do: kinds of requests, each with the error that said so, shared by all scans of a store.
+
+    A denial is forgotten when its time is over, because a new policy takes minutes to hold. What was denied before is
+    *doubted* then: it is tried once more, alone, and only its success makes it an ordinary request again.
+    """
 
     def __init__(self) -> None:
         self.learned: dict[type[Request], AiossmenvError] = {}
+        self.doubted: set[type[Request]] = set()
+        self._until: dict[type[Request], float] = {}
+        self._last: dict[type[Request], AiossmenvError] = {}
         self._told: set[type[Request]] = set()
-        self._unreported: list[AiossmenvError] = []
+        self._unreported: list[tuple[bool, AiossmenvError]] = []
 
-    def learn(self, kind: type[Request], error: AiossmenvError) -> None:
-        """Remember a denial."""
+    def learn(self, kind: type[Request], error: AiossmenvError, until: float = math.inf) -> None:
+        """Remember a denial, at the longest *until* that time."""
         if kind not in self.learned:
             self.learned[kind] = error
-            if kind not in self._told:
-                self._told.add(kind)
-                self._unreported.append(error)
+            self._until[kind] = until
+            self.doubted.discard(kind)
+
+    def confirm(self, kind: type[Request]) -> None:
+        """Report a denial that another kind of request made up for; only once while it lasts."""
+        if kind in self.learned and kind not in self._told:
+            self._told.add(kind)
+            self._unreported.append((False, self.learned[kind]))
+
+    def granted(self, kind: type[Request]) -> None:
+        """Note that a request went well; report it if its kind was reported as denied."""
+        if kind in self.doubted:
+            self.doubted.discard(kind)
+            if kind in self._told:
+                self._told.discard(kind)
+                self._unreported.append((True, self._last[kind]))
 
     def forget(self, kind: type[Request]) -> None:
         """Let it be tried again."""
-        del self.learned[kind]
+        self._last[kind] = self.learned.pop(kind)
 
-    def report(self) -> list[AiossmenvError]:
-        """Return what was learned since this was last asked; of one kind the first only."""
+    def doubt(self, kinds: Iterable[type[Request]]) -> None:
+        """Let each of *kinds* that is denied be tried again by one request."""
+        for kind in self.learned.keys() & set(kinds):
+            self.forget(kind)
+            self.doubted.add(kind)
+
+    def age(self, seconds: float) -> None:
+        """Note that the process slept, and the clock of *until* with it."""
+        for kind in self._until:
+            self._until[kind] -= seconds
+
+    def expire(self, now: float) -> None:
+        """Doubt the denials whose time is over."""
+        self.doubt([kind for kind, until in self._until.items() if now >= until])
+
+    def report(self) -> list[tuple[bool, AiossmenvError]]:
+        """Return what is to be logged since this was last asked: whether the right is back, and what denied it."""
         unreported, self._unreported = self._unreported, []
         return unreported
 
@@ -107,8 +147,8 @@ class Scan:
     *wants*: what to look at. *known*, *digests*: what was read before, by name, and its ciphertexts' digests.
     *decrypt*: open everything at the first look, or `changed` things only. *groups*: names that are opened together.
     *lenient*: an error ends the read of the names that it concerns, in `errors`, and of no others. *pace*, *denials*:
-    shared by all scans of a store. *deadline*: when to give up, on the clock of the *now* that every method takes.
-    *random* gives numbers from 0 to 1.
+    shared by all scans of a store. *denied_for*: seconds for which a denial that this scan meets holds. *deadline*: when to
+    give up, on the clock of the *now* that every method takes. *random* gives numbers from 0 to 1.
     """
 
     def __init__(
@@ -124,6 +164,7 @@ class Scan:
         decrypt: Literal["all", "changed"] = "all",
         groups: Iterable[frozenset[str]] = (),
         lenient: bool = False,
+        denied_for: float = DENIED_FOR,
         backoff: Backoff | None = None,
     ) -> None:
         self._decrypt_all = decrypt == "all"
@@ -132,6 +173,9 @@ class Scan:
         self._lenient = lenient
         self._pace = pace
         self._denials = denials
+        self._denied_for = denied_for
+        # Denials that this scan taught and that no other kind of request has made up for yet.
+        self._unconfirmed: set[type[Request]] = set()
         self._deadline = deadline
         self._random = random
         self._backoff = backoff or Backoff()
@@ -180,7 +224,7 @@ class Scan:
         while self._later and self._later[0][0] <= now:
             self._ready.append(heapq.heappop(self._later)[2])
         self._fill()
-        if self.error or not self._ready or self._pace.wait(now):
+        if self.error or not self._ready or self._is_held() or self._pace.wait(now):
             return None
         job = self._ready.popleft()
         self._out.add(job)
@@ -193,9 +237,13 @@ class Scan:
         until = self._deadline
         if self._later:
             until = min(until, self._later[0][0])
-        if self._ready or self._pack:
+        if (self._ready or self._pack) and not self._is_held():
             until = min(until, now + self._pace.wait(now))
         return max(0.0, until - now)
+
+    def _is_held(self) -> bool:
+        """Whether the next job waits for those under way: what was denied before goes alone, so that it costs one denial."""
+        return bool(self._ready and self._out) and type(self._ready[0].request) in self._denials.doubted
 
     def expire(self, now: float, unsent: str = "") -> None:
         """Give up if the deadline is over; *unsent*: why requests under way have not been sent, if they have not."""
@@ -216,11 +264,15 @@ class Scan:
         for job in self._out:
             self._pace.forget(job)
         self._out.clear()
+        # Where nothing went well everything is denied: the credentials are broken, or the role has no policy yet.
+        self._denials.doubt(self._unconfirmed)
+        self._unconfirmed.clear()
 
     def answered(self, job: Job, answer: Answer, now: float) -> None:
         """Take in what a request gave."""
         self._out.discard(job)
         self._pace.answered(job, now, "good")
+        self._went_well(type(job.request))
         if isinstance(answer, TokenRefused):
             self._restart(job, now)
         elif job.listing:
@@ -240,7 +292,8 @@ class Scan:
                 self._again(job, _late(job.names), now)
             else:
                 self.unknown.update(job.names)
-                self._cleared(job)
+                self._cleared(job, now)
+                self._went_well(One)
         elif isinstance(error, DecryptionFailed) and job.listing and not job.opening and job.listing.root.decrypt:
             # One of them fails the page, and the answer does not say which; opened by name, it does.
             job.listing.root = replace(job.listing.root, decrypt=False)
@@ -252,19 +305,31 @@ class Scan:
                 # It may be one of them that is forbidden. If each can be read singly, it is not.
                 self._suspects[error] = len(job.names)
             elif _is_denial(error):
-                self._denials.learn(kind, error)
+                self._denials.learn(kind, error, now + self._denied_for)
+                self._unconfirmed.add(kind)
+            behind = len(self._ready)
             self._read_otherwise(job, self._denials.learned.get(kind, error))
+            # First, for they may show that the rest of this kind need not be sent.
+            self._ready.rotate(-behind)
             self._withdraw(kind)
         else:
             self._again(job, error, now)
         self._advance()
 
-    def _cleared(self, job: Job) -> None:
+    def _went_well(self, kind: type[Request]) -> None:
+        """Note that the role may send one kind of request: then what was denied of another kind is its own denial."""
+        self._denials.granted(kind)
+        for other in self._unconfirmed - {kind}:
+            self._denials.confirm(other)
+        self._unconfirmed &= {kind}
+
+    def _cleared(self, job: Job, now: float) -> None:
         """Note that the role may read a name singly, of ten that it may not read together."""
         if job.because in self._suspects:
             self._suspects[job.because] -= 1
             if not self._suspects[job.because]:
-                self._denials.learn(ByName, job.because)
+                self._denials.learn(ByName, job.because, now + self._denied_for)
+                self._denials.confirm(ByName)
                 self._withdraw(ByName)
 
     def _read_otherwise(self, job: Job, because: AiossmenvError) -> None:
@@ -407,7 +472,7 @@ class Scan:
             again = Job(request, job.want, opening=True, failures=job.failures, because=job.because, called=late)
             self._again(again, _late(names), now)
         else:
-            self._cleared(job)
+            self._cleared(job, now)
 
     def _advance(self) -> None:
         """When all was looked at, open what is to be opened."""
@@ -507,8 +572,8 @@ def _unanswered(job: Job, unsent: str) -> StoreUnavailable:
 
 
 def _is_denial(error: AiossmenvError) -> bool:
-    # Of the action, which another action may make up for; not of the credentials.
-    return isinstance(error, AccessDenied) and error.action is not None
+    # Of an action of Parameter Store's, which another one may make up for; not of the credentials, STS or KMS.
+    return isinstance(error, AccessDenied) and (error.action or "").startswith("ssm:")
 
 
 def _as_asked(item: Reading, name: str) -> Reading:

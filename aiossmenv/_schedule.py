@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Literal
 
 from aiossmenv._backoff import Backoff
-from aiossmenv._errors import AiossmenvError, Throttled
+from aiossmenv._errors import AiossmenvError, DecryptionFailed, Throttled
 
 # A refresh starts within this part of the TTL, so that a snapshot is replaced before it stops being fresh, and
 # processes that started together drift apart.
@@ -31,7 +31,8 @@ class Status:
     *fresh*: the snapshot is younger than `ttl`; without a `ttl`, always. *age*: seconds since the last complete read
     ended. *last_success*: when that was, with time zone. *last_error*: the error of the last complete refresh if it
     failed, else `None`. *failures*: failed ones in a row. *next_refresh*: seconds until the next planned one begins, 0
-    while it runs, `None` if none is planned. Since the first load: *refreshes*: complete ones that succeeded; *changes*:
+    while it runs, `None` if none is planned; without a `ttl`, after a failure, seconds until `ensure_fresh()` tries
+    again. Since the first load: *refreshes*: complete ones that succeeded; *changes*:
     what all refreshes brought; *requests*: to Parameter Store; *throttled*: those of them that were; *decrypted*:
     `SecureString`s that were decrypted, each of which is a call of KMS.
     """
@@ -83,6 +84,10 @@ class Schedule:
         self._last_error: AiossmenvError | None = None
         self._failures = 0
         self._due: float | None = None
+        # When a refresh may be tried after one that failed, and how far the time of day was ahead at that failure.
+        self._retry_at, self._ahead_then = -math.inf, 0.0
+        # Seconds that the time of day is ahead of the monotonic clock since the last complete read.
+        self._ahead = self._told_of = 0.0
         self._stopped = False
         self._refreshes = self._changes = self._requests = self._throttled = self._decrypted = 0
 
@@ -97,23 +102,35 @@ class Schedule:
 
     def woke(self, *, now: float, wall: datetime) -> None:
         """
-        Catch up, if the time of day *wall* says that *now* stood still for a while.
+        Note the time of day *wall*, which may say that *now* stood still for a while.
 
         It does while a machine is suspended, or frozen between two calls as AWS Lambda does: no clock that never runs
-        backwards is sure to go on there. So age is what the clock says that went further. A time of day that was set
-        forward makes a snapshot look old until the next refresh; one that was set back changes nothing.
+        backwards is sure to go on there. So the age is the larger of the monotonic and the wall-clock time elapsed. A
+        time of day that is wrong makes a snapshot look old for as long as it is wrong.
         """
-        slept = (wall - self._last_success).total_seconds() - (now - self._read_at)
-        if slept > _SLEPT:
-            self._read_at -= slept
-            self._list_due -= slept
-            self._revalidate_due -= slept
+        ahead = (wall - self._last_success).total_seconds() - (now - self._read_at)
+        self._ahead = ahead if ahead > _SLEPT else 0.0
 
     def kind(self, now: float) -> Kind:
         """Return what the next refresh is to be."""
+        now += self._ahead
         if now >= self._revalidate_due:
             return "revalidate"
         return "list" if now >= self._list_due else "poll"
+
+    def until_listing(self, now: float) -> float | None:
+        """Return the seconds until the planned listing or revalidation after this refresh, `None` if no listing is planned."""
+        now += self._ahead
+        if self._relist is None:
+            return None
+        revalidate = self._revalidate or math.inf
+        dues = ((self._list_due, self._relist), (self._revalidate_due, revalidate))
+        return min(due - now if now < due < math.inf else interval for due, interval in dues)
+
+    def newly_slept(self) -> float:
+        """Return the seconds that the process slept since the last complete read, without those returned before."""
+        slept, self._told_of = max(0.0, self._ahead - self._told_of), self._ahead
+        return slept
 
     def count(self, *, requests: int, throttled: int, decrypted: int) -> None:
         """Add what a read, successful or not, has cost."""
@@ -123,6 +140,12 @@ class Schedule:
 
     def succeeded(self, kind: Kind, *, now: float, wall: datetime, changes: int, missed: bool = False) -> None:
         """Note a complete read that brought so many changes, and plan the next; *missed*: some that were there were not."""
+        self.woke(now=now, wall=wall)
+        # What the process slept since the last read counts for the intervals, too.
+        self._list_due -= self._ahead
+        self._revalidate_due -= self._ahead
+        self._ahead = self._told_of = 0.0
+        self._retry_at = -math.inf
         self._read_at = now
         self._last_success = wall
         self._last_error = None
@@ -143,17 +166,25 @@ class Schedule:
         """Note a read of some keys: it says nothing of the others' age."""
         self._changes += changes
 
-    def failed(self, error: AiossmenvError, *, now: float) -> None:
+    def failed(self, error: AiossmenvError, *, now: float, kind: Kind = "poll") -> None:
         """Note a refresh that failed, and plan the next try: with full jitter, or later if we are too many."""
+        if kind == "revalidate" and isinstance(error, DecryptionFailed):
+            # One key that was revoked must not have every try decrypt everything.
+            self._revalidate_due = self._after(self._relist or self._revalidate, now)
         self._failures += 1
         self._last_error = error
-        if self._ttl is None:
-            return
-        if isinstance(error, Throttled):
+        if self._ttl is not None and isinstance(error, Throttled):
             self._stretch = min(self._stretch * 2, max(1.0, _LONGEST / self._ttl))
-            self._due = self._after(self._ttl * self._stretch, now)
+            self._retry_at = self._after(self._ttl * self._stretch, now)
         else:
-            self._due = now + self._backoff.delay(self._failures, self._random())
+            self._retry_at = now + self._backoff.delay(self._failures, self._random())
+        self._ahead_then = self._ahead
+        if self._ttl is not None:
+            self._due = self._retry_at
+
+    def retry_left(self, now: float) -> float:
+        """Return the seconds until a refresh may be tried again after one that failed, 0 if none did."""
+        return max(0.0, self._retry_at - now - max(0.0, self._ahead - self._ahead_then))
 
     def _after(self, seconds: float | None, now: float) -> float:
         return math.inf if seconds is None else now + seconds * (_EARLIEST + (_LATEST - _EARLIEST) * self._random())
@@ -168,11 +199,16 @@ class Schedule:
 
     def too_stale(self, now: float) -> bool:
         """Whether the snapshot is older than *max_stale*."""
-        return self._max_stale is not None and now - self._read_at > self._max_stale
+        return self._max_stale is not None and self._age(now) > self._max_stale
+
+    def _age(self, now: float) -> float:
+        return now - self._read_at + self._ahead
 
     def status(self, now: float) -> Status:
         """Return how things are at *now*."""
-        age, left = now - self._read_at, self.seconds_left(now)
+        age, left = self._age(now), self.seconds_left(now)
+        if self._ttl is None:
+            left = self.retry_left(now) or math.inf
         return Status(
             fresh=self._ttl is None or age <= self._ttl,
             age=age,

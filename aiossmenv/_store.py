@@ -8,7 +8,7 @@ import random as dice
 import sys
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -17,11 +17,11 @@ from cachetools import TTLCache
 
 from aiossmenv._clock import Clock, LoopClock
 from aiossmenv._errors import AiossmenvError, InvalidPath, ParameterNotFound
-from aiossmenv._flights import SingleFlight
+from aiossmenv._flights import Home, SingleFlight
 from aiossmenv._pace import Pace
 from aiossmenv._parameter import Parameter, normal_path
 from aiossmenv._request import Answer, Request, Want
-from aiossmenv._scan import Denials, Job, Scan
+from aiossmenv._scan import DENIED_FOR, Denials, Job, Scan
 from aiossmenv._snapshot import Known
 
 logger = logging.getLogger("aiossmenv")
@@ -87,8 +87,8 @@ class ParameterStore:
     *caller*, *clock*, *random* are for tests.
 
     It connects when first needed. Use it with `async with`, or call `aclose()`; one that only `Env`s read through closes
-    with the last of them. In a child process that was forked it
-    connects anew, and leaves the parent's connections alone.
+    with the last of them. In a child process that was forked, and on another event loop, it connects anew; it leaves the
+    parent's connections alone, and a loop that ends closes its own. It refuses a second loop while the first one runs.
     """
 
     # For the repr of one that was not made whole.
@@ -122,12 +122,14 @@ class ParameterStore:
         self._deadline = deadline
         self._cache: TTLCache[str, Parameter] = TTLCache(_CACHED, ttl, timer=self.clock.now)
         self._inherited = 0
+        self._home = Home()
         self._begin()
         alive[id(self)] = self
 
     def _begin(self) -> None:
         """Have no connection, and nothing under way."""
         self._caller = None
+        self._guard: AsyncGenerator[None, None] | None = None
         # How often it was entered, how many Envs read through it now, and whether it is open for single reads.
         self._entered = self._readers = 0
         self._kept = False
@@ -137,10 +139,16 @@ class ParameterStore:
         self._batch: _Batch | None = None
 
     def _forked(self) -> None:
-        _parents.append(self._caller)
+        _parents.append((self._caller, self._guard))
         # The blocks that it was entered for may end in the child, and keep nothing open there.
         self._inherited += self._entered
         self._begin()
+
+    def _arrive(self) -> None:
+        """Begin anew if the loop that runs now is another than before: connections and tasks are of one loop only."""
+        if self._home.moved(self):
+            self._inherited += self._entered
+            self._begin()
 
     @property
     def region(self) -> str | None:
@@ -159,6 +167,7 @@ class ParameterStore:
         name = name.strip()
         if not name:
             raise InvalidPath("the name is empty", parameter=name, remedy="Give one like /FAKEBOOK/TEST/DB_URL.")
+        self._arrive()
         self._kept = self._kept or not self._entered
         cached = self._cache.get(name)
         return cached or await self._flights.do(name, lambda: self._get(name))
@@ -173,6 +182,7 @@ class ParameterStore:
 
     async def scan(self, path: str, *, recursive: bool = True) -> AsyncIterator[Parameter]:
         """Iterate over all parameters under *path*, decrypted, in the order of their names, after the last page is in."""
+        self._arrive()
         self._kept = self._kept or not self._entered
         scan = self._scan_for([Want(path=normal_path(path), recursive=recursive)])
         await self._drive(scan)
@@ -188,6 +198,7 @@ class ParameterStore:
         decrypt: Literal["all", "changed"] = "all",
         groups: Iterable[frozenset[str]] = (),
         lenient: bool = False,
+        denied_for: float = DENIED_FOR,
     ) -> Scan:
         """Return a `Scan` that shares this store's pace and denials, to be driven within *deadline* seconds."""
         return Scan(
@@ -201,11 +212,13 @@ class ParameterStore:
             decrypt=decrypt,
             groups=groups,
             lenient=lenient,
+            denied_for=denied_for,
         )
 
     async def _drive(self, scan: Scan) -> None:
         """Do what *scan* asks for until it is done; raises its error."""
         crew = _Crew()
+        self._denials.expire(self.clock.now())
         try:
             while True:
                 crew.news.clear()
@@ -222,28 +235,39 @@ class ParameterStore:
             for task in crew.tasks:
                 task.cancel()
             await asyncio.gather(*crew.tasks, return_exceptions=True)
-            for denial in self._denials.report():
-                logger.info("goes on without a right that would make it faster: %s", denial)
+            for is_back, denial in self._denials.report():
+                if is_back:
+                    logger.info("the role has %s again, and reads use it", getattr(denial, "action", None))
+                else:
+                    logger.info(
+                        "reads go on without a right that makes them faster, and try it again later: %s", denial
+                    )
         if scan.error:
             scan.error.region = scan.error.region or self.region
             raise scan.error
 
     async def aclose(self) -> None:
         """End what is under way and let go of all connections; idempotent. The store can be used again."""
+        self._arrive()
         self._kept = False
         await self._flights.aclose()
         await self._batches.aclose()
         caller, self._caller = self._caller, None
-        if caller:
+        guard, self._guard = self._guard, None
+        if guard:
+            await guard.aclose()
+        elif caller:
             await caller.aclose()
 
     async def __aenter__(self) -> Self:
+        self._arrive()
         self._entered += 1
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._arrive()
         if self._inherited:
             self._inherited -= 1
         else:
@@ -253,10 +277,12 @@ class ParameterStore:
 
     def _join(self) -> None:
         """Stay open for an `Env`, until it leaves."""
+        self._arrive()
         self._readers += 1
 
     async def _leave(self) -> None:
-        self._readers -= 1
+        self._arrive()
+        self._readers = max(0, self._readers - 1)  # it may have joined on a loop that is over
         await self._close_unused()
 
     async def _close_unused(self) -> None:
@@ -274,11 +300,24 @@ class ParameterStore:
         self._caller = self._caller or self._connect()
         return self._caller
 
+    async def _opened(self) -> Caller:
+        """Return the caller, which the running loop closes if it ends before."""
+        caller = self._open()
+        if self._guard is None:
+            self._guard = _closing(caller, weakref.ref(self))
+            await anext(self._guard)
+        return caller
+
     async def _get(self, name: str) -> Parameter:
         # All that ask in this turn of the loop find the same batch; its call begins in the next one.
         batch = self._batch = self._batch or _Batch()
         batch.names.append(name)
-        scan = await self._batches.do(batch, lambda: self._read(batch))
+        try:
+            scan = await self._batches.do(batch, lambda: self._read(batch))
+        except BaseException:
+            if self._batch is batch:
+                batch.names.remove(name)  # its call has not begun, and must not ask for what is not wanted any more
+            raise
         parameter = scan.found.get(name)
         if parameter is None:
             raise scan.errors.get(name) or ParameterNotFound(
@@ -319,7 +358,7 @@ class ParameterStore:
                 async with crew.gate:
                     await asyncio.sleep(0)
                 try:
-                    answer = await self._open().call(job.request)
+                    answer = await (await self._opened()).call(job.request)
                 except AiossmenvError as error:
                     scan.failed(job, error, self.clock.now())
                     crew.news.set()  # it may be due again before all that is waited for
@@ -341,6 +380,22 @@ class ParameterStore:
         finally:
             for wait in waits:
                 wait.cancel()
+
+
+async def _closing(caller: Caller, store: "weakref.ref[ParameterStore]") -> AsyncGenerator[None, None]:
+    """
+    Close *caller* when this is closed.
+
+    A loop that ends closes the asynchronous generators that were begun on it (`shutdown_asyncgens()`, which
+    `asyncio.run()` calls). So connections that were left open are closed by their own loop, while it still runs.
+    """
+    try:
+        yield
+    finally:
+        await caller.aclose()
+        left = store()
+        if left and left._caller is caller:
+            left._caller = left._guard = None
 
 
 def _client(

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from aiossmenv._flights import Home
 from aiossmenv._snapshot import Change, coalesce
 
 logger = logging.getLogger("aiossmenv")
@@ -30,6 +31,7 @@ class Mailbox(AsyncIterator[Change]):
 
     def __init__(self) -> None:
         self._unread: dict[str, Change] = {}
+        self._home = Home()
         self._arrived = asyncio.Event()
         self._closed = False
 
@@ -51,6 +53,8 @@ class Mailbox(AsyncIterator[Change]):
         return self._unread.pop(next(iter(self._unread))) if self._unread else None
 
     async def __anext__(self) -> Change:
+        if self._home.moved(self):
+            self._arrived = asyncio.Event()
         while not (change := self.take()):
             if self._closed:
                 raise StopAsyncIteration
@@ -121,8 +125,8 @@ class Watchers:
         """Whether this is called in a callback, or in what one started."""
         return _worker.get() in self._workers
 
-    def forked(self) -> None:
-        """Forget the callbacks under way, which run in the parent."""
+    def moved(self) -> None:
+        """Forget the callbacks under way, which are of the parent process or of another event loop."""
         self._workers.clear()
         for subscriber in self._subscribers:
             subscriber.working = False

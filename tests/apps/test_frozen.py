@@ -117,17 +117,18 @@ async def test_kinds_fall_due_while_frozen(memory: MemoryStore, freezing: Freezi
     assert {"A", "B"} == set(env)
 
 
-async def test_failure_is_raised(memory: MemoryStore, freezing: FreezingClock) -> None:
-    """Values that cannot be refreshed are an error, every time, and stay for those who catch it."""
+async def test_failure_keeps_the_last_good_values(memory: MemoryStore, freezing: FreezingClock) -> None:
+    """Values that cannot be refreshed stay, and `status` says so; after a freeze the next call tries again."""
     env = await load_env("/R", environ=None, store=memory)
-    freezing.freeze(3600)
     memory.deny("ssm:*")
     for failures in (1, 2):
-        with pytest.raises(AccessDenied, match="not authorized"):
-            await env.ensure_fresh(60)
+        freezing.freeze(3600)
+        assert () == await env.ensure_fresh(60)
         assert ("1", failures) == (env["A"], env.status.failures)
+        assert isinstance(env.status.last_error, AccessDenied)
 
     memory.heal()
+    freezing.freeze(3600)
     await env.ensure_fresh(60)
     assert 0 == env.status.failures
 

@@ -988,15 +988,18 @@ def test_each_page_backs_off_by_itself() -> None:
 
 
 def test_denial_is_learned_and_reported_once() -> None:
-    """A denial is reported once, however often it is learned, and the first error of a kind is kept."""
+    """A denial is reported once, however often it is learned and confirmed, and the first error of a kind is kept."""
     denials = Denials()
     first, second, other = denied(ByName), denied(ByName), denied(One)
 
     for kind, error in ((ByName, first), (ByName, second), (One, other)):
         denials.learn(kind, error)
+        assert [] == denials.report()
+    for kind in (ByName, One, One):
+        denials.confirm(kind)
 
     assert {ByName: first, One: other} == denials.learned
-    assert [first, other] == denials.report()
+    assert [(False, first), (False, other)] == denials.report()
     assert [] == denials.report()
 
 

@@ -302,7 +302,8 @@ def test_status_is_true_at_any_time(
     assert now - read_at == status.age
     assert (wall, error, failures) == (status.last_success, status.last_error, status.failures)
     assert (refreshes, changes) == (status.refreshes, status.changes)
-    assert (None if ttl is None else schedule.seconds_left(now)) == status.next_refresh
+    left = schedule.seconds_left(now) if ttl is not None else schedule.retry_left(now) or None
+    assert left == status.next_refresh
     assert (max_stale is not None and now - read_at > max_stale) == schedule.too_stale(now)
 
 

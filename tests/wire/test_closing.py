@@ -1,0 +1,53 @@
+"""Closing while something is under way: what was opened is closed."""
+
+import asyncio
+import gc
+import os
+import warnings
+
+import pytest
+
+from aiossmenv import ParameterStore, load_env
+from embedded import Store
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.002, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2])
+@pytest.mark.parametrize("how", ["closed", "cancelled", "closed twice", "read by an Env"])
+def test_closing_while_it_connects(moto: Store, how: str, seconds: float) -> None:
+    """A store that is closed, or whose reader is cancelled, at any moment of connecting leaves nothing open."""
+    os.environ |= moto.environment
+    moto.put("/CLOSING/A", "1")
+
+    async def main() -> None:
+        store = ParameterStore()
+        reading: asyncio.Future[object] = asyncio.ensure_future(
+            load_env("/CLOSING", environ=None, store=store) if how == "read by an Env" else store.get("/CLOSING/A")
+        )
+        await asyncio.sleep(seconds)
+        if how == "cancelled":
+            reading.cancel()
+        else:
+            await store.aclose()
+        if how == "closed twice":
+            await store.aclose()
+        await asyncio.gather(reading, return_exceptions=True)
+        if how in {"cancelled", "closed twice"}:
+            await store.aclose()
+
+    with warnings.catch_warnings(record=True) as reported:
+        warnings.simplefilter("always")
+        asyncio.run(main())
+        gc.collect()
+    moto.delete("/CLOSING/A")
+    assert [] == [str(warning.message) for warning in reported]
+
+
+async def test_store_that_was_closed_by_another_is_read_on(ssm: Store) -> None:
+    """An `Env` that loads through a store that another task closes connects anew, and gets what it asked for."""
+    ssm.put("/R/A", "1")
+    store = ParameterStore()
+    loading = asyncio.ensure_future(load_env("/R", environ=None, store=store))
+    await asyncio.sleep(0.01)
+    await store.aclose()
+
+    assert {"A": "1"} == dict(await loading)
