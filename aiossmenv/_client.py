@@ -4,6 +4,7 @@
 import asyncio
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -24,7 +25,7 @@ from aiossmenv._errors import (
 )
 from aiossmenv._parameter import Parameter, ParameterType, Reading, Sealed, base_name, is_reference
 from aiossmenv._request import BATCH, Answer, ByName, ByPath, One, Page, Request, TokenRefused
-from aiossmenv._sdk import new_client, new_session, region_of
+from aiossmenv._sdk import Pins, Surroundings, new_client, new_session, region_of, reopened
 
 _TYPES = frozenset(get_args(ParameterType))
 
@@ -40,9 +41,17 @@ class Client:
     """A connection to Parameter Store that opens itself; a `Caller`."""
 
     def __init__(
-        self, *, session: object | None, region: str | None, endpoint_url: str | None, connections: int
+        self,
+        *,
+        session: object | None,
+        region: str | None,
+        endpoint_url: str | None,
+        connections: int,
+        pins: Pins | None = None,
     ) -> None:
         self.region = region
+        # Those of the store, so that each of its connections is made of what the first one was made of.
+        self._pins = pins or Pins()
         self._session: Any = session
         self._endpoint_url = endpoint_url
         self._connections = connections
@@ -102,18 +111,30 @@ class Client:
             if self._client is None:
                 # Importing the SDK and reading its models takes the processor for a third of a second, so that is
                 # done in a thread. Finding credentials may wait for a network, so that is done on the loop.
-                session = self._session or await asyncio.to_thread(new_session)
-                await session.get_credentials()
                 # At level DEBUG the SDK's parser logs whole answers, with every value in them, and its HTTP session
                 # errors that quote them; nobody else's are withheld.
                 for name in ("botocore.parsers", "botocore.httpsession"):
                     logging.getLogger(name).addFilter(_is_not_ours)
-                region = self.region or region_of(session, ours=self._session is None)
-                self._client = await asyncio.to_thread(
-                    new_client, session, region, self._endpoint_url, self._connections
-                )
-                self.region = self._client.meta.region_name
+                client = await (self._of_session(self._session) if self._session else self._of_surroundings())
+                self._client, self.region = client, client.meta.region_name
             return self._client
+
+    async def _of_surroundings(self) -> Any:
+        surroundings = self._pins.surroundings or Surroundings()
+        session = await asyncio.to_thread(new_session, surroundings)
+        await session.get_credentials()
+        client = await asyncio.to_thread(new_client, session, self.region, self._endpoint_url, self._connections)
+        # Not before there is a client: where none could be made, nothing was read that may have changed anything.
+        self._pins.surroundings = surroundings
+        return client
+
+    async def _of_session(self, session: Any) -> Any:
+        if self._pins.client:
+            return await reopened(self._pins.client)
+        await session.get_credentials()
+        region = self.region or region_of(session, os.environ)
+        self._pins.client = await asyncio.to_thread(new_client, session, region, self._endpoint_url, self._connections)
+        return self._pins.client
 
     def _translated(self, error: Exception, request: Request) -> tuple[AiossmenvError, Exception | None]:
         from botocore import exceptions as sdk

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from cachetools import TTLCache
 
@@ -23,6 +23,9 @@ from aiossmenv._parameter import Parameter, normal_path
 from aiossmenv._request import Answer, Request, Want
 from aiossmenv._scan import Denials, Job, Scan
 from aiossmenv._snapshot import Known
+
+if TYPE_CHECKING:
+    from aiossmenv._sdk import Pins
 
 logger = logging.getLogger("aiossmenv")
 
@@ -346,10 +349,16 @@ class ParameterStore:
 def _client(
     session: object | None, region: str | None, endpoint_url: str | None, max_concurrency: int
 ) -> Callable[[], Caller]:
-    def connect() -> Caller:
-        from aiossmenv._client import Client
+    pins: Pins | None = None
 
-        return Client(session=session, region=region, endpoint_url=endpoint_url, connections=max_concurrency)
+    def connect() -> Caller:
+        nonlocal pins
+        from aiossmenv._client import Client
+        from aiossmenv._sdk import Pins
+
+        # Every connection of a store, in a forked child too, has the region, identity and proxies of the first one.
+        pins = pins or Pins()
+        return Client(session=session, region=region, endpoint_url=endpoint_url, connections=max_concurrency, pins=pins)
 
     return connect
 
