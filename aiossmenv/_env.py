@@ -388,7 +388,7 @@ class Env(Mapping[str, str]):
         self._known, self._polls, self._snapshot = prepared.known, prepared.polls, prepared.snapshot
         if prepared.missing and prepared.missing != self._missing:
             level = logging.INFO if self._wanted.optional else logging.WARNING
-            logger.log(level, "not in Parameter Store, and so left out: %s", ", ".join(prepared.missing))
+            logger.log(level, "not in Parameter Store: %s", ", ".join(prepared.missing))
         self._missing = prepared.missing
         return prepared.changes
 

@@ -71,10 +71,7 @@ def _lifespan(load: Callable[P, Loading]) -> Callable[P, Callable[[FastAPI], Abs
         """
 
         # The app may start several times, and an iterator gives its items once.
-        for option, value in options.items():
-            if isinstance(value, Iterator):
-                options[option] = tuple(value)
-        del value
+        options.update({option: tuple(value) for option, value in options.items() if isinstance(value, Iterator)})
         # A method of something in C: a traceback that shows its repr, or the variables where it raises, shows no options,
         # of which environ may be full.
         begin = partial(load, *paths, **options).__call__

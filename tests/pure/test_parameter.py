@@ -143,7 +143,7 @@ def test_a_key_is_a_name(key: str, name: str) -> None:
         ("ssm:/production/mysql", "Write it without ssm: in front: /production/mysql"),
         (r"C:\mysql", "path of Windows"),
         (r"mysql\password", "Write it with slashes: mysql/password"),
-        ("arn:aws:ssm:eu-west-1:111122223333:parameter/production/a", "Write the name in it, /production/a, or .* get"),
+        ("arn:aws:ssm:eu-west-1:111122223333:parameter/production/a", "Write the name in it, /production/a, or .* ARN"),
     ],
 )
 def test_a_key_that_is_no_name(key: str, says: str) -> None:
