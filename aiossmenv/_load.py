@@ -95,23 +95,29 @@ def load_env(
         async with load_env("/FAKEBOOK/TEST/", ttl=60) as env:     # kept current until the block ends
 
     *paths*: with or without a final slash, the same; default: `$SSM_PATH`, comma separated (secrets of Secrets Manager
-    as the only *keys* need none). Of two paths that give one key, the later wins. *ttl*: seconds that a snapshot is fresh; `None`: it is never refreshed, and nothing stays
-    open. *keys*: names relative to the paths, or full names below one of them, where they are known up front, with `:3` or
-    `:label` for a version: no listing; what is not there is left out, and named in a warning of the log. *required*: keys that must be there, as they are in the environment.
+    as the only *keys* need none). Of two paths that give one key, the later wins. *ttl*: seconds that a snapshot is
+    fresh; `None`: it is never refreshed, and nothing stays open. *keys*: names relative to the paths, or full names
+    below one of them, where they are known up front, with `:3` or `:label` for a version: no listing; what is not there
+    is left out, and named in a warning of the log. *required*: keys that must be there, as they are in the environment.
     *recursive*: all levels, or direct children only. *to_key*: relative name -> key; by default `/ . -` become `_`, in
     upper case; `str` keeps it as it is. *environ*: the mapping to fill; `None`: none. *override*: whether a variable
-    that was there before is replaced. *protected*: keys that are refused with `InvalidVariable`, also by a refresh, which
-    then keeps the last good values; patterns like `LD_*`, in the case of the variable (on Windows in any case); default:
-    variables that make programs run other code, such as `PATH`, `LD_PRELOAD` and `PYTHONPATH`; `()`: none. *allow_empty*: whether a path may hold nothing. *deadline*: seconds for the first
-    load, and for each refresh, retries and all; default: the store's, 30. *max_stale*: seconds, *ttl* at least, after
-    which `env[key]` raises `StaleEnv` instead (`env.parameters` and `env.snapshot` do not); `None`: never. *relist*:
-    seconds between two listings, which find what was added; default: five times *ttl*. Between them names are read that
-    are known, and decrypted when they changed. *revalidate*: seconds after which everything is decrypted again, changed
-    or not, which notices a right that was taken away; default: 12 hours; `None`: never. *store*: a `ParameterStore` to
-    share; default: a new one.
+    that was there before is replaced. *protected*: keys that are refused with `InvalidVariable`, also by a refresh,
+    which then keeps the last good values; patterns like `LD_*`, in the case of the variable (on Windows in any case);
+    default: variables that make programs run other code, such as `PATH`, `LD_PRELOAD` and `PYTHONPATH`; `()`: none.
+    *allow_empty*: whether a path may hold nothing. *deadline*: seconds for the first load, and for each refresh,
+    retries and all; default: the store's, 30. *max_stale*: seconds, *ttl* at least, after which `env[key]` raises
+    `StaleEnv` instead (`env.parameters` and `env.snapshot` do not); `None`: never. *relist*: seconds between two
+    listings, which find what was added; default: five times *ttl*. Between them names are read that are known, and
+    decrypted when they changed. *revalidate*: seconds after which everything is decrypted again, changed or not, which
+    notices a right that was taken away; default: 12 hours; `None`: never. *store*: a `ParameterStore` to share;
+    default: a new one.
+
+    Region, identity, endpoint, proxies and certificates are those of the first request of *store*, for its life: a
+    parameter that becomes `AWS_REGION` changes the environment, and not where the next refresh goes.
 
     Raises, always before anything is set: `InvalidPath`, `EmptyPath`, `MissingParameters`, `KeyCollision`,
-    `InvalidVariable`, `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable` when *deadline* is over.
+    `InvalidVariable`, `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable` when *deadline* is over; at
+    once `TypeError` or `ValueError` for an option that cannot be.
     With *ttl* and `await`, end it with `await env.aclose()`.
     """
     target = _Hidden(os.environ if environ is _OS_ENVIRON else environ)

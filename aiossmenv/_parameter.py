@@ -259,7 +259,7 @@ def _mistake(text: str, remedies: Mapping[str, str]) -> tuple[str, str] | None: 
     if "*" in text or "?" in text:
         head = re.split(r"[*?]", text)[0]
         return "there is a wildcard in it", remedies["wildcard"].format(head[: head.rfind("/") + 1] or "/")
-    if "," in text or "\n" in text:
+    if any(separator in text for separator in (",", ";", "\n", ":/")):
         return "these are several in one text", remedies["several"]
     return None
 

@@ -89,9 +89,18 @@ def apply(edit: Edit, environ: MutableMapping[str, str], slice_size: int = 50) -
     return None
 
 
+class _Protected(tuple[str, ...]):
+    """The default, whose repr in `help(load_env)` is short."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "PROTECTED"
+
+
 # Variables that make a program load or run other code. Someone who may write a parameter must not be able to run code.
 # The table of bad variables of sudo (`env_delete`) and the "unsecure" ones of glibc are where most of them come from.
-PROTECTED: tuple[str, ...] = (
+PROTECTED = _Protected((
     # Which file a program's name stands for; the last two on Windows.
     "PATH", "PATHEXT", "COMSPEC",
     # Libraries that the dynamic loader puts into each program: Linux, macOS, AIX, HP-UX, IRIX.
@@ -119,7 +128,7 @@ PROTECTED: tuple[str, ...] = (
     # Programs that other tools run, and options of tools that name a program.
     "SHELL", "EDITOR", "VISUAL", "PAGER", "MANPAGER", "BROWSER", "LESSOPEN", "LESSCLOSE", "SSH_ASKPASS", "SUDO_ASKPASS",
     "RSYNC_RSH", "SVN_SSH", "CVS_RSH", "TAR_OPTIONS", "MAKEFLAGS", "MAKEFILES", "VIMINIT", "EXINIT",
-)  # fmt: skip
+))  # fmt: skip
 
 # What the AWS SDK and the HTTP and TLS libraries below it read.
 _READ_BY_SDK = (
@@ -145,14 +154,13 @@ def check(
 
     These are the ones that it cannot hold, in *encoding*, and those whose key fits a pattern of *protected*.
     """
-    is_protected = _pattern(protected)
+    is_protected = _pattern(tuple(map(_as_named, protected)))
     faults: dict[str, tuple[str, str]] = {}
     for key in sorted(parameters):
         parameter = parameters[key]
         if checked.get(key) is parameter:
             continue
-        # As Windows compares names; elsewhere PATH and Path are two variables, and only PATH has a meaning.
-        if is_protected(key.upper() if sys.platform == "win32" else key):
+        if is_protected(_as_named(key)):
             faults[key] = ("would make programs run other code", _PROTECTED)
         elif fault := _fault(key, parameter, encoding):
             faults[key] = fault
@@ -167,6 +175,10 @@ def check(
 _CORRECT = "Correct it, or pass environ=None to fill no environment."
 _PROTECTED = "Rename it, give it another key with to_key, or pass protected= with a list of your own: () allows all."
 _ENCODING = "Run in a UTF-8 locale (LANG=C.UTF-8 or PYTHONUTF8=1), or pass environ=None to fill no environment."
+
+
+# Windows ignores the case of variables; elsewhere PATH and Path are two variables, and only PATH has a meaning.
+_as_named: Callable[[str], str] = str.upper if sys.platform == "win32" else str
 
 
 @cache

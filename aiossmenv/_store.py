@@ -89,6 +89,7 @@ class ParameterStore:
     *ttl*: seconds that `get()` keeps what it read, 60. *deadline*: seconds for one read, retries and all, 30.
     *caller*, *clock*, *random* are for tests.
 
+    Its first request finds region, identity, endpoint and proxies; they hold for its life, however often it connects.
     It connects when first needed. Use it with `async with`, or call `aclose()`; one that only `Env`s read through closes
     with the last of them. In a child process that was forked it
     connects anew, and leaves the parent's connections alone.

@@ -100,10 +100,12 @@ class Wanted:
             names = known.names_below(want.path, recursive=self.recursive) if want.names is None else want.names
             below = known.keyed(want.path, names, to_key=self.to_key)
             if not below and not self.allow_empty:
+                if self.names is None:
+                    text = "there is no parameter under this path"
+                else:
+                    text = f"none of the keys is there: {', '.join(want.names)}" if want.names else "keys= is empty"
                 raise EmptyPath(
-                    "there is no parameter under this path"
-                    if self.names is None
-                    else f"none of the keys is there: {', '.join(want.names or ()) or 'keys is empty'}",
+                    text,
                     path=want.path,
                     region=region,
                     remedy="Check its spelling and case and the region; pass allow_empty=True if it may be empty.",

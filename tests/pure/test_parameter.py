@@ -92,6 +92,8 @@ EMPTY, UNROOTED, ODD = "the path is empty", "a path begins with a slash", "singl
         ("/a:live", "no version and no label .* load_env.'/', keys=..a:live"),
         ("/a,/b", "several in one text .* several arguments"),
         ("/a\n/b", "several in one text .* several arguments"),
+        ("/a/:/b/", "several in one text .* several arguments"),
+        ("/a;/b", "several in one text .* several arguments"),
     ],
 )
 def test_what_is_taken_for_a_path(path: str, says: str) -> None:

@@ -224,6 +224,14 @@ async def test_full_names_are_keys(ssm: Store, proxy: FaultProxy) -> None:
     assert ["PASSWORD"] == [change.key for change in await env.refresh("PASSWORD")]
 
 
+async def test_no_keys_at_all(proxy: FaultProxy) -> None:
+    """An empty list of keys is told from keys that are not there."""
+    with pytest.raises(EmptyPath, match="keys= is empty"):
+        await load_env("/P", keys=[])
+    with pytest.raises(EmptyPath, match="none of the keys is there: /P/x, /P/y"):
+        await load_env("/P", keys=["x", "/P/y"])
+
+
 async def test_keys_that_cannot_be_names(proxy: FaultProxy) -> None:
     """A full name below no path, a wildcard, and other texts that are no names are refused before anything is sent."""
     for keys in (["/Q/x"], ["x", "*"], [""], ["x", "'y'"]):
@@ -264,6 +272,10 @@ async def test_what_was_asked_for_and_is_not_there(
 
 async def test_a_path_that_is_a_parameter(ssm: Store, proxy: FaultProxy) -> None:
     """A path that is the name of one parameter is said to be so, with the way to read it; that costs one request."""
+    with pytest.raises(EmptyPath, match="there is no parameter under this path"):
+        await load_env("/")
+    assert 1 == proxy.count()
+    proxy.calls.clear()
     await write(ssm, {"/P/a/b": "1", "/TOP": "1"})
 
     with pytest.raises(EmptyPath, match=r"name of a parameter.*\(path /P/a/b.*load_env\('/P/a'\).*keys=\['b'\]"):

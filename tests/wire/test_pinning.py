@@ -18,6 +18,7 @@ from aiobotocore.config import AioConfig
 from aiohttp import web
 
 from aiossmenv import Env, ParameterStore, load_env
+from aiossmenv._sdk import Surroundings
 from embedded import Store
 from faults import FaultProxy
 
@@ -163,6 +164,19 @@ async def test_the_second_store_sees_what_is_there_then(ssm: Store, proxy: Fault
     assert {"embedded/us-east-1"} == senders(proxy)
 
 
+def test_surroundings_show_no_variable() -> None:
+    """The copy of the environment is a mapping of its variables, none of which is in its repr."""
+    os.environ |= {"AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_REGION": "eu-west-3", "AWS_CONFIG_FILE": "~/config"}
+    os.environ["HOME"] = "/home/me"
+    surroundings = Surroundings()
+    os.environ["AWS_SECRET_ACCESS_KEY"] = "other"
+
+    assert "hunter2" == surroundings["AWS_SECRET_ACCESS_KEY"]
+    assert ("eu-west-3", "/home/me/config") == (surroundings["AWS_DEFAULT_REGION"], surroundings["AWS_CONFIG_FILE"])
+    assert len(surroundings) == len(list(surroundings)) >= len(os.environ)
+    assert "<Surroundings>" == repr(surroundings)
+
+
 async def test_a_store_that_never_connected_looks_again(ssm: Store) -> None:
     """Where no client could be made nothing is fixed: once the environment is right, the same store reads."""
     ssm.put("/app/A", "1")
@@ -300,6 +314,8 @@ async def test_credentials_of_a_web_identity(
         "AWS_STS_REGIONAL_ENDPOINTS": "legacy",
     }
 
+    del os.environ["AWS_DEFAULT_REGION"]  # AWS_REGION is enough
+
     await renew(ssm, proxy, first, read)
 
     assert [] == other.asked
@@ -408,10 +424,14 @@ async def test_a_machines_role(ssm: Store, proxy: FaultProxy, other: Issuer) -> 
 
 
 ANOTHER_LOOP_AND_A_CHILD = """
-import asyncio, os
+import asyncio, os, sys
 from aiossmenv import ParameterStore, load_env
 
-store = ParameterStore()
+session = None
+if sys.argv[1:] == ["session"]:
+    import aioboto3
+    session = aioboto3.Session()
+store = ParameterStore(session=session)
 env = asyncio.run(load_env("/app", to_key=str, store=store))
 asyncio.run(env.refresh())
 child = os.fork()
@@ -423,13 +443,16 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-async def test_on_another_loop_and_in_a_child(ssm: Store, proxy: FaultProxy) -> None:
+@pytest.mark.parametrize("session", [[], ["session"]])
+async def test_on_another_loop_and_in_a_child(ssm: Store, proxy: FaultProxy, session: list[str]) -> None:
     """A refresh on a new event loop, and one in a process that was forked, go where the first request went."""
     for name, value in STEERING.items():
         ssm.put(f"/app/{name}", value)
 
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", ANOTHER_LOOP_AND_A_CHILD), env=dict(os.environ), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", ANOTHER_LOOP_AND_A_CHILD, *session),
+        env=dict(os.environ),
+        stdout=asyncio.subprocess.PIPE,
     )
     out, _ = await process.communicate()
 
