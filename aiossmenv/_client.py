@@ -4,6 +4,7 @@
 import asyncio
 import json
 import logging
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -12,7 +13,7 @@ from typing import Any, get_args
 from aiossmenv._errors import AiossmenvError, InvalidVariable, StoreUnavailable
 from aiossmenv._parameter import Parameter, ParameterType, Reading, Sealed, is_reference
 from aiossmenv._request import BATCH, Answer, ByName, ByPath, One, Page, Request, TokenRefused
-from aiossmenv._sdk import ask_once, new_client, new_session, region_of
+from aiossmenv._sdk import Pins, Surroundings, new_client, new_session, region_of, reopened
 from aiossmenv._sdk_errors import (
     InvalidToken,
     check_region,
@@ -48,10 +49,18 @@ class Client:
     """A connection to Parameter Store that opens itself; a `Caller`."""
 
     def __init__(
-        self, *, session: object | None, region: str | None, endpoint_url: str | None, connections: int
+        self,
+        *,
+        session: object | None,
+        region: str | None,
+        endpoint_url: str | None,
+        connections: int,
+        pins: Pins | None = None,
     ) -> None:
         self.region = region if region and is_region(region) else None
         self._region = region
+        # Those of the store, so that each of its connections is made of what the first one was made of.
+        self._pins = pins or Pins()
         self._session: Any = session
         self._endpoint_url = endpoint_url
         self._connections = connections
@@ -145,35 +154,51 @@ class Client:
             if self._client is None:
                 # Importing the SDK and reading its models takes the processor for a third of a second, so that is
                 # done in a thread. Finding credentials may wait for a network, so that is done on the loop.
-                session = self._session or await asyncio.to_thread(new_session)
-                check_session(session)
                 for name in _LOGGERS:
                     logging.getLogger(name).addFilter(_withhold)
-                step.set("credentials")
-                self._fetching += 1
-                try:
-                    self._credentials = await session.get_credentials()
-                finally:
-                    self._fetching -= 1
-                step.set("configuration")
-                region = self._region or region_of(session, ours=self._session is None)
-                check_region(region, session)
-                making = asyncio.ensure_future(
-                    asyncio.to_thread(new_client, session, region, self._endpoint_url, self._connections)
-                )
-                try:
-                    self._client = await asyncio.shield(making)
-                except asyncio.CancelledError:
-                    # The thread goes on, and what it opens is to be closed.
-                    await asyncio.wait({making})
-                    if not making.exception():
-                        await making.result().__aexit__(None, None, None)
-                    raise
-                if self._session is None:
-                    ask_once(session)
-                self._client.meta.events.register("before-parse.ssm", _answered)
-                self.region = self._client.meta.region_name
+                client = await (self._of_session(self._session) if self._session else self._of_surroundings())
+                client.meta.events.register("before-parse.ssm", _answered, unique_id="aiossmenv")
+                self._client, self.region = client, client.meta.region_name
             return self._client
+
+    async def _of_surroundings(self) -> Any:
+        surroundings = self._pins.surroundings or Surroundings()
+        session = await asyncio.to_thread(new_session, surroundings)
+        client = await self._made(session, self._region)
+        # Not before there is a client: where none could be made, nothing was read that may have changed anything.
+        self._pins.surroundings = surroundings
+        return client
+
+    async def _of_session(self, session: Any) -> Any:
+        if self._pins.client:
+            self._credentials = self._pins.credentials
+            return await reopened(self._pins.client)
+        check_session(session)
+        self._pins.client = await self._made(session, self._region or region_of(session, os.environ))
+        self._pins.credentials = self._credentials
+        return self._pins.client
+
+    async def _made(self, session: Any, region: str | None) -> Any:
+        """Return a new client of *session*, after its credentials were found."""
+        step.set("credentials")
+        self._fetching += 1
+        try:
+            self._credentials = await session.get_credentials()
+        finally:
+            self._fetching -= 1
+        step.set("configuration")
+        check_region(region, session)
+        making = asyncio.ensure_future(
+            asyncio.to_thread(new_client, session, region, self._endpoint_url, self._connections)
+        )
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            # The thread goes on, and what it opens is to be closed.
+            await asyncio.wait({making})
+            if not making.exception():
+                await making.result().__aexit__(None, None, None)
+            raise
 
     def _translated(self, error: Exception, request: Request) -> tuple[AiossmenvError, Exception | None]:
         return error_of(error, request), detached(error)

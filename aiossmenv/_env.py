@@ -9,17 +9,19 @@ before it may fail or be cancelled, and has then changed nothing.
 import asyncio
 import logging
 import math
+import os
+import sys
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
-from aiossmenv._errors import AiossmenvError, InvalidVariable, StaleEnv, StoreUnavailable
+from aiossmenv._errors import AiossmenvError, EmptyPath, InvalidVariable, StaleEnv, StoreUnavailable
 from aiossmenv._flights import Home, SingleFlight
 from aiossmenv._parameter import Parameter, asked_name
-from aiossmenv._publish import Edit, apply, check, plan
-from aiossmenv._request import BATCH, Want
+from aiossmenv._publish import Edit, apply, check, plan, read_by_sdk
+from aiossmenv._request import BATCH, ByName, Page, Want
 from aiossmenv._scan import DENIED_FOR, Scan
 from aiossmenv._schedule import Kind, Schedule, Status
 from aiossmenv._snapshot import Change, Known, Snapshot, diff
@@ -113,6 +115,10 @@ class Env(Mapping[str, str]):
         # The kind of error that ensure_fresh() warned of in this outage.
         self._warned: type[Exception] | None = None
         self._region: str | None = None
+        # Full names that keys= asked for and the last read did not find.
+        self._missing: tuple[str, ...] = ()
+        # What the log has told: ("sets", "AWS_REGION").
+        self._told: set[tuple[str, str]] = set()
         self._refresher: asyncio.Task[None] | None = None
         self._sleeper: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -363,13 +369,43 @@ class Env(Mapping[str, str]):
             self._region = self._store.region
         finally:
             await self._store._leave()
-        if scan.unknown and not known.parameters:
-            # No more than that: what has to be there is in required=.
-            logger.info("not in Parameter Store: %s", ", ".join(sorted(scan.unknown)))
         # After the store is closed, if it is: nothing is awaited behind the publication, so a read that is cancelled
         # has published nothing.
         complete = not isinstance(refresh.scope, frozenset)
-        return await self._publish(await self._off_loop(len(scan.found), self._prepare, known, scan, complete))
+        try:
+            prepared = await self._off_loop(len(scan.found), self._prepare, known, scan, complete)
+        except EmptyPath as error:
+            if not known.parameters and self._wanted.names is None:
+                await self._explain(error)
+            raise
+        return await self._publish(prepared)
+
+    async def _explain(self, error: EmptyPath) -> None:
+        """Say so in *error* if its path is the name of a parameter; a request that fails or takes too long says nothing."""
+        name = error.path or "/"
+        seconds = self._began + (self._deadline or self._store._deadline) - self._clock.now()
+        if name == "/" or seconds <= 0:
+            return
+        self._store._join()
+        try:
+            # Not by a Scan, which would try again, and remember a denial.
+            call = asyncio.create_task(self._store._open().call(ByName((name,), decrypt=False)), name="aiossmenv name")
+            alarm = asyncio.create_task(self._clock.sleep(seconds), name="aiossmenv alarm")
+            try:
+                await asyncio.wait({call, alarm}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                alarm.cancel()
+                call.cancel()
+                answer, _ = await asyncio.gather(call, alarm, return_exceptions=True)
+        finally:
+            await self._store._leave()
+        if isinstance(answer, Page) and answer.items:
+            parent, _, last = name.rpartition("/")
+            error.args = ("this is the name of a parameter, and no parameter is under it",)
+            error.remedy = (
+                f"Name its parent path, load_env('{parent or '/'}'), or read only this one with"
+                f" load_env('{parent or '/'}', keys=['{last}'])."
+            )
 
     def _scan(self, refresh: _Refresh, known: Known) -> Scan:
         """Return the scan that reads what *refresh* covers; changes nothing, and waits for nothing."""
@@ -414,15 +450,17 @@ class Env(Mapping[str, str]):
         taken_at = self._clock.wall() if complete else self._snapshot.taken_at
         unchanged = known.parameters and (now_known.parameters, now_known.missed) == (known.parameters, known.missed)
         if unchanged and not self.shadowed:
-            return Prepared(now_known, self._polls, self._snapshot._retaken(taken_at), (), None)
+            return Prepared(now_known, self._polls, self._snapshot._retaken(taken_at), (), None, self._missing)
         parameters = self._wanted.arrange(now_known, self._region)
         snapshot = Snapshot(parameters, taken_at)
         edit = None
         if self._environ is not None:
-            check(parameters, self._snapshot.parameters)
+            encoding = sys.getfilesystemencoding() if self._environ is os.environ else "utf-8"
+            check(parameters, self._snapshot.parameters, protected=self._wanted.protected, encoding=encoding)
             edit = plan(snapshot, self._owned, self._environ, override=self._override)
         changes = diff(self._snapshot, snapshot)
-        return Prepared(now_known, self._wanted.polls(now_known), snapshot, changes, edit)
+        missing = self._wanted.missing(now_known)
+        return Prepared(now_known, self._wanted.polls(now_known), snapshot, changes, edit, missing)
 
     async def _publish(self, prepared: Prepared) -> tuple[Change, ...]:
         """Make it the current snapshot, here and in the environment; all of it or nothing."""
@@ -431,8 +469,27 @@ class Env(Mapping[str, str]):
             if fault:
                 raise InvalidVariable(fault, path=self._wanted.where, remedy="Nothing was set.")
             self._owned, self.shadowed = prepared.edit.owned, prepared.edit.shadowed
+            if self._environ is os.environ:
+                self._tell_sdk_variables(prepared.edit)
         self._known, self._polls, self._snapshot = prepared.known, prepared.polls, prepared.snapshot
+        if prepared.missing and prepared.missing != self._missing:
+            level = logging.INFO if self._wanted.optional else logging.WARNING
+            logger.log(level, "not in Parameter Store: %s", ", ".join(prepared.missing))
+        self._missing = prepared.missing
         return prepared.changes
+
+    def _tell_sdk_variables(self, edit: Edit) -> None:
+        for verb, names in (("sets", edit.assign), ("unsets", edit.unset)):
+            read = read_by_sdk(names)
+            if not self._told.issuperset((verb, name) for name in read):
+                self._told.update((verb, name) for name in read)
+                logger.warning(
+                    "%s %s variables that AWS SDKs read: %s; new clients and child processes of this process heed them,"
+                    " this Env does not",
+                    self._wanted.where,
+                    verb,
+                    ", ".join(read),
+                )
 
     async def _apply(self, edit: Edit) -> str | None:
         assert self._environ is not None

@@ -127,7 +127,7 @@ class KeyCollision(AiossmenvError):
 
 
 class InvalidVariable(AiossmenvError):
-    """A parameter whose key or value cannot be put into an environment."""
+    """Parameters whose keys or values cannot, or by *protected* must not, be put into an environment; all are named."""
 
 
 class DecryptionFailed(AiossmenvError):

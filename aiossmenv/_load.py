@@ -3,16 +3,18 @@
 import os
 from collections.abc import Callable, Coroutine, Generator, Iterable, MutableMapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from types import TracebackType
 from typing import cast
 
 from aiossmenv._env import Env
 from aiossmenv._errors import InvalidPath
 from aiossmenv._naming import upper_snake
-from aiossmenv._parameter import is_reference, normal_path, split_names
+from aiossmenv._parameter import is_reference, normal_key, normal_path, split_names
+from aiossmenv._publish import PROTECTED
 from aiossmenv._schedule import Schedule
 from aiossmenv._store import ParameterStore
-from aiossmenv._wanted import Wanted
+from aiossmenv._wanted import MayBeAbsent, Wanted
 
 
 class Loading(Coroutine[object, None, Env]):
@@ -78,6 +80,7 @@ def load_env(
     to_key: Callable[[str], str] = upper_snake,
     environ: MutableMapping[str, str] | None = _OS_ENVIRON,
     override: bool = True,
+    protected: Iterable[str] = PROTECTED,
     allow_empty: bool = False,
     deadline: float | None = None,
     max_stale: float | None = None,
@@ -92,28 +95,35 @@ def load_env(
         async with load_env("/FAKEBOOK/TEST/", ttl=60) as env:     # kept current until the block ends
 
     *paths*: with or without a final slash, the same; default: `$SSM_PATH`, comma separated (secrets of Secrets Manager
-    as the only *keys* need none). Of two paths that give one key, the later wins. *ttl*: seconds that a snapshot is fresh; `None`: it is never refreshed, and nothing stays
-    open. *keys*: names relative to the paths, where they are known up front, with `:3` or `:label` for a version: no
-    listing; what is not there is left out. *required*: keys that must be there, as they are in the environment.
+    as the only *keys* need none). Of two paths that give one key, the later wins. *ttl*: seconds that a snapshot is
+    fresh; `None`: it is never refreshed, and nothing stays open. *keys*: names relative to the paths, or full names
+    below one of them, where they are known up front, with `:3` or `:label` for a version: no listing; what is not there
+    is left out, and named in a warning of the log. *required*: keys that must be there, as they are in the environment.
     *recursive*: all levels, or direct children only. *to_key*: relative name -> key; by default `/ . -` become `_`, in
     upper case; `str` keeps it as it is. *environ*: the mapping to fill; `None`: none. *override*: whether a variable
-    that was there before is replaced. *allow_empty*: whether a path may hold nothing. *deadline*: seconds for the first
-    load, and for each refresh, retries and all; default: the store's, 30. *max_stale*: seconds, *ttl* at least, after
-    which `env[key]` raises `StaleEnv` instead (`env.parameters` and `env.snapshot` do not); `None`: never. *relist*:
-    seconds between two listings, which find what was added; default: five times *ttl*. Between them names are read that
-    are known, and decrypted when they changed. *revalidate*: seconds after which everything is decrypted again, changed
-    or not, which notices a right that was taken away; default: 12 hours; `None`: never. *store*: a `ParameterStore` to
-    share; default: a new one.
+    that was there before is replaced. *protected*: keys that are refused with `InvalidVariable`, also by a refresh,
+    which then keeps the last good values; patterns like `LD_*`, in the case of the variable (on Windows in any case);
+    default: variables that make programs run other code, such as `PATH`, `LD_PRELOAD` and `PYTHONPATH`; `()`: none.
+    *allow_empty*: whether a path may hold nothing. *deadline*: seconds for the first load, and for each refresh,
+    retries and all; default: the store's, 30. *max_stale*: seconds, *ttl* at least, after which `env[key]` raises
+    `StaleEnv` instead (`env.parameters` and `env.snapshot` do not); `None`: never. *relist*: seconds between two
+    listings, which find what was added; default: five times *ttl*. Between them names are read that are known, and
+    decrypted when they changed. *revalidate*: seconds after which everything is decrypted again, changed or not, which
+    notices a right that was taken away; default: 12 hours; `None`: never. *store*: a `ParameterStore` to share;
+    default: a new one.
+
+    Region, identity, endpoint, proxies and certificates are those of the first request of *store*, for its life: a
+    parameter that becomes `AWS_REGION` changes the environment, and not where the next refresh goes.
 
     Raises, always before anything is set: `InvalidPath`, `EmptyPath`, `MissingParameters`, `KeyCollision`,
-    `InvalidVariable`, `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable` when *deadline* is over.
+    `InvalidVariable`, `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable` when *deadline* is over; at
+    once `TypeError` or `ValueError` for an option that cannot be.
     With *ttl* and `await`, end it with `await env.aclose()`.
     """
     target = _Hidden(os.environ if environ is _OS_ENVIRON else environ)
     del environ  # a traceback may show the variables of these frames
-    for option, several in (("keys", keys), ("required", required)):
-        if isinstance(several, str):
-            raise TypeError(f"{option} takes several names: write {option}=[{several!r}]")
+    texts = None if keys is None else _texts("keys", keys)
+    keys_needed, keys_refused = _texts("required", required), _texts("protected", protected)
     for option, seconds in (
         ("ttl", ttl),
         ("max_stale", max_stale),
@@ -126,17 +136,19 @@ def load_env(
             raise ValueError(f"{option} is a number of seconds above 0, not {seconds!r}")
     if ttl and max_stale and max_stale < ttl:
         raise ValueError(f"max_stale is at least ttl ({ttl:g}): values of that age are fresh")
-    if not all(isinstance(path, str) for path in paths):
-        raise TypeError("several paths are several arguments: load_env('/A/', '/B/')")
-    names = None if keys is None else tuple(dict.fromkeys(map(_relative, keys)))
-    if not paths and not (names and all(map(is_reference, names))):
-        paths = _default_paths()
+    for number, path in enumerate(paths, 1):
+        _refuse_other(f"path {number}", path)
+    source = ""
+    if not paths and not (texts and all(map(is_reference, texts))):
+        paths, source = _default_paths(), "SSM_PATH"
     # Of a path that is given twice, the later one counts.
-    normal = dict.fromkeys(reversed([normal_path(path) for path in paths]))
+    normal = tuple(reversed(dict.fromkeys(reversed([normal_path(path, source) for path in paths]))))
     wanted = Wanted(
-        paths=tuple(reversed(normal)),
-        names=names,
-        required=frozenset(required),
+        paths=normal,
+        names=None if texts is None else tuple(dict.fromkeys(normal_key(key, normal) for key in texts)),
+        optional=isinstance(keys, MayBeAbsent),
+        required=frozenset(keys_needed),
+        protected=keys_refused,
         recursive=recursive,
         to_key=to_key,
         allow_empty=allow_empty,
@@ -174,9 +186,32 @@ def _refuse_text(option: str, seconds: object) -> None:
         raise TypeError(f"{option} is a number of seconds, not a str: write {option}=float(...)")
 
 
-def _relative(key: str) -> str:
-    name = key.strip()
-    return name if is_reference(name) else name.strip("/")
+def _texts(option: str, several: object) -> tuple[str, ...]:
+    if isinstance(several, str | bytes):
+        raise TypeError(f"{option} takes several names: write {option}=[{several!r}]")
+    if not isinstance(several, Iterable):
+        raise TypeError(f"{option} takes several names, as a list, not {type(several).__name__}")
+    names = tuple(several)
+    for number, name in enumerate(names):
+        _refuse_other(f"{option}[{number}]", name)
+    return names
+
+
+def _refuse_other(argument: str, value: object) -> None:
+    if isinstance(value, str):
+        return
+    if value is None:
+        remedy = "os.environ.get() returns None for a variable that is not set"
+    elif isinstance(value, bytes | bytearray):
+        remedy = "decode() it"
+    elif isinstance(value, PurePath):
+        remedy = f"it is not the path of a file; write {value.as_posix()!r}"
+    elif isinstance(value, Iterable):
+        remedy = "several paths are several arguments: load_env('/A/', '/B/')"
+    else:
+        remedy = "write a name of Parameter Store, like '/FAKEBOOK/TEST/'"
+    kind = "None" if value is None else f"of type {type(value).__name__}"
+    raise TypeError(f"{argument} is {kind}, not a str: {remedy}")
 
 
 def _default_paths() -> tuple[str, ...]:

@@ -1,9 +1,13 @@
 # One owner: which variables of an environment are ours. Decides edits, and applies them all or none.
 """Edits to an environment: what to set, what to unset, what to leave to others."""
 
-from collections.abc import Generator, Mapping, MutableMapping
+import re
+import sys
+from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fnmatch import translate
+from functools import cache
 from types import MappingProxyType
 
 from aiossmenv._errors import InvalidVariable
@@ -85,34 +89,121 @@ def apply(edit: Edit, environ: MutableMapping[str, str], slice_size: int = 50) -
     return None
 
 
-def check(parameters: Mapping[str, Parameter], checked: Mapping[str, Parameter] = MappingProxyType({})) -> None:
-    """Raise `InvalidVariable` for the first of *parameters*, by key and not *checked* before, that no environment holds."""
-    for key, parameter in parameters.items():
-        fault = None if checked.get(key) is parameter else _fault(key, parameter)
-        if fault:
-            raise InvalidVariable(
-                f"{key!r} {fault}",
-                parameter=parameter.name,
-                remedy="Correct it, or pass environ=None to fill no environment.",
-            )
+class _Protected(tuple[str, ...]):
+    """The default, whose repr in `help(load_env)` is short."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "PROTECTED"
 
 
-def _fault(key: str, parameter: Parameter) -> str | None:
+# Variables that make a program load or run other code. Someone who may write a parameter must not be able to run code.
+# The table of bad variables of sudo (`env_delete`) and the "unsecure" ones of glibc are where most of them come from.
+PROTECTED = _Protected((
+    # Which file a program's name stands for; the last two on Windows.
+    "PATH", "PATHEXT", "COMSPEC",
+    # Libraries that the dynamic loader puts into each program: Linux, macOS, AIX, HP-UX, IRIX.
+    "LD_*", "DYLD_*", "LDR_*", "LIBPATH", "SHLIB_PATH", "_RLD*",
+    # Modules that the C library loads, a program that it runs, and how its loader and allocator work.
+    "GCONV_PATH", "GETCONF_DIR", "GLIBC_TUNABLES",
+    # Modules and engines that OpenSSL and Kerberos load, plug-ins of MySQL's client, drivers of ODBC.
+    "OPENSSL_CONF", "OPENSSL_ENGINES", "OPENSSL_MODULES", "KRB5_CONFIG*", "LIBMYSQL_PLUGIN*", "ODBC*INI",
+    # Files that a shell runs when it starts (ENV: any POSIX shell), and text that it runs or splits commands by.
+    "BASH_ENV", "ENV", "ZDOTDIR", "FPATH", "BASH_FUNC_*", "BASH_LOADABLES_PATH", "BASHOPTS", "SHELLOPTS", "IFS",
+    "PROMPT_COMMAND", "PS[0-4]", "NULLCMD", "READNULLCMD",
+    # Where Python finds modules, or what it imports, when it starts, warns or stops at a breakpoint.
+    "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE", "PYTHONPLATLIBDIR", "PYTHONPYCACHEPREFIX",
+    "PYTHONEXECUTABLE", "PYTHONINSPECT", "PYTHONBREAKPOINT", "PYTHONWARNINGS", "PYTHONCASEOK", "PYTHON_PRESITE",
+    # Modules that the AWS SDK for Python imports, and options of gunicorn, which name a file of Python.
+    "BOTOCORE_EXPERIMENTAL__PLUGINS", "GUNICORN_CMD_ARGS",
+    # The same of other languages.
+    "PERL5*", "PERLLIB", "PERLIO_DEBUG", "RUBYOPT", "RUBYLIB", "GEM_HOME", "GEM_PATH", "BUNDLE_GEMFILE",
+    "NODE_OPTIONS", "NODE_PATH", "NODE_REPL_EXTERNAL_MODULE", "LUA_INIT*", "LUA_PATH*", "LUA_CPATH*",
+    "PHPRC", "PHP_INI_SCAN_DIR", "JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "JAVA_HOME", "CLASSPATH",
+    "DOTNET_STARTUP_HOOKS", "DOTNET_ADDITIONAL_DEPS", "CORECLR_PROFILER*", "COR_PROFILER*", "ERL_*FLAGS",
+    # Programs that git runs, and where it finds configuration and hooks, which name others.
+    "GIT_SSH*", "GIT_*EDITOR", "GIT_PAGER", "GIT_ASKPASS", "GIT_EXTERNAL_DIFF", "GIT_PROXY_COMMAND", "GIT_EXEC_PATH",
+    "GIT_TEMPLATE_DIR", "GIT_CONFIG*", "GIT_DIR", "GIT_COMMON_DIR",
+    # Programs that other tools run, and options of tools that name a program.
+    "SHELL", "EDITOR", "VISUAL", "PAGER", "MANPAGER", "BROWSER", "LESSOPEN", "LESSCLOSE", "SSH_ASKPASS", "SUDO_ASKPASS",
+    "RSYNC_RSH", "SVN_SSH", "CVS_RSH", "TAR_OPTIONS", "MAKEFLAGS", "MAKEFILES", "VIMINIT", "EXINIT",
+))  # fmt: skip
+
+# What the AWS SDK and the HTTP and TLS libraries below it read.
+_READ_BY_SDK = (
+    "AWS_*", "BOTO_*", "*_PROXY", "*_proxy", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_*", "SSLKEYLOGFILE",
+)  # fmt: skip
+
+
+def read_by_sdk(names: Iterable[str]) -> tuple[str, ...]:
+    """Return those of *names*, sorted, that are variables which the AWS SDK reads."""
+    matches = _pattern(_READ_BY_SDK)
+    return tuple(sorted(name for name in names if matches(name)))
+
+
+def check(
+    parameters: Mapping[str, Parameter],
+    checked: Mapping[str, Parameter] = MappingProxyType({}),
+    *,
+    protected: tuple[str, ...] = (),
+    encoding: str = "utf-8",
+) -> None:
+    """
+    Raise `InvalidVariable` for all of *parameters*, by key and not *checked* before, that must not be in an environment.
+
+    These are the ones that it cannot hold, in *encoding*, and those whose key fits a pattern of *protected*.
+    """
+    is_protected = _pattern(tuple(map(_as_named, protected)))
+    faults: dict[str, tuple[str, str]] = {}
+    for key in sorted(parameters):
+        parameter = parameters[key]
+        if checked.get(key) is parameter:
+            continue
+        if is_protected(_as_named(key)):
+            faults[key] = ("would make programs run other code", _PROTECTED)
+        elif fault := _fault(key, parameter, encoding):
+            faults[key] = fault
+    if faults:
+        raise InvalidVariable(
+            "; ".join(f"{key!r} of {parameters[key].name} {text}" for key, (text, _) in faults.items()),
+            parameter=", ".join(parameters[key].name for key in faults),
+            remedy=" ".join(dict.fromkeys(remedy for _, remedy in faults.values())),
+        )
+
+
+_CORRECT = "Correct it, or pass environ=None to fill no environment."
+_PROTECTED = "Rename it, give it another key with to_key, or pass protected= with a list of your own: () allows all."
+_ENCODING = "Run in a UTF-8 locale (LANG=C.UTF-8 or PYTHONUTF8=1), or pass environ=None to fill no environment."
+
+
+# Windows ignores the case of variables; elsewhere PATH and Path are two variables, and only PATH has a meaning.
+_as_named: Callable[[str], str] = str.upper if sys.platform == "win32" else str
+
+
+@cache
+def _pattern(patterns: tuple[str, ...]) -> Callable[[str], object]:
+    return re.compile("|".join(map(translate, patterns)) or "(?!)").match
+
+
+def _fault(key: str, parameter: Parameter, encoding: str) -> tuple[str, str] | None:
     if not key:
-        return "is empty and cannot name an environment variable"
+        return "is empty and cannot name an environment variable", _CORRECT
     if "=" in key or "\0" in key:
-        return "cannot name an environment variable"
+        return "cannot name an environment variable", _CORRECT
     if "\0" in parameter.value:
-        return "has a NUL in its value, which no environment variable can hold"
-    if not _encodes(key) or not _encodes(parameter.value):
-        return "holds a character that no environment variable can hold"
+        return "has a NUL in its value, which no environment variable can hold", _CORRECT
+    if not _encodes(key, "utf-8") or not _encodes(parameter.value, "utf-8"):
+        return "holds a character that no environment variable can hold", _CORRECT
+    if not _encodes(key, encoding) or not _encodes(parameter.value, encoding):
+        return f"holds a character that the locale's encoding, {encoding}, does not have", _ENCODING
     return None
 
 
-def _encodes(text: str) -> bool:
-    # As os.environ does it on every system that has UTF-8 as its encoding.
+def _encodes(text: str, encoding: str) -> bool:
+    # As os.environ does it.
     try:
-        text.encode("utf-8", "surrogateescape")
+        text.encode(encoding, "surrogateescape")
     except UnicodeEncodeError:
         return False
     return True

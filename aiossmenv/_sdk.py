@@ -2,14 +2,19 @@
 """The SDK's session, client and HTTP session, as we make them."""
 
 import asyncio
+import copy
 import gzip
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib import request
+from urllib.parse import urlsplit
 
 # Seconds. The SDK's own (60 and 60) are longer than anybody waits for a service to start; a request that is lost is
 # better sent again.
@@ -19,12 +24,117 @@ _READ_TIMEOUT = 10.0
 _OPERATIONS = ("GetParametersByPath", "GetParameters", "GetParameter")
 
 
-def new_session() -> Any:
-    """Return a session with all that the SDK honours; imports it."""
-    import aioboto3
-    from aiobotocore.session import get_session
+class Surroundings(Mapping[str, str]):
+    """
+    A copy of the environment, and the proxies that it names, at the moment when this is made.
 
-    session = get_session()
+    A parameter may become the variable AWS_REGION, AWS_ACCESS_KEY_ID or HTTPS_PROXY. The store that it was read from
+    connects again with this copy, so it goes to the same place as the same identity. The repr shows no variable.
+    """
+
+    def __init__(self) -> None:
+        self._variables = dict(os.environ)
+        for name, default in _FILES.items():
+            # As absolute paths: the variable HOME may change, too.
+            path = self._variables.get(name, default)
+            self._variables[name] = os.path.expandvars(os.path.expanduser(path))  # noqa: PTH111 - keeps an empty path
+        if region := self._variables.get("AWS_REGION"):
+            # The SDK for Python knows AWS_DEFAULT_REGION only; ECS, Lambda and the other SDKs say AWS_REGION, which
+            # comes first there.
+            self._variables["AWS_DEFAULT_REGION"] = region
+        self._proxies = request.getproxies()
+        self._named = request.getproxies_environment()
+
+    def __getitem__(self, name: str) -> str:
+        return self._variables[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
+
+    def __repr__(self) -> str:
+        return "<Surroundings>"
+
+    __sentry_repr__ = __repr__
+
+    def proxies_for(self, url: str) -> dict[str, str]:
+        """Return the proxies for *url* by scheme, as the SDK finds them in the environment or in the system."""
+        from botocore.utils import should_bypass_proxies
+
+        if not self._named:
+            return {} if should_bypass_proxies(url) else self._proxies
+        bypassed = request.proxy_bypass_environment(  # type: ignore[attr-defined] # for typeshed it is not there
+            urlsplit(url).netloc, self._named
+        )
+        return {} if bypassed else self._proxies
+
+
+# Where the SDK looks for these files unless a variable says otherwise.
+_FILES = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
+
+
+@dataclass(slots=True)
+class Pins:
+    """
+    What the first client of a store was made of, and each later one is.
+
+    *surroundings*: for sessions of our own. *client*: for a session of the user's, the first client itself, because its
+    session, which others may use as well, goes on to read the environment; and its *credentials*.
+    """
+
+    surroundings: Surroundings | None = None
+    client: Any = None
+    credentials: Any = None
+
+
+def new_session(surroundings: Surroundings | None = None) -> Any:
+    """Return a session with all that the SDK honours, in *surroundings*, by default those of now; imports the SDK."""
+    import aioboto3
+    from aiobotocore.config import AioConfig
+    from aiobotocore.session import AioSession
+    from botocore.configprovider import ConfigChainFactory, ConfiguredEndpointProvider
+
+    environ = surroundings or Surroundings()
+    http_session_class = _in_surroundings(_http_session_class(), environ)
+
+    class Session(AioSession):  # type: ignore[misc] # untyped base
+        # Clients of STS and SSO, which renew credentials during the life of a store, are made here as well.
+        def create_client(
+            self, service_name: str, *, config: Any = None, verify: Any = None, **options: Any
+        ) -> AbstractAsyncContextManager[Any]:
+            # Retries are ours: the SDK would ask STS five times, for up to a minute each, and the deadline would be over
+            # before it says what is wrong.
+            config = AioConfig(
+                connect_timeout=_CONNECT_TIMEOUT, read_timeout=_READ_TIMEOUT, retries={"total_max_attempts": 1}
+            ).merge(config or AioConfig())
+            config.http_session_cls = http_session_class
+            verify = _trusted(self, environ) if verify is None else verify
+            created: AbstractAsyncContextManager[Any] = super().create_client(
+                service_name, config=config, verify=verify, **options
+            )
+            return created
+
+        def _add_configured_endpoint_provider(self, client_name: str, config_store: Any) -> None:
+            found = ConfiguredEndpointProvider(self.full_config, self.get_scoped_config(), client_name, environ)
+            config_store.set_config_provider("endpoint_url", found)
+
+    session = Session()
+    store, factory = session.get_component("config_store"), ConfigChainFactory(session, environ)
+    for name, (in_file, in_environment, default, convert) in session.SESSION_VARIABLES.items():
+        store.set_config_provider(
+            name,
+            factory.create_config_chain(
+                instance_name=name,
+                env_var_names=in_environment,
+                config_property_names=in_file,
+                default=default,
+                conversion_func=convert,
+            ),
+        )
+    for provider in session.get_component("credential_provider").providers:
+        _surround(provider, environ)
     session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
     if not session.get_config_variable("data_path"):
         session.register_component("data_loader", _quick_loader())
@@ -46,8 +156,10 @@ def new_client(session: Any, region: str | None, endpoint_url: str | None, conne
         user_agent=f"aiobotocore/{aiobotocore.__version__} aiossmenv",
         # Ten names or one path: the service checks them itself, and says more.
         parameter_validation=False,
-        http_session_cls=_http_session_class(),
+        http_session_cls=(http_session_class := _repeatable(_http_session_class())),
     )
+    # Older versions of the SDK forget this one where a session has a default config.
+    config._user_provided_options["http_session_cls"] = http_session_class
     create = getattr(session, "create_client", None) or session.client
     client: AbstractAsyncContextManager[Any] = create(
         "ssm", region_name=region, endpoint_url=endpoint_url, config=config
@@ -56,29 +168,85 @@ def new_client(session: Any, region: str | None, endpoint_url: str | None, conne
     return asyncio.run(_enter(client))
 
 
-def ask_once(session: Any) -> None:
-    """
-    Have a session of `new_session()` ask STS and SSO for credentials once, with our timeouts: retries are ours.
-
-    The SDK would ask five times, for up to a minute each, and the deadline would be over before it says what is wrong.
-    Call this after `new_client()`: an SDK with a default configuration drops the HTTP session of ours.
-    """
-    from aiobotocore.config import AioConfig
-
-    session._session.set_default_client_config(
-        AioConfig(connect_timeout=_CONNECT_TIMEOUT, read_timeout=_READ_TIMEOUT, retries={"total_max_attempts": 1})
-    )
+async def reopened(client: Any) -> Any:
+    """Return a copy of a client that `new_client()` made, open, with connections of its own."""
+    again = copy.copy(client)
+    again._endpoint = copy.copy(client._endpoint)
+    again._endpoint.http_session = client._endpoint.http_session.again()
+    return await again.__aenter__()
 
 
-def region_of(session: Any, *, ours: bool) -> str | None:
-    """Return the region that *session* is to talk to, or `None` if its own is meant. *ours*: it is of `new_session()`."""
-    # The SDK for Python knows AWS_DEFAULT_REGION only; ECS, Lambda and the other SDKs say AWS_REGION, which comes
-    # first there. What a user's own session was told comes before both.
-    named = os.environ.get("AWS_REGION") or None
-    if ours:
-        return named
+def region_of(session: Any, surroundings: Mapping[str, str]) -> str | None:
+    """Return the region of a user's own *session*: what it was told comes before AWS_REGION, which it does not read."""
     find = getattr(session, "get_config_variable", None)
-    return (find("region") if find else session.region_name) or named
+    return (find("region") if find else session.region_name) or surroundings.get("AWS_REGION") or None
+
+
+def _trusted(session: Any, surroundings: Mapping[str, str]) -> Any:
+    """Return the certificates that clients of *session* trust: a file, or whether to verify at all."""
+    bundle = session.get_config_variable("ca_bundle")
+    return surroundings.get("REQUESTS_CA_BUNDLE", True) if bundle is None else bundle
+
+
+def _surround(provider: Any, surroundings: Surroundings) -> None:
+    """Let a provider of credentials read *surroundings* wherever the SDK would read the environment."""
+    # The SDK's classes take an environment, but the SDK's function that makes these objects does not pass one.
+    for name in ("environ", "_environ"):
+        if hasattr(provider, name):
+            setattr(provider, name, surroundings)
+    if hasattr(provider, "_get_env_config") and not provider._disable_env_vars:
+        variables = provider._CONFIG_TO_ENV_VAR
+        provider._get_env_config = lambda key: surroundings.get(variables.get(key, ""))
+    if hasattr(provider, "_popen"):
+        provider._popen = partial(provider._popen, env=surroundings)
+    if hasattr(provider, "_role_fetcher"):
+        fetcher = provider._role_fetcher
+        fetcher._disabled = surroundings.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true"
+        _set_proxies(fetcher._session, surroundings)
+    if hasattr(provider, "_profile_provider_builder"):
+        builder = provider._profile_provider_builder
+        builder.providers = partial(_surrounded, builder.providers, surroundings)
+
+
+def _surrounded(build: Any, surroundings: Surroundings, *arguments: Any, **options: Any) -> Any:
+    providers = build(*arguments, **options)
+    for provider in providers:
+        _surround(provider, surroundings)
+    return providers
+
+
+def _in_surroundings(http_session_class: Any, surroundings: Surroundings) -> Any:
+    """Return a subclass of *http_session_class* that finds its proxies in *surroundings*."""
+
+    class Surrounded(http_session_class):  # type: ignore[misc] # untyped base
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            _set_proxies(self, surroundings)
+
+    return Surrounded
+
+
+def _repeatable(http_session_class: Any) -> Any:
+    """Return a subclass of *http_session_class* whose objects make others with the same options."""
+
+    class Repeatable(http_session_class):  # type: ignore[misc] # untyped base
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.again = partial(type(self), **options)
+
+    return Repeatable
+
+
+def _set_proxies(http_session: Any, surroundings: Surroundings) -> None:
+    from botocore.httpsession import ProxyConfiguration
+
+    class Proxies(ProxyConfiguration):  # type: ignore[misc] # untyped base
+        # The SDK decides when it makes a client whether its endpoint needs a proxy; this decides for each request.
+        def proxy_url_for(self, url: str) -> Any:
+            self._proxies = surroundings.proxies_for(url)
+            return super().proxy_url_for(url)
+
+    http_session._proxy_config = Proxies(proxies_settings=http_session._proxy_config.settings)
 
 
 def _timestamp(value: Any) -> datetime:

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from cachetools import TTLCache
 
@@ -23,6 +23,9 @@ from aiossmenv._parameter import Parameter, normal_path
 from aiossmenv._request import Answer, Request, Want
 from aiossmenv._scan import DENIED_FOR, Denials, Job, Scan
 from aiossmenv._snapshot import Known
+
+if TYPE_CHECKING:
+    from aiossmenv._sdk import Pins
 
 logger = logging.getLogger("aiossmenv")
 
@@ -86,6 +89,7 @@ class ParameterStore:
     *ttl*: seconds that `get()` keeps what it read, 60. *deadline*: seconds for one read, retries and all, 30.
     *caller*, *clock*, *random* are for tests.
 
+    Its first request finds region, identity, endpoint and proxies; they hold for its life, however often it connects.
     It connects when first needed. Use it with `async with`, or call `aclose()`; one that only `Env`s read through closes
     with the last of them. In a child process that was forked, and on another event loop, it connects anew; it leaves the
     parent's connections alone, and a loop that ends closes its own. It refuses a second loop while the first one runs.
@@ -401,10 +405,16 @@ async def _closing(caller: Caller, store: "weakref.ref[ParameterStore]") -> Asyn
 def _client(
     session: object | None, region: str | None, endpoint_url: str | None, max_concurrency: int
 ) -> Callable[[], Caller]:
-    def connect() -> Caller:
-        from aiossmenv._client import Client
+    pins: Pins | None = None
 
-        return Client(session=session, region=region, endpoint_url=endpoint_url, connections=max_concurrency)
+    def connect() -> Caller:
+        nonlocal pins
+        from aiossmenv._client import Client
+        from aiossmenv._sdk import Pins
+
+        # Every connection of a store, in a forked child too, has the region, identity and proxies of the first one.
+        pins = pins or Pins()
+        return Client(session=session, region=region, endpoint_url=endpoint_url, connections=max_concurrency, pins=pins)
 
     return connect
 

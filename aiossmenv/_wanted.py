@@ -5,10 +5,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from aiossmenv._errors import EmptyPath, MissingParameters
-from aiossmenv._parameter import REFERENCE, Parameter, is_reference
+from aiossmenv._parameter import REFERENCE, Parameter, is_reference, nearest
 from aiossmenv._publish import Edit
 from aiossmenv._request import Want
 from aiossmenv._snapshot import Change, Known, Snapshot, is_below
+
+
+class MayBeAbsent(tuple[str, ...]):
+    """Names for `keys=` that are read if they are there, such as those of fields that have a default."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +27,10 @@ class Wanted:
     recursive: bool
     to_key: Callable[[str], str]
     allow_empty: bool
+    # Patterns of keys that are not put into an environment.
+    protected: tuple[str, ...] = ()
+    # Whether *names* are those that may be there, and not those that somebody expects.
+    optional: bool = False
 
     @property
     def where(self) -> str:
@@ -32,15 +42,32 @@ class Wanted:
         if self.names is None:
             return tuple(Want(path=path, recursive=self.recursive) for path in self.paths)
         secrets = tuple(name for name in self.names if is_reference(name))
-        below = [name for name in self.names if not is_reference(name)]
+        of_path: dict[str, dict[str, None]] = {path: {} for path in self.paths}
+        for key in self.names:
+            for path, name in self._spelled_out(key):
+                of_path[path][name] = None
         return (
-            *(
-                Want(path=path, names=tuple(f"{path.rstrip('/')}/{name}" for name in below), may_list=False)
-                for path in self.paths
-                if below
-            ),
+            *(Want(path=path, names=tuple(names), may_list=False) for path, names in of_path.items() if names),
             *([Want(path=REFERENCE, names=secrets, may_list=False)] if secrets else []),
         )
+
+    def missing(self, known: Known) -> tuple[str, ...]:
+        """Return the full names, sorted, of the keys that no path has."""
+        if self.names is None:
+            return ()
+        found = known.parameters
+        names = [[key] if is_reference(key) else [name for _, name in self._spelled_out(key)] for key in self.names]
+        return tuple(sorted(name for same in names if found.keys().isdisjoint(same) for name in same))
+
+    def _spelled_out(self, key: str) -> list[tuple[str, str]]:
+        """Return the full names that a key other than a secret's means, each with its path."""
+        if is_reference(key):
+            return []
+        if key.startswith("/"):
+            path = nearest(self.paths, key)
+            assert path is not None
+            return [(path, key)]
+        return [(path, f"{path.rstrip('/')}/{key}") for path in self.paths]
 
     def polls(self, known: Known) -> tuple[Want, ...]:
         """Return what to look at to read by name all that is *known*; a path of which nothing is known is listed."""
@@ -73,10 +100,12 @@ class Wanted:
             names = known.names_below(want.path, recursive=self.recursive) if want.names is None else want.names
             below = known.keyed(want.path, names, to_key=self.to_key)
             if not below and not self.allow_empty:
+                if self.names is None:
+                    text = "there is no parameter under this path"
+                else:
+                    text = f"none of the keys is there: {', '.join(want.names)}" if want.names else "keys= is empty"
                 raise EmptyPath(
-                    "there is no parameter under this path"
-                    if self.names is None
-                    else f"none of the keys is there: {', '.join(self.names)}",
+                    text,
                     path=want.path,
                     region=region,
                     remedy="Check its spelling and case and the region; pass allow_empty=True if it may be empty.",
@@ -103,3 +132,5 @@ class Prepared:
     snapshot: Snapshot
     changes: tuple[Change, ...]
     edit: Edit | None
+    # Full names that were asked for and are not there.
+    missing: tuple[str, ...] = ()

@@ -37,7 +37,7 @@ one, and an app that is mounted in another, which has a state of its own:
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -70,6 +70,8 @@ def _lifespan(load: Callable[P, Loading]) -> Callable[P, Callable[[FastAPI], Abs
         line of the log. To add to it, enter it in a lifespan of your own: `async with lifespan(...)(app):`.
         """
 
+        # The app may start several times, and an iterator gives its items once.
+        options.update({option: tuple(value) for option, value in options.items() if isinstance(value, Iterator)})
         # A method of something in C: a traceback that shows its repr, or the variables where it raises, shows no options,
         # of which environ may be full.
         begin = partial(load, *paths, **options).__call__

@@ -62,6 +62,7 @@ from aiossmenv._errors import AiossmenvError, KeyCollision, MissingParameters
 from aiossmenv._load import Loading, load_env
 from aiossmenv._parameter import REFERENCE, Parameter, asked_name, is_reference, relative_name
 from aiossmenv._snapshot import Change
+from aiossmenv._wanted import MayBeAbsent
 from aiossmenv._watch import is_async
 
 try:
@@ -300,7 +301,7 @@ class _Around(Generic[P]):
         if options.setdefault("environ", None) is None:
             # Where no variables are named, names are what they are.
             options.setdefault("to_key", str)
-        options.setdefault("keys", ParameterSource(settings).names())
+        options.setdefault("keys", MayBeAbsent(ParameterSource(settings).names()))
         # What is missing says more of an empty path than that it is empty.
         options.setdefault("allow_empty", any(field.is_required() for field in settings.model_fields.values()))
         try:

@@ -375,3 +375,15 @@ async def test_a_second_lifespan_of_one_app_is_refused(ssm: Store) -> None:
         assert "1" == get_env(app)["A"]
     async with lifespan("/R")(app):
         assert "1" == get_env(app)["A"]
+
+
+async def test_iterators_are_there_for_each_start(ssm: Store) -> None:
+    """Options that can be iterated over once hold for every start of the app, not for the first alone."""
+    for name in ("A", "B", "C"):
+        ssm.put(f"/R/{name}", "1")
+    app = FastAPI()
+    start = lifespan("/R", keys=(name for name in ("A", "B")), required=iter(["A"]), protected=iter(["NOT_*"]))
+
+    for _ in range(3):
+        async with start(app):
+            assert {"A": "1", "B": "1"} == dict(get_env(app))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +20,8 @@ from aiossmenv._parameter import (
     base_name,
     is_older,
     is_reference,
+    nearest,
+    normal_key,
     normal_path,
     relative_name,
     split_names,
@@ -60,11 +63,112 @@ EMPTY, UNROOTED, ODD = "the path is empty", "a path begins with a slash", "singl
 
 
 @pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("'/a/b'", "quotes around it .* Write /a/b without them"),
+        ('"/a/b"', "quotes around it .* Write /a/b without them"),
+        ('"/a/b', "Write /a/b without them"),
+        (r"C:\a", "path of Windows .* MSYS_NO_PATHCONV=1"),
+        (r"\a\b", "backslashes .* Write it with slashes: /a/b"),
+        ("C:/Program Files/Git/app", "path of Windows .* Git Bash .* MSYS_NO_PATHCONV=1"),
+        ("arn:aws:ssm:eu-west-1:111122223333:parameter/A/B", "an ARN .* Write the path in it: /A/B$"),
+        ("arn:aws:ssm:eu-west-1:111122223333:parameter/A/*", "an ARN .* Write the path in it: /A$"),
+        ("arn:aws-cn:ssm:cn-north-1:111122223333:parameter/A:3", "an ARN .* Write the path in it: /A$"),
+        ("arn:aws:secretsmanager:eu-west-1:111122223333:secret:x-AbCdEf", "keys=.'/aws/reference/secretsmanager/ID'"),
+        ("/aws/reference/secretsmanager/x", "cannot be listed .* keys="),
+        (
+            "https://eu-west-1.console.aws.amazon.com/systems-manager/parameters/a/description",
+            "a URL .* like /FAKEBOOK/",
+        ),
+        ("ssm:/a", "Write it without ssm: in front: /a$"),
+        ("ssm:///a/b/", "Write it without ssm: in front: /a/b$"),
+        ("$APP_PATH", "nothing replaced"),
+        ("/${STAGE}/app/", "nothing replaced .* f-string"),
+        ("/{stage}/app", "nothing replaced .* f-string"),
+        ("%APP_PATH%", "nothing replaced"),
+        ("/a/*", "wildcard .* so write /a/$"),
+        ("/a/b*", "wildcard .* so write /a/$"),
+        ("/a/b:3", "no version and no label .* load_env..*/a', keys=..b:3"),
+        ("/a:live", "no version and no label .* load_env.'/', keys=..a:live"),
+        ("/a,/b", "several in one text .* several arguments"),
+        ("/a\n/b", "several in one text .* several arguments"),
+        ("/a/:/b/", "several in one text .* several arguments"),
+        ("/a;/b", "several in one text .* several arguments"),
+    ],
+)
+def test_what_is_taken_for_a_path(path: str, says: str) -> None:
+    """What was meant for something else is `InvalidPath` with the remedy for that mistake, and no request is sent."""
+    with pytest.raises(InvalidPath) as caught:
+        normal_path(path)
+    assert re.search(says, " ".join(str(caught.value).split()).removesuffix("."))
+    assert path == caught.value.path
+    with pytest.raises(InvalidPath, match="^SSM_PATH: "):
+        normal_path(path, "SSM_PATH")
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("mysql", "mysql"),
+        ("mysql/password:3", "mysql/password:3"),
+        (" mysql/ ", "mysql"),
+        ("/production/mysql/password", "/production/mysql/password"),
+        ("/production/mysql/password:live", "/production/mysql/password:live"),
+        ("/aws/reference/secretsmanager/any-id+=@", "/aws/reference/secretsmanager/any-id+=@"),
+    ],
+)
+def test_a_key_is_a_name(key: str, name: str) -> None:
+    """A key is a name relative to the paths, a full name below one of them, or that of a secret."""
+    assert name == normal_key(key, ["/staging", "/production"])
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("", "the name is empty"),
+        ("  ", "the name is empty"),
+        ("/", "made of single slashes"),
+        ("/other/mysql:3", "below none of the paths: /production, /b .*Pass '/other' as a path.* 'other/mysql:3'"),
+        ("/productions/mysql", "below none of the paths"),
+        ("/production", "below none of the paths"),
+        ("/x", "Pass '/' as a path"),
+        ("mysql/*", "wildcard .* whole"),
+        ("*", "wildcard"),
+        ("'mysql'", "quotes .* Write mysql without"),
+        ("$KEY", "nothing replaced"),
+        ("a,b", "several in one text .* as a list"),
+        ("a b", "single slashes"),
+        ("a//b", "single slashes"),
+        ("a:b:c", "single slashes"),
+        ("a:", "single slashes"),
+        (":3", "single slashes"),
+        ("ssm:/production/mysql", "Write it without ssm: in front: /production/mysql"),
+        (r"C:\mysql", "path of Windows"),
+        (r"mysql\password", "Write it with slashes: mysql/password"),
+        ("arn:aws:ssm:eu-west-1:111122223333:parameter/production/a", "Write the name in it, /production/a, or .* ARN"),
+    ],
+)
+def test_a_key_that_is_no_name(key: str, says: str) -> None:
+    """What cannot be a name below the paths is `InvalidPath` with the remedy, and holds the key as it was given."""
+    with pytest.raises(InvalidPath) as caught:
+        normal_key(key, ["/production", "/b"])
+    assert re.search(says, " ".join(str(caught.value).split()))
+    assert key == caught.value.parameter
+
+
+def test_a_full_name_belongs_to_the_nearest_path() -> None:
+    """Of paths that are below each other, a full name is below the longest; below `/` is everything."""
+    assert "/a/b" == nearest(["/", "/a", "/a/b", "/a/bc"], "/a/b/x")
+    assert "/" == nearest(["/", "/a"], "/ab/x")
+    assert nearest(["/a"], "/a") is None
+
+
+@pytest.mark.parametrize(
     ("text", "paths"),
     [
         (EMPTY, ["", "  "]),
-        (UNROOTED, ["FAKEBOOK/TEST", "A", "./A", "arn:aws:ssm:eu-west-1:111122223333:parameter/A"]),
-        (ODD, ["//A", "/A//B", "/A//", "///", "/A B", "/A/ /", "/A:3", "/Ä", "/A\n/B", "/A,/B"]),
+        (UNROOTED, ["FAKEBOOK/TEST", "A", "./A", "~/A", "A:3"]),
+        (ODD, ["//A", "/A//B", "/A//", "///", "/A B", "/A/ /", "/Ä"]),
     ],
     ids=["empty", "unrooted", "odd"],
 )

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aiossmenv import InvalidVariable, Parameter
-from aiossmenv._publish import Edit, apply, check, plan
+from aiossmenv._publish import PROTECTED, Edit, apply, check, plan, read_by_sdk
 
 KEYS = "ABCD"
 VARIABLES = st.dictionaries(st.sampled_from(KEYS), st.sampled_from("xy"))
@@ -325,3 +325,108 @@ def test_what_was_checked_before_is_not_checked_again() -> None:
     for checked in ({}, {"B": bad}, {"A": made(f"{SECRET}\0")}):
         with pytest.raises(InvalidVariable):
             check({"A": bad}, checked)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "DYLD_INSERT_LIBRARIES", "GCONV_PATH", "GLIBC_TUNABLES"),
+        *("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONBREAKPOINT", "PYTHONWARNINGS", "PYTHONUSERBASE"),
+        *("BASH_ENV", "ENV", "IFS", "SHELLOPTS", "PS4", "PROMPT_COMMAND", "BASH_FUNC_ls%%"),
+        *("NODE_OPTIONS", "NODE_PATH", "PERL5LIB", "PERL5OPT", "RUBYOPT", "RUBYLIB"),
+        *("JAVA_TOOL_OPTIONS", "_JAVA_OPTIONS", "JDK_JAVA_OPTIONS", "CLASSPATH", "DOTNET_STARTUP_HOOKS"),
+        *("GIT_SSH", "GIT_SSH_COMMAND", "GIT_EXTERNAL_DIFF", "GIT_SEQUENCE_EDITOR", "GIT_CONFIG_COUNT"),
+        *("EDITOR", "PAGER", "BROWSER", "OPENSSL_CONF", "BOTOCORE_EXPERIMENTAL__PLUGINS"),
+    ],
+)
+def test_keys_that_run_code_are_protected(key: str) -> None:
+    """By default a key that makes a program load or run other code is refused, whatever its value."""
+    with pytest.raises(InvalidVariable, match="would make programs run other code") as caught:
+        check({key: made(SECRET)}, protected=PROTECTED)
+    assert "/P/odd" == caught.value.parameter
+    assert "protected=" in str(caught.value)
+    assert SECRET not in str(caught.value)
+    check({key: made(SECRET)}, protected=tuple(pattern for pattern in PROTECTED if pattern[:2] != key[:2]))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(
+            "DB_URL",
+            "APP_PATH",
+            "PATHS",
+            "Path",
+            "path",
+            "LD",
+            "OLD_PATH",
+            "ENVIRONMENT",
+            "APP_ENV",
+            "PYTHONUNBUFFERED",
+        ),
+        *(
+            "GIT_SHA",
+            "GIT_TOKEN",
+            "PYTHONHASHSEED",
+            "NODE_ENV",
+            "JAVA_OPTS_FILE",
+            "AWS_REGION",
+            "HTTPS_PROXY",
+            "LANG",
+            "TZ",
+        ),
+    ],
+)
+def test_other_keys_are_not_protected(key: str) -> None:
+    """A key that only looks like one of them, and one in another case, which means nothing on POSIX, is let through."""
+    check({key: made(SECRET)}, protected=PROTECTED)
+
+
+def test_a_list_of_ones_own() -> None:
+    """Names and patterns of one's own take the place of the default; none protect nothing."""
+    check({"PATH": made("x")}, protected=("APP_*",))
+    check({"PATH": made("x")})
+    with pytest.raises(InvalidVariable, match="'APP_X'"):
+        check({"APP_X": made("x")}, protected=("APP_*",))
+
+
+def test_all_faults_are_reported_at_once() -> None:
+    """All keys that cannot be set are in one error, sorted, each with its parameter and its reason; checked ones are not."""
+    named = {
+        key: Parameter(name=f"/P/{name}", value=value, type="SecureString", version=1)
+        for key, name, value in (
+            ("Z\0", "z", "1"),
+            ("PATH", "path", "1"),
+            ("A", "a", "1\0"),
+            ("LD_X", "ld", "1"),
+            ("B", "b", "1"),
+        )
+    }
+    with pytest.raises(InvalidVariable) as caught:
+        check(named, protected=PROTECTED)
+    assert "/P/a, /P/ld, /P/path, /P/z" == caught.value.parameter
+    text = str(caught.value)
+    places = [text.index(f"{key!r} of /P/") for key in ("A", "LD_X", "PATH", "Z\0")]
+    assert sorted(places) == places
+    assert "/P/b" not in text
+    assert text.count("Correct it") == text.count("Rename it") == 1
+
+    with pytest.raises(InvalidVariable) as caught:
+        check(named, {"PATH": named["PATH"]}, protected=PROTECTED)
+    assert "/P/a, /P/ld, /P/z" == caught.value.parameter
+
+
+@pytest.mark.parametrize(("key", "value"), [("A", "grün"), ("Ä", "x")])
+def test_what_a_locale_does_not_have(key: str, value: str) -> None:
+    """Where the encoding of the locale lacks a character, the parameter, the encoding and the remedy are named."""
+    check({key: made(value)})
+    with pytest.raises(InvalidVariable, match="encoding, ascii, does not have.*PYTHONUTF8=1") as caught:
+        check({key: made(value)}, encoding="ascii")
+    assert "/P/odd" == caught.value.parameter
+    assert "grün" not in str(caught.value)
+
+
+def test_variables_that_the_sdk_reads() -> None:
+    """Variables of the AWS SDK, of proxies and of certificates are found, sorted; others are not."""
+    read = ["AWS_PROFILE", "AWS_REGION", "HTTPS_PROXY", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "no_proxy"]
+    assert tuple(read) == read_by_sdk([*reversed(read), "DB_URL", "MY_AWS_REGION", "PROXY", "APP_REGION"])

@@ -74,6 +74,7 @@ async def options(store: ParameterStore, environ: dict[str, str]) -> None:
         to_key=str,
         environ=environ,
         override=False,
+        protected=("LD_*",),
         allow_empty=True,
         deadline=5,
         max_stale=3600,

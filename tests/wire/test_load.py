@@ -3,7 +3,9 @@
 import asyncio
 import os
 import random
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,7 @@ from aiossmenv import (
     load_env,
 )
 from embedded import Store
-from faults import FaultProxy, changed, hang, ragged_pages
+from faults import FaultProxy, changed, error, hang, ragged_pages
 from timing import our_tasks
 
 
@@ -170,15 +172,15 @@ async def test_value_that_is_no_variable(ssm: Store, proxy: FaultProxy) -> None:
     with pytest.raises(InvalidVariable, match="NUL") as caught:
         await load_env("/C")
 
-    assert "/C/one" == caught.value.parameter
+    assert "/C/one, /C/two" == caught.value.parameter
     assert "marker" not in str(caught.value)
 
 
 async def test_known_keys_need_no_listing(ssm: Store, proxy: FaultProxy) -> None:
-    """With `keys` one call by name does it, at any depth, and names that are not there are told of in the log."""
+    """With `keys` one call by name does it, at any depth."""
     await write(ssm, {"/K/DB_URL": "here", "/K/db/user": "me", "/K/OTHER": "no"})
 
-    env = await load_env("/K/", keys=["DB_URL", "/db/user", "NOT_THERE"])
+    env = await load_env("/K/", keys=["DB_URL", "db/user", "NOT_THERE"])
 
     assert {"DB_URL": "here", "DB_USER": "me"} == dict(env)
     assert ["GetParameters"] == [call.operation for call in proxy.calls]
@@ -199,6 +201,205 @@ async def test_keys_of_several_paths(ssm: Store) -> None:
     await write(ssm, {"/COMMON/LOG": "info", "/COMMON/URL": "u", "/APP/LOG": "debug"})
 
     assert {"LOG": "debug", "URL": "u"} == dict(await load_env("/COMMON", "/APP", keys=["LOG", "URL"]))
+
+
+async def test_full_names_are_keys(ssm: Store, proxy: FaultProxy) -> None:
+    """A full name below a path means that parameter, with a version or a label too, and only below its nearest path."""
+    for value in ("1", "2"):
+        await write(ssm, {"/P/mysql/password": value})
+    ssm.client.label_parameter_version(Name="/P/mysql/password", ParameterVersion=1, Labels=["old"])
+    await write(ssm, {"/P/mysql/user": "u", "/Q/mysql/password": "q", "/Q/x": "x", "/P/x": "p"})
+
+    for key, value in (("", "2"), (":1", "1"), (":old", "1")):
+        env = await load_env("/P", keys=[f"/P/mysql/password{key}", "mysql/user"])
+        assert {"MYSQL_PASSWORD": value, "MYSQL_USER": "u"} == dict(env)
+    proxy.calls.clear()
+    env = await load_env("/P", "/Q/mysql", "/Q", keys=["/P/x", "/Q/mysql/password", "/P/x", "x"])
+    assert {"X": "x", "PASSWORD": "q"} == dict(env)
+    names = sorted(name for call in proxy.calls for name in call.body["Names"])
+    assert ["/P/x", "/Q/mysql/password", "/Q/mysql/x", "/Q/x"] == names
+    await write(ssm, {"/Q/mysql/password": "q2"})
+    assert ["PASSWORD"] == [change.key for change in await env.refresh()]
+    await write(ssm, {"/Q/mysql/password": "q3"})
+    assert ["PASSWORD"] == [change.key for change in await env.refresh("PASSWORD")]
+
+
+async def test_no_keys_at_all(proxy: FaultProxy) -> None:
+    """An empty list of keys is told from keys that are not there."""
+    with pytest.raises(EmptyPath, match="keys= is empty"):
+        await load_env("/P", keys=[])
+    with pytest.raises(EmptyPath, match="none of the keys is there: /P/x, /P/y"):
+        await load_env("/P", keys=["x", "/P/y"])
+
+
+async def test_keys_that_cannot_be_names(proxy: FaultProxy) -> None:
+    """A full name below no path, a wildcard, and other texts that are no names are refused before anything is sent."""
+    for keys in (["/Q/x"], ["x", "*"], [""], ["x", "'y'"]):
+        with pytest.raises(InvalidPath) as caught:
+            await load_env("/P", keys=keys)
+        assert keys[-1] == caught.value.parameter
+    assert 0 == proxy.count()
+
+
+async def test_what_was_asked_for_and_is_not_there(
+    ssm: Store, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Keys that no path has are named, in full, in a warning: at the first load, and when the set of them changes."""
+    await write(ssm, {"/P/a": "1", "/Q/b": "1"})
+
+    def told() -> list[str]:
+        records = [(record.levelname, record.getMessage()) for record in caplog.records]
+        caplog.clear()
+        return [text.removeprefix("not in Parameter Store: ") for level, text in records if level == "WARNING"]
+
+    env = await load_env("/P", "/Q", keys=["a", "b", "c", "/Q/d"])
+    assert ["/P/c, /Q/c, /Q/d"] == told()
+    await env.refresh()
+    await env.refresh("A")
+    assert [] == told()
+    await write(ssm, {"/P/c": "1"})
+    await env.refresh()
+    assert ["/Q/d"] == told()
+    ssm.delete("/P/a")
+    for _ in range(3):
+        await env.refresh()
+    assert ["/P/a, /Q/a, /Q/d"] == told()
+    await write(ssm, {"/P/a": "1", "/Q/d": "1"})
+    await env.refresh()
+    await env.refresh()
+    assert [] == told()
+
+
+async def test_a_path_that_is_a_parameter(ssm: Store, proxy: FaultProxy) -> None:
+    """A path that is the name of one parameter is said to be so, with the way to read it; that costs one request."""
+    with pytest.raises(EmptyPath, match="there is no parameter under this path"):
+        await load_env("/")
+    assert 1 == proxy.count()
+    proxy.calls.clear()
+    await write(ssm, {"/P/a/b": "1", "/TOP": "1"})
+
+    with pytest.raises(EmptyPath, match=r"name of a parameter.*\(path /P/a/b.*load_env\('/P/a'\).*keys=\['b'\]"):
+        await load_env("/P/a/b/")
+    assert ["GetParametersByPath", "GetParameters"] == [call.operation for call in proxy.calls]
+    assert not proxy.calls[1].body["WithDecryption"]
+    with pytest.raises(EmptyPath, match=r"load_env\('/', keys=\['TOP'\]"):
+        await load_env("/TOP")
+    with pytest.raises(EmptyPath, match="there is no parameter under this path"):
+        await load_env("/P/NOT")
+    assert [] == list(await load_env("/P/a/b", allow_empty=True))
+
+
+@pytest.mark.parametrize("fault", ["denied", "hangs"])
+async def test_a_path_that_cannot_be_asked_for_by_name(ssm: Store, proxy: FaultProxy, fault: str) -> None:
+    """Where that request is denied, or is not answered in time, the error stays as it is, and nothing is learned from it."""
+    await write(ssm, {"/P/b": "1", "/R/x": "1"})
+    text = (
+        "User: x is not authorized to perform: ssm:GetParameters on resource: arn:aws:ssm:eu-central-1:1:parameter/P/b"
+    )
+    proxy.add(error("AccessDeniedException", text) if fault == "denied" else hang(), operation="GetParameters", times=1)
+
+    async with ParameterStore(deadline=1) as store:
+        with pytest.raises(EmptyPath, match="there is no parameter under this path"):
+            await load_env("/P/b", store=store)
+        proxy.calls.clear()
+        await load_env("/R", keys=["x"], store=store)
+    assert ["GetParameters"] == [call.operation for call in proxy.calls]
+    assert set() == await our_tasks()
+
+
+async def test_keys_that_run_code(ssm: Store, proxy: FaultProxy) -> None:
+    """Parameters that would run code are refused, all at once, and nothing is set; without an environment they are read."""
+    await write(ssm, {"/P/PATH": "/evil", "/P/ld/preload": "/evil.so", "/P/PYTHONPATH": "/evil", "/P/DB_URL": "x"})
+    before = dict(os.environ)
+
+    for environ in (None, {"DB_URL": "mine"}):
+        options = {} if environ is None else {"environ": environ}
+        with pytest.raises(InvalidVariable, match="'LD_PRELOAD'.*'PATH'.*'PYTHONPATH'.*Rename") as caught:
+            await load_env("/P", **options)  # type: ignore[arg-type]
+        assert "/P/ld/preload, /P/PATH, /P/PYTHONPATH" == caught.value.parameter
+        assert environ in (None, {"DB_URL": "mine"})
+    assert before == dict(os.environ)
+    assert 4 == len(await load_env("/P", environ=None))
+    filled: dict[str, str] = {}
+    await load_env("/P", environ=filled, protected=())
+    assert {"PATH", "LD_PRELOAD", "PYTHONPATH", "DB_URL"} == set(filled)
+    with pytest.raises(InvalidVariable, match="'DB_URL'"):
+        await load_env("/P", environ={}, protected=(name for name in ["DB_*"]))
+
+
+async def test_a_refresh_that_finds_a_key_that_runs_code(ssm: Store, proxy: FaultProxy) -> None:
+    """A refresh that finds one fails and keeps the last good values; once it is gone again, the next one is right."""
+    await write(ssm, {"/P/DB_URL": "old"})
+    filled: dict[str, str] = {}
+    env = await load_env("/P", environ=filled)
+    await write(ssm, {"/P/DB_URL": "new", "/P/LD_PRELOAD": "/evil.so"})
+
+    for _ in range(2):
+        with pytest.raises(InvalidVariable, match="'LD_PRELOAD' of /P/LD_PRELOAD"):
+            await env.refresh()
+    assert ({"DB_URL": "old"}, {"DB_URL": "old"}, 2) == (dict(env), filled, env.status.failures)
+    ssm.delete("/P/LD_PRELOAD")
+    await env.refresh()
+    assert {"DB_URL": "new"} == dict(env) == filled
+
+
+async def test_variables_that_the_sdk_reads_are_told_of(
+    ssm: Store, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A load that sets, and a refresh that unsets, variables of the SDK says so once in a warning that shows no value."""
+    await write(ssm, {"/P/AWS_REGION": "eu-west-9", "/P/https-proxy": "http://marker", "/P/DB_URL": "x"})
+
+    def told() -> list[str]:
+        texts = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        caplog.clear()
+        return texts
+
+    await load_env("/P", environ={})
+    assert [] == told()
+    env = await load_env("/P")
+    (text,) = told()
+    assert text.startswith("/P sets variables that AWS SDKs read: AWS_REGION, HTTPS_PROXY;")
+    await write(ssm, {"/P/AWS_REGION": "eu-west-8", "/P/DB_URL": "y"})
+    await env.refresh()
+    assert [] == told()
+    await write(ssm, {"/P/NO_PROXY": "marker"})
+    await env.refresh()
+    assert [True] == [text.startswith("/P sets variables that AWS SDKs read: NO_PROXY;") for text in told()]
+    ssm.delete("/P/AWS_REGION")
+    await env.refresh()
+    await env.refresh()
+    assert [True] == [text.startswith("/P unsets variables that AWS SDKs read: AWS_REGION;") for text in told()]
+    assert "AWS_REGION" not in os.environ
+
+
+IN_ANOTHER_LOCALE = """
+import asyncio
+from aiossmenv import InvalidVariable, load_env
+try:
+    asyncio.run(load_env("/P"))
+except InvalidVariable as error:
+    print(ascii(error.parameter), ascii(str(error)))
+print(ascii(dict(asyncio.run(load_env("/P", environ={})))))
+"""
+
+
+async def test_a_locale_without_the_character(ssm: Store) -> None:
+    """In a locale that cannot encode a value the parameter is named, and the locale; another mapping holds the value."""
+    await write(ssm, {"/P/GREETING": "grün", "/P/PLAIN": "x"})
+    variables = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", IN_ANOTHER_LOCALE), env={**os.environ, **variables}, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+
+    first, second = out.decode().splitlines()
+    assert first.startswith(
+        "'/P/GREETING' \"'GREETING' of /P/GREETING holds a character that the locale's encoding, ascii,"
+    )
+    assert "PYTHONUTF8=1" in first
+    assert "gr\\xfcn" not in first
+    assert "{'GREETING': 'gr\\xfcn', 'PLAIN': 'x'}" == second
 
 
 async def test_required_keys(ssm: Store) -> None:
@@ -349,6 +550,30 @@ async def test_options_that_cannot_be(ssm: Store) -> None:
         await load_env(["/A", "/B"])  # type: ignore[arg-type] # what one tries first
     with pytest.raises(InvalidPath, match="begins with a slash"):
         await load_env("R/")
+    for path, says in (
+        (None, r"path 2 is None, not a str: os.environ.get\(\) returns None"),
+        (Path("/A"), "path 2 is of type PosixPath, not a str: .*write '/A'"),
+        (b"/A", "path 2 is of type bytes, not a str: decode"),
+        (5, "path 2 is of type int, not a str"),
+        (["/A"], "path 2 is of type list, not a str: several paths are several arguments"),
+    ):
+        with pytest.raises(TypeError, match=says):
+            await load_env("/R", path)  # type: ignore[arg-type]
+    for option in ("keys", "required", "protected"):
+        for names, says in (
+            ("A", rf"{option} takes several names: write {option}=\['A'\]"),
+            (b"A", rf"{option} takes several names"),
+            (5, f"{option} takes several names, as a list, not int"),
+            (["A", None], rf"{option}\[1\] is None, not a str"),
+            ([Path("A")], rf"{option}\[0\] is of type PosixPath, not a str"),
+            ([b"A"], rf"{option}\[0\] is of type bytes, not a str"),
+            ((key for key in (1,)), rf"{option}\[0\] is of type int, not a str"),
+        ):
+            with pytest.raises(TypeError, match=says):
+                await load_env("/R", **{option: names})  # type: ignore[arg-type]
+    os.environ["SSM_PATH"] = "'/R'"
+    with pytest.raises(InvalidPath, match="^SSM_PATH: there are quotes"):
+        await load_env()
     async with ParameterStore() as store:
         with pytest.raises(TypeError, match=r"get_many\(\['/R/A'\]\)"):
             await store.get_many("/R/A")
