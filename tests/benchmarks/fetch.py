@@ -578,7 +578,7 @@ def main() -> None:
         parser.error(f"no {', '.join(missing)}: pip install boto3 aws-lambda-powertools ssm-cache")
     begun = time.monotonic()
     with Store() as store:
-        os.environ.update(store.environment)
+        os.environ.update(store.environment())
         store.configure({"/tiny": 1})
         import_all((ours, *BY_PATH.values(), *BY_NAME.values()))
         bench = Bench(store, options.repeat)
