@@ -368,6 +368,7 @@ class Store(Control):
         super().__init__(0)
 
     def __enter__(self) -> Self:
+        # Not at the top, for the process that is started here needs neither.
         sys.path.append(str(Path(__file__).parents[1]))
         from botocore.httpsession import get_cert_path
 
