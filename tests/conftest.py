@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import settings
 
 from aiossmenv import ParameterStore
 from aiossmenv.testing import ManualClock
+from certificates import Authority
 from embedded import MariaDB, Store, embedded_store, mariadb
 from faults import FaultProxy
 from timing import our_tasks
@@ -66,10 +68,30 @@ async def ssm(moto: Store) -> AsyncIterator[Store]:
     assert set() == await our_tasks()
 
 
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Give a certificate authority for all tests."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def tls(authority: Authority) -> ssl.SSLContext:
+    """Give what a server on loopback listens with."""
+    return authority.server()
+
+
 @pytest.fixture
-async def proxy(ssm: Store) -> AsyncIterator[FaultProxy]:
+def scheme() -> str:
+    """Tell how clients talk to `proxy`; a module whose tests run over TLS too gives `http` and `https` instead."""
+    return "http"
+
+
+@pytest.fixture
+async def proxy(ssm: Store, scheme: str, authority: Authority, tls: ssl.SSLContext) -> AsyncIterator[FaultProxy]:
     """Put a proxy before the Parameter Store, and lead the environment's variables to it."""
-    async with FaultProxy(ssm.endpoint_url).running() as running:
+    if scheme == "https":
+        os.environ["AWS_CA_BUNDLE"] = str(authority.bundle)
+    async with FaultProxy(ssm.endpoint_url).running(tls if scheme == "https" else None) as running:
         os.environ["AWS_ENDPOINT_URL_SSM"] = running.url
         yield running
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import re
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -75,16 +76,16 @@ class FaultProxy:
         return sum(operation in (None, call.operation) for call in self.calls)
 
     @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator["FaultProxy"]:
-        """Listen on a free port of loopback."""
+    async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator["FaultProxy"]:
+        """Listen on a free port of loopback; *tls*: clients come over https."""
         app = web.Application()
         app.router.add_route("*", "/{rest:.*}", self._handle)
         # A handler that hangs is ended when its client goes away, and so is not waited for.
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
         try:
             async with aiohttp.ClientSession() as self._session:
                 yield self

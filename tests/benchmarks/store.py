@@ -16,8 +16,10 @@ import hashlib
 import http.client
 import json
 import random
+import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -307,17 +309,24 @@ class Control:
 
     def __init__(self, port: int) -> None:
         self.port = port
+        self.tls_port = 0
+        self.bundle = ""
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """The variables with which any SDK finds this store, and nothing else of this machine's configuration."""
+    def environment(self, scheme: str = "http") -> dict[str, str]:
+        """
+        Return the variables with which any SDK finds this store, and nothing else of this machine's configuration.
+
+        *scheme*: `https` for the port with TLS, which only the `Store` itself knows.
+        """
+        port = self.port if scheme == "http" else self.tls_port
         return {
             "AWS_ACCESS_KEY_ID": "benchmark",
             "AWS_SECRET_ACCESS_KEY": "benchmark",
             "AWS_CONFIG_FILE": "/nowhere",
             "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
             "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_ENDPOINT_URL_SSM": f"http://127.0.0.1:{self.port}",
+            "AWS_ENDPOINT_URL_SSM": f"{scheme}://127.0.0.1:{port}",
+            "AWS_CA_BUNDLE": self.bundle,
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
             # No proxy for loopback; and macOS cannot look for one after a fork.
@@ -359,31 +368,55 @@ class Store(Control):
         super().__init__(0)
 
     def __enter__(self) -> Self:
+        # Not at the top, for the process that is started here needs neither.
+        sys.path.append(str(Path(__file__).parents[1]))
+        from botocore.httpsession import get_cert_path
+
+        from certificates import Authority
+
+        self._folder = tempfile.TemporaryDirectory()
+        # A key as long as AWS's, for the longer one takes longer.
+        authority = Authority(Path(self._folder.name), "RSA")
+        certificate = authority.issue()
+        # What a client trusts is more than our authority, as it is in production: to read that is what takes its time.
+        bundle = authority.folder / "bundle.pem"
+        bundle.write_bytes(Path(get_cert_path(True)).read_bytes() + authority.bundle.read_bytes())
+        self.bundle = str(bundle)
         # The process reads from this pipe and ends when it is closed: it cannot outlive us, however we end.
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__))], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(Path(__file__)), str(certificate)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stdout
-        port = self._process.stdout.readline()
-        if not port:
+        ports = self._process.stdout.readline().split()
+        if not ports:
             # It has printed why.
             raise SystemExit(self._process.wait())
-        self.port = int(port)
+        self.port, self.tls_port = map(int, ports)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.communicate()
+        self._folder.cleanup()
 
 
-async def _serve() -> None:
+async def _serve(certificate: str) -> None:
     state = _Server()
-    server = await asyncio.get_running_loop().create_server(lambda: _Connection(state), "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    servers = [
+        await asyncio.get_running_loop().create_server(lambda: _Connection(state), "127.0.0.1", 0, ssl=encrypted)
+        for encrypted in (None, context)
+    ]
+    print(*(server.sockets[0].getsockname()[1] for server in servers), flush=True)
     await asyncio.to_thread(sys.stdin.read)
-    server.close()
+    for server in servers:
+        server.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve())
+    asyncio.run(_serve(sys.argv[1]))

@@ -52,6 +52,12 @@ TRANSIENT: dict[str, Fault] = {
 }
 
 
+@pytest.fixture(params=["http", "https"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    """Run the tests that have a `proxy` without TLS and with it."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
 def filled(moto: Store) -> Store:
     """Fill the path, once for all tests here."""

@@ -23,6 +23,12 @@ from faults import FaultProxy, changed, error, hang, ragged_pages
 from timing import our_tasks
 
 
+@pytest.fixture(params=["http", "https"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    """Run the tests that have a `proxy` without TLS and with it."""
+    return str(request.param)
+
+
 async def write(store: Store, values: Mapping[str, str], kind: str = "SecureString") -> None:
     """Write parameters, several at once."""
     async with asyncio.TaskGroup() as group:

@@ -15,6 +15,12 @@ from faults import FaultProxy, changed, error, hang, throttled
 from timing import eventually, our_tasks, passing
 
 
+@pytest.fixture(params=["http", "https"])
+def scheme(request: pytest.FixtureRequest) -> str:
+    """Run the tests that have a `proxy` without TLS and with it."""
+    return str(request.param)
+
+
 async def test_values_follow_the_store(ssm: Store, store: ParameterStore, clock: ManualClock) -> None:
     """With a TTL a change is in the `Env` and in the environment within that time, and what is new with a listing."""
     ssm.put("/R/A", "1")
