@@ -116,8 +116,8 @@ def load_env(
     parameter that becomes `AWS_REGION` changes the environment, and not where the next refresh goes.
 
     Raises, always before anything is set: `InvalidPath`, `EmptyPath`, `MissingParameters`, `KeyCollision`,
-    `InvalidVariable`, `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable` when *deadline* is over; at
-    once `TypeError` or `ValueError` for an option that cannot be.
+    `InvalidVariable`, `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable` when *deadline* is over;
+    at once `TypeError` or `ValueError` for an option that cannot be.
     With *ttl* and `await`, end it with `await env.aclose()`.
     """
     target = _Hidden(os.environ if environ is _OS_ENVIRON else environ)

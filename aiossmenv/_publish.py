@@ -151,7 +151,7 @@ def check(
     encoding: str = "utf-8",
 ) -> None:
     """
-    Raise `InvalidVariable` for all of *parameters*, by key and not *checked* before, that must not be in an environment.
+    Raise `InvalidVariable` for all of *parameters*, by key and not *checked* before, that no environment may have.
 
     These are the ones that it cannot hold, in *encoding*, and those whose key fits a pattern of *protected*.
     """
