@@ -459,8 +459,15 @@ class Env(Mapping[str, str]):
             check(parameters, self._snapshot.parameters, protected=self._wanted.protected, encoding=encoding)
             edit = plan(snapshot, self._owned, self._environ, override=self._override)
         changes = diff(self._snapshot, snapshot)
-        missing = self._wanted.missing(now_known)
-        return Prepared(now_known, self._wanted.polls(now_known), snapshot, changes, edit, missing)
+        return Prepared(
+            now_known,
+            self._wanted.polls(now_known),
+            snapshot,
+            changes,
+            edit,
+            missing=self._wanted.missing(now_known),
+            read_by_sdk=read_by_sdk(edit) if edit and self._environ is os.environ else {},
+        )
 
     async def _publish(self, prepared: Prepared) -> tuple[Change, ...]:
         """Make it the current snapshot, here and in the environment; all of it or nothing."""
@@ -469,8 +476,7 @@ class Env(Mapping[str, str]):
             if fault:
                 raise InvalidVariable(fault, path=self._wanted.where, remedy="Nothing was set.")
             self._owned, self.shadowed = prepared.edit.owned, prepared.edit.shadowed
-            if self._environ is os.environ:
-                self._tell_sdk_variables(prepared.edit)
+            self._tell_sdk_variables(prepared.read_by_sdk)
         self._known, self._polls, self._snapshot = prepared.known, prepared.polls, prepared.snapshot
         if prepared.missing and prepared.missing != self._missing:
             level = logging.INFO if self._wanted.optional else logging.WARNING
@@ -478,17 +484,16 @@ class Env(Mapping[str, str]):
         self._missing = prepared.missing
         return prepared.changes
 
-    def _tell_sdk_variables(self, edit: Edit) -> None:
-        for verb, names in (("sets", edit.assign), ("unsets", edit.unset)):
-            read = read_by_sdk(names)
-            if not self._told.issuperset((verb, name) for name in read):
-                self._told.update((verb, name) for name in read)
+    def _tell_sdk_variables(self, variables: Mapping[str, tuple[str, ...]]) -> None:
+        for verb, names in variables.items():
+            if not self._told.issuperset((verb, name) for name in names):
+                self._told.update((verb, name) for name in names)
                 logger.warning(
                     "%s %s variables that AWS SDKs read: %s; new clients and child processes of this process heed them,"
                     " this Env does not",
                     self._wanted.where,
                     verb,
-                    ", ".join(read),
+                    ", ".join(names),
                 )
 
     async def _apply(self, edit: Edit) -> str | None:

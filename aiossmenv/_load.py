@@ -116,8 +116,8 @@ def load_env(
     parameter that becomes `AWS_REGION` changes the environment, and not where the next refresh goes.
 
     Raises, always before anything is set: `InvalidPath`, `EmptyPath`, `MissingParameters`, `KeyCollision`,
-    `InvalidVariable`, `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable` when *deadline* is over; at
-    once `TypeError` or `ValueError` for an option that cannot be.
+    `InvalidVariable`, `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable` when *deadline* is over;
+    at once `TypeError` or `ValueError` for an option that cannot be.
     With *ttl* and `await`, end it with `await env.aclose()`.
     """
     target = _Hidden(os.environ if environ is _OS_ENVIRON else environ)
@@ -207,9 +207,10 @@ def _refuse_other(argument: str, value: object) -> None:
     elif isinstance(value, PurePath):
         remedy = f"it is not the path of a file; write {value.as_posix()!r}"
     elif isinstance(value, Iterable):
-        remedy = "several paths are several arguments: load_env('/A/', '/B/')"
+        paths = argument.startswith("path")
+        remedy = "several paths are several arguments: load_env('/A/', '/B/')" if paths else "give each name by itself"
     else:
-        remedy = "write a name of Parameter Store, like '/FAKEBOOK/TEST/'"
+        remedy = "give a name as Parameter Store or the environment spells it"
     kind = "None" if value is None else f"of type {type(value).__name__}"
     raise TypeError(f"{argument} is {kind}, not a str: {remedy}")
 

@@ -1,8 +1,8 @@
 # One owner: what one `Env` is made of. No I/O, no clock.
 """Which parameters an `Env` wants, how to ask for them, and what a read of them leads to."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from aiossmenv._errors import EmptyPath, MissingParameters
 from aiossmenv._parameter import REFERENCE, Parameter, is_reference, nearest
@@ -134,3 +134,5 @@ class Prepared:
     edit: Edit | None
     # Full names that were asked for and are not there.
     missing: tuple[str, ...] = ()
+    # Which variables of the SDK's the edit `sets` and `unsets`.
+    read_by_sdk: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

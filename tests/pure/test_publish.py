@@ -429,4 +429,9 @@ def test_what_a_locale_does_not_have(key: str, value: str) -> None:
 def test_variables_that_the_sdk_reads() -> None:
     """Variables of the AWS SDK, of proxies and of certificates are found, sorted; others are not."""
     read = ["AWS_PROFILE", "AWS_REGION", "HTTPS_PROXY", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "no_proxy"]
-    assert tuple(read) == read_by_sdk([*reversed(read), "DB_URL", "MY_AWS_REGION", "PROXY", "APP_REGION"])
+    others = ["DB_URL", "MY_AWS_REGION", "PROXY", "APP_REGION"]
+    target, owned = dict.fromkeys([*reversed(read), *others], "x"), {"AWS_ROLE_ARN": "x", "X": "x"}
+
+    edit = plan(target, owned, dict(owned), override=True)
+
+    assert {"sets": tuple(read), "unsets": ("AWS_ROLE_ARN",)} == read_by_sdk(edit)

@@ -573,6 +573,7 @@ async def test_options_that_cannot_be(ssm: Store) -> None:
             (["A", None], rf"{option}\[1\] is None, not a str"),
             ([Path("A")], rf"{option}\[0\] is of type PosixPath, not a str"),
             ([b"A"], rf"{option}\[0\] is of type bytes, not a str"),
+            ([["A"]], rf"{option}\[0\] is of type list, not a str: give each name by itself"),
             ((key for key in (1,)), rf"{option}\[0\] is of type int, not a str"),
         ):
             with pytest.raises(TypeError, match=says):
