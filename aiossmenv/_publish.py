@@ -109,8 +109,9 @@ PROTECTED = _Protected((
     "GCONV_PATH", "GETCONF_DIR", "GLIBC_TUNABLES",
     # Modules and engines that OpenSSL and Kerberos load, plug-ins of MySQL's client, drivers of ODBC.
     "OPENSSL_CONF", "OPENSSL_ENGINES", "OPENSSL_MODULES", "KRB5_CONFIG*", "LIBMYSQL_PLUGIN*", "ODBC*INI",
-    # Files that a shell runs when it starts (ENV: any POSIX shell), and text that it runs or splits commands by.
-    "BASH_ENV", "ENV", "ZDOTDIR", "FPATH", "BASH_FUNC_*", "BASH_LOADABLES_PATH", "BASHOPTS", "SHELLOPTS", "IFS",
+    # Files that a shell runs when it starts, and text that it runs or splits commands by. ENV is not here: only an
+    # interactive shell reads it, and many services are told their stage by it.
+    "BASH_ENV", "ZDOTDIR", "FPATH", "BASH_FUNC_*", "BASH_LOADABLES_PATH", "BASHOPTS", "SHELLOPTS", "IFS",
     "PROMPT_COMMAND", "PS[0-4]", "NULLCMD", "READNULLCMD",
     # Where Python finds modules, or what it imports, when it starts, warns or stops at a breakpoint.
     "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE", "PYTHONPLATLIBDIR", "PYTHONPYCACHEPREFIX",

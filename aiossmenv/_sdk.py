@@ -510,7 +510,8 @@ def _load(path: Any, load: Callable[..., None], *arguments: Any) -> None:
     try:
         load(*arguments)
     except OSError as error:
-        raise OSError(f"no certificate can be read from {path}: {error}") from error
+        error.filename = error.filename or str(path)
+        raise
 
 
 _contexts = _Contexts()
