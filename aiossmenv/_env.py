@@ -294,7 +294,8 @@ class Env(Mapping[str, str]):
                 region=self._region,
                 remedy="Check the network and the endpoint, or pass a longer deadline.",
             )
-            self._schedule.failed(late, now=self._clock.now())
+            if not self._schedule.retry_left(self._clock.now()):  # not yet noted by another caller
+                self._schedule.failed(late, now=self._clock.now())
             self._fell_short(late)
         except Exception as error:
             self._fell_short(error)

@@ -146,7 +146,7 @@ class StoreUnavailable(AiossmenvError):
 
 
 class StaleEnv(AiossmenvError):
-    """The newest complete snapshot is older than *max_stale* seconds, or was made before a fork and is not refreshed."""
+    """The newest snapshot is older than *max_stale* seconds, or of another process or event loop and is not refreshed."""
 
 
 class RotationFailed(AiossmenvError):

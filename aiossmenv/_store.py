@@ -146,6 +146,7 @@ class ParameterStore:
         _parents.append((self._caller, self._guard))
         # The blocks that it was entered for may end in the child, and keep nothing open there.
         self._inherited += self._entered
+        self._home = Home()
         self._begin()
 
     def _arrive(self) -> None:

@@ -1097,6 +1097,20 @@ def test_a_name_that_nobody_wants_does_not_hold_up_a_listing() -> None:
     assert {A: made(A, 2), B: made(B, 2)} == scan.found
 
 
+@pytest.mark.parametrize("action", ["sts:AssumeRole", "kms:Decrypt", "secretsmanager:GetSecretValue", "", None])
+@pytest.mark.parametrize("may_list", [True, False])
+def test_denial_of_another_service_teaches_nothing(action: str | None, *, may_list: bool) -> None:
+    """Only actions of Parameter Store have another one that makes up for them."""
+    denials = Denials()
+    scan = began([Want(path="/P", names=(A, B), may_list=may_list)], denials=denials)
+    scan.failed(take(scan), AccessDenied("no", action=action), 0.0)
+
+    assert isinstance(scan.error, AccessDenied)
+    scan.abandon()
+    assert {} == denials.learned
+    assert set() == denials.doubted
+
+
 def test_a_decryption_that_failed_for_ten_is_no_denial() -> None:
     """Ten that could not be decrypted, and then singly can, are no right that the role has not."""
     denials = Denials()

@@ -191,8 +191,10 @@ async def test_beside_a_refresh_that_hangs(clock: ManualClock, keys: tuple[str, 
     other = asyncio.create_task(env.refresh(*keys))
     await clock.advance(1)
 
+    waiting = [asyncio.create_task(env.ensure_fresh(60)) for _ in range(50)]
     assert await timed(clock, env) <= 5.1
-    assert env.status.failures
+    assert [()] * 50 == await asyncio.gather(*waiting)
+    assert 1 == env.status.failures
     assert not other.done()
     other.cancel()
 
