@@ -50,8 +50,11 @@ def new_client(session: Any, region: str | None, endpoint_url: str | None, conne
         user_agent=f"aiobotocore/{aiobotocore.__version__} aiossmenv",
         # Ten names or one path: the service checks them itself, and says more.
         parameter_validation=False,
-        http_session_cls=_http_session_class(session),
+        **_http_session_option(session),
     )
+    if config.http_session_cls is not AioConfig().http_session_cls:
+        # Where a session has a configuration of its own, releases before 3.9 merge the two and forget this one.
+        vars(config).get("_user_provided_options", {})["http_session_cls"] = config.http_session_cls
     create = getattr(session, "create_client", None) or session.client
     client: AbstractAsyncContextManager[Any] = create(
         "ssm", region_name=region, endpoint_url=endpoint_url, config=config
@@ -199,22 +202,34 @@ def _try(verify: Any) -> None:
         tls_context(verify, None)
 
 
-def _http_session_class(session: Any) -> Any:
+def _http_session_option(session: Any) -> dict[str, Any]:
+    """
+    Return the option that names our class of HTTP sessions, or none.
+
+    There is none where *session* has a configuration that names a class itself, or one of botocore's kind, which the SDK
+    could not merge with this option.
+    """
+    from aiobotocore.config import AioConfig
+
+    find_config = getattr(getattr(session, "_session", session), "get_default_client_config", None)
+    own = find_config() if find_config else None
+    if own is None or (isinstance(own, AioConfig) and own.http_session_cls is AioConfig().http_session_cls):
+        return {"http_session_cls": _http_session_class()}
+    return {}
+
+
+def _http_session_class() -> Any:
     """
     Return the SDK's HTTP session, with a TLS context that is made once, in a thread, for all connections.
 
     To make a context takes 20 to 40 ms, for it reads all certificates that are trusted. The SDK does that for each
     client, before aiobotocore 3.9 on the event loop; those releases do not compare host names either, and check no
     certificate at all through a proxy. No release accepts a ready context: `connector_args={"ssl_context": ...}` passes
-    aiohttp two contexts, which it refuses. A class that *session* is configured with is left alone.
+    aiohttp two contexts, which it refuses.
     """
     import aiohttp
     from aiobotocore.httpsession import AIOHTTPSession
 
-    find_config = getattr(getattr(session, "_session", session), "get_default_client_config", None)
-    chosen = getattr(find_config() if find_config else None, "http_session_cls", AIOHTTPSession)
-    if chosen is not AIOHTTPSession:
-        return chosen
     # The one private name of the SDK here. Where it is not what we know, the SDK goes its own way.
     create: Any = getattr(AIOHTTPSession, "_create_connector", None)
     if create is None or list(inspect.signature(create).parameters) != ["self", "proxy_url"]:
