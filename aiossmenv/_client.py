@@ -170,9 +170,9 @@ class Client:
         return client
 
     async def _of_session(self, session: Any) -> Any:
-        if self._pins.client:
+        if self._pins.client and (client := await reopened(self._pins.client)):
             self._credentials = self._pins.credentials
-            return await reopened(self._pins.client)
+            return client
         check_session(session)
         self._pins.client = await self._made(session, self._region or region_of(session, os.environ))
         self._pins.credentials = self._credentials

@@ -100,7 +100,7 @@ def new_session(surroundings: Surroundings | None = None) -> Any:
     from botocore.configprovider import ConfigChainFactory, ConfiguredEndpointProvider
 
     environ = surroundings or Surroundings()
-    http_session_class = _in_surroundings(_http_session_class(None), environ)
+    http_session_class = _in_surroundings(_http_session_class(), environ)
 
     class Session(AioSession):  # type: ignore[misc] # untyped base
         # Clients of STS and SSO, which renew credentials during the life of a store, are made here as well.
@@ -160,10 +160,11 @@ def new_client(session: Any, region: str | None, endpoint_url: str | None, conne
         user_agent=f"aiobotocore/{aiobotocore.__version__} aiossmenv",
         # Ten names or one path: the service checks them itself, and says more.
         parameter_validation=False,
-        http_session_cls=(http_session_class := _repeatable(_http_session_class(session))),
+        **_http_session_option(session),
     )
-    # Older versions of the SDK forget this one where a session has a default config.
-    config._user_provided_options["http_session_cls"] = http_session_class
+    if config.http_session_cls is not AioConfig().http_session_cls:
+        # Where a session has a configuration of its own, releases before 3.9 merge the two and forget this one.
+        vars(config).get("_user_provided_options", {})["http_session_cls"] = config.http_session_cls
     create = getattr(session, "create_client", None) or session.client
     client: AbstractAsyncContextManager[Any] = create(
         "ssm", region_name=region, endpoint_url=endpoint_url, config=config
@@ -173,10 +174,13 @@ def new_client(session: Any, region: str | None, endpoint_url: str | None, conne
 
 
 async def reopened(client: Any) -> Any:
-    """Return a copy of a client that `new_client()` made, open, with connections of its own."""
+    """Return a copy of a client that `new_client()` made, open, with connections of its own; `None` if it has no copies."""
+    make_session = getattr(client._endpoint.http_session, "again", None)
+    if make_session is None:
+        return None
     again = copy.copy(client)
     again._endpoint = copy.copy(client._endpoint)
-    again._endpoint.http_session = client._endpoint.http_session.again()
+    again._endpoint.http_session = make_session()
     return await again.__aenter__()
 
 
@@ -378,22 +382,35 @@ def _try(verify: Any) -> None:
         tls_context(verify, None)
 
 
-def _http_session_class(session: Any) -> Any:
+def _http_session_option(session: Any) -> dict[str, Any]:
+    """
+    Return the option that names the class of HTTP sessions: the one of the configuration of *session*, else ours.
+
+    There is none where that configuration is of botocore's kind, which the SDK could not merge with this option.
+    """
+    from aiobotocore.config import AioConfig
+
+    find_config = getattr(getattr(session, "_session", session), "get_default_client_config", None)
+    own = find_config() if find_config else None
+    if own is not None and not isinstance(own, AioConfig):
+        return {}
+    default = AioConfig().http_session_cls
+    chosen = default if own is None else own.http_session_cls
+    return {"http_session_cls": _repeatable(_http_session_class() if chosen is default else chosen)}
+
+
+def _http_session_class() -> Any:
     """
     Return the SDK's HTTP session, with a TLS context that is made once, in a thread, for all connections.
 
     To make a context takes 20 to 40 ms, for it reads all certificates that are trusted. The SDK does that for each
     client, before aiobotocore 3.9 on the event loop; those releases do not compare host names either, and check no
     certificate at all through a proxy. No release accepts a ready context: `connector_args={"ssl_context": ...}` passes
-    aiohttp two contexts, which it refuses. A class that *session* is configured with is left alone.
+    aiohttp two contexts, which it refuses.
     """
     import aiohttp
     from aiobotocore.httpsession import AIOHTTPSession
 
-    find_config = getattr(getattr(session, "_session", session), "get_default_client_config", None)
-    chosen = getattr(find_config() if find_config else None, "http_session_cls", AIOHTTPSession)
-    if chosen is not AIOHTTPSession:
-        return chosen
     # The one private name of the SDK here. Where it is not what we know, the SDK goes its own way.
     create: Any = getattr(AIOHTTPSession, "_create_connector", None)
     if create is None or list(inspect.signature(create).parameters) != ["self", "proxy_url"]:

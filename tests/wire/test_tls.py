@@ -13,8 +13,9 @@ import aiobotocore.session
 import pytest
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
+from botocore.config import Config
 
-from aiossmenv import ParameterStore, StoreUnavailable, load_env
+from aiossmenv import EmptyPath, ParameterStore, StoreUnavailable, load_env
 from aiossmenv.testing import ManualClock
 from certificates import Authority, contexts_made
 from embedded import Store
@@ -165,7 +166,7 @@ async def test_plain_http_where_tls_is_expected(ssm: Store, authority: Authority
 # --- A session of one's own --------------------------------------------------------------------------------------
 
 
-def own_session(config: AioConfig | None = None, *, verify: bool | None = None) -> Any:
+def own_session(config: Config | None = None, *, verify: bool | None = None) -> Any:
     """Return a session of the SDK with this configuration."""
     session = aiobotocore.session.get_session()
     if config:
@@ -216,6 +217,33 @@ async def test_http_sessions_of_a_class_of_ones_own(ssm: Store) -> None:
         assert {"A": "1"} == dict(await load_env("/R", store=store))
 
     assert ["own"] == made
+
+
+@pytest.mark.parametrize("kind", [AioConfig, Config])
+async def test_a_configuration_of_ones_own_goes_with_ours(
+    proxy: FaultProxy, stranger: Authority, kind: type[Config]
+) -> None:
+    """A session with a configuration of its own, boto3's kind or aioboto3's, is merged with ours, and TLS is checked."""
+    session = own_session(kind(user_agent_extra="own/1"))
+    async with ParameterStore(session=session) as store:
+        with pytest.raises(EmptyPath):
+            await load_env("/R", store=store)
+    assert 1 == proxy.count()
+
+    os.environ["AWS_CA_BUNDLE"] = str(stranger.bundle)
+    async with ParameterStore(session=own_session(kind(user_agent_extra="own/1"))) as store:
+        with pytest.raises(StoreUnavailable, match="certificate verify failed"):
+            await load_env("/R", store=store)
+
+
+async def test_host_names_are_checked_with_a_configuration_of_ones_own(ssm: Store, authority: Authority) -> None:
+    """A certificate for another host is refused with a session that has a configuration of its own, too."""
+    async with FaultProxy(ssm.endpoint_url).running(authority.server(["example.org"])) as proxy:
+        os.environ |= {"AWS_ENDPOINT_URL_SSM": proxy.url, "AWS_CA_BUNDLE": str(authority.bundle)}
+        session = own_session(AioConfig(user_agent_extra="own/1"))
+        async with ParameterStore(session=session) as store:
+            with pytest.raises(StoreUnavailable, match="certificate verify failed"):
+                await load_env("/R", store=store)
 
 
 # --- Proxies -----------------------------------------------------------------------------------------------------
