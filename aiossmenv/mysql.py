@@ -64,7 +64,7 @@ import json
 import os
 import select
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from types import TracebackType
@@ -94,8 +94,10 @@ _ENGINES = frozenset({"mysql", "mariadb", "aurora", "aurora-mysql"})
 _COM_RESET_CONNECTION = 0x1F
 # Of the status that comes with each answer: the statement has changed the session state.
 _SESSION_STATE_CHANGED = 1 << 14
-# MySQL 9 reports each BEGIN and COMMIT as a change unless told otherwise.
-_TRACK = "SESSION session_track_state_change = ON, SESSION session_track_transaction_info = OFF"
+# What changed: a system variable, the default database, anything. MySQL 9 also reports each BEGIN and COMMIT, as 5.
+_SCHEMA_CHANGED = 1
+_CHANGES = frozenset({0, _SCHEMA_CHANGED, 2})
+_TRACK = "SESSION session_track_state_change = ON"
 # Seconds for a ping, for what undoes a borrower's changes, and for the end of all idle connections of a pool.
 _PING_TIMEOUT = 2.0
 _RESET_TIMEOUT = 2.0
@@ -352,8 +354,10 @@ class _Connection(aiomysql.Connection):  # type: ignore[misc] # untyped base
     """A connection that notes what its borrower did to it."""
 
     changed = False  # the session state, since it was set up
+    moved = False  # to another database
     is_read_only = False  # the server has refused to write
     idle_since = (0.0, datetime.min.replace(tzinfo=UTC))
+    _last_packet: Any = None
     # For the destructor of one whose options are not known.
     _pid = 0
 
@@ -371,7 +375,10 @@ class _Connection(aiomysql.Connection):  # type: ignore[misc] # untyped base
     @server_status.setter
     def server_status(self, status: int) -> None:
         self._server_status = status
-        self.changed |= bool(status & _SESSION_STATE_CHANGED)
+        if status and status & _SESSION_STATE_CHANGED and self._last_packet:
+            changes = _CHANGES & set(_reported_changes(self._last_packet.get_all_data()))
+            self.changed |= bool(changes)
+            self.moved |= _SCHEMA_CHANGED in changes
 
     async def open(self) -> None:
         """Log in."""
@@ -381,7 +388,7 @@ class _Connection(aiomysql.Connection):  # type: ignore[misc] # untyped base
                 await self.query(f"SET {_TRACK}")
             else:
                 await self.ping(reconnect=False)
-            self.changed = False
+            self.changed = self.moved = False
         except BaseException as error:
             self.close()  # aiomysql closes one whose login failed, but not one whose login was cancelled
             if not isinstance(error, RuntimeError) or "cryptography" not in str(error):
@@ -433,21 +440,19 @@ class _Connection(aiomysql.Connection):  # type: ignore[misc] # untyped base
             await self.commit()
         if self._autocommit_at_first is not None:
             await self.autocommit(self._autocommit_at_first)
-        if self.db:
+        if self.moved and self.db:
             await self.select_db(self.db)
-        else:
-            async with self.cursor(aiomysql.Cursor) as cursor:
-                await cursor.execute("SELECT DATABASE()")
-                if await cursor.fetchone() != (None,):
-                    self.close()  # there is no way back to no database
-        self.changed = False
+        elif self.moved:
+            self.close()  # there is no way back to no database
+        self.changed = self.moved = False
 
     async def _read_packet(self, *packet_type: Any) -> Any:
         try:
-            return await super()._read_packet(*packet_type)
+            self._last_packet = await super()._read_packet(*packet_type)
         except aiomysql.MySQLError as error:
             self.is_read_only |= error.args[0] in _READ_ONLY
             raise
+        return self._last_packet
 
     def __del__(self) -> None:
         # In a forked child this is a copy: closing it would end the parent's session, or its event loop's watch of it.
@@ -594,6 +599,25 @@ class _Pool:
     def _discard_idle(self) -> None:
         while self._idle:
             self._idle.popleft().close()
+
+
+def _reported_changes(answer: bytes) -> Iterator[int]:
+    """Yield the kinds of change that an OK packet reports: https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_ok_packet.html."""
+
+    def length_at(at: int) -> tuple[int, int]:
+        width = {0xFC: 2, 0xFD: 3, 0xFE: 8}.get(answer[at], 0)
+        return (int.from_bytes(answer[at + 1 : at + 1 + width], "little") if width else answer[at]), at + 1 + width
+
+    if answer[0] != 0:
+        return  # it ends rows, and reports nothing
+    at = length_at(length_at(1)[1])[1] + 4  # rows, the last id, status and warnings
+    length, at = length_at(at)  # the text for people
+    length, at = length_at(at + length)
+    end = at + length
+    while at < end:
+        yield answer[at]
+        length, at = length_at(at + 1)
+        at += length
 
 
 def _is_readable(descriptor: int) -> bool:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aiossmenv._rotating import Source as EnvLike
-    from embedded import MariaDB, Store
+    from embedded import Server, Store
 
 TASKS = 20
 # Seconds that a read of the store in memory takes, and between two of them where it is polled.
@@ -101,7 +101,7 @@ class Source:
 class Account:
     """A user of the server, and others whose names begin with its name."""
 
-    def __init__(self, server: "MariaDB", name: str) -> None:
+    def __init__(self, server: "Server", name: str) -> None:
         self.name = name
         self._server = server
 
@@ -115,10 +115,7 @@ class Account:
 
     async def connections(self) -> int:
         """Count what the server has open for it."""
-        where = f"user LIKE '{self.name}%'"
-        return int(
-            (await self._server.execute(f"SELECT COUNT(*) FROM information_schema.processlist WHERE {where}"))[0][0]
-        )
+        return sum(user.startswith(self.name) for _, user, *_ in await self._server.execute("SHOW PROCESSLIST"))
 
     async def gone(self) -> int:
         """Count what is still open when the server had time to notice what was closed."""
@@ -135,7 +132,7 @@ class Account:
 
 
 @asynccontextmanager
-async def new_account(server: "MariaDB") -> AsyncIterator[Account]:
+async def new_account(server: "Server") -> AsyncIterator[Account]:
     """Give a user of one's own, with the password "first"."""
     account = Account(server, f"u{secrets.token_hex(4)}")
     await account.set_password("first")
@@ -303,7 +300,7 @@ class Http:
 class Rotator:
     """What changes credentials, in the server and in the store, which are never changed at the same moment."""
 
-    def __init__(self, server: "MariaDB", account: Account, kind: Kind, dice: random.Random) -> None:
+    def __init__(self, server: "Server", account: Account, kind: Kind, dice: random.Random) -> None:
         self.store: Memory | Http
         self._server = server
         self._name = self._user = account.name
@@ -371,8 +368,7 @@ class Rotator:
         """Let both passwords log in for 30 ms."""
         old = self._password
         self._new_password()
-        ways = " OR ".join(f"mysql_native_password USING PASSWORD('{word}')" for word in (self._password, old))
-        await self._server.execute(f"ALTER USER '{self._user}'@'%' IDENTIFIED VIA {ways}")
+        await self._server.set_passwords(self._user, self._password, old)
         await self._put()
         await asyncio.sleep(0.03)
         await self._server.set_user(self._user, self._password)
@@ -404,9 +400,7 @@ class Rotator:
 class Load:
     """Tasks that commit one transaction after the other."""
 
-    def __init__(
-        self, pool: RotatingPool, server: "MariaDB", account: Account, kind: Kind, dice: random.Random
-    ) -> None:
+    def __init__(self, pool: RotatingPool, server: "Server", account: Account, kind: Kind, dice: random.Random) -> None:
         self.outcome = Outcome()
         self.spans: list[tuple[float, float]] = []
         self._pool = pool
@@ -468,14 +462,11 @@ class Load:
 
     async def _count(self) -> None:
         """Count connections all the time."""
-        where = f"user LIKE '{self._name}%'"
-        async with (
-            aiomysql.connect(unix_socket=self._server.socket, user="root") as connection,
-            connection.cursor() as cursor,
-        ):
+        async with self._server.root() as connection, connection.cursor(aiomysql.Cursor) as cursor:
             while not self._ended:
-                await cursor.execute(f"SELECT COUNT(*) FROM information_schema.processlist WHERE {where}")
-                self.outcome.most = max(self.outcome.most, (await cursor.fetchone())[0])
+                await cursor.execute("SHOW PROCESSLIST")
+                there = sum(user.startswith(self._name) for _, user, *_ in await cursor.fetchall())
+                self.outcome.most = max(self.outcome.most, there)
                 await asyncio.sleep(0.005)
 
 
@@ -505,13 +496,8 @@ def swaps_noted() -> "Iterator[list[float]]":
         logger.setLevel(before)
 
 
-async def failed_logins(server: "MariaDB") -> int:
-    """Count the logins that the server has refused since it began."""
-    return int((await server.execute("SHOW GLOBAL STATUS LIKE 'Access_denied_errors'"))[0][1])
-
-
 async def rotate_under_load(
-    server: "MariaDB", kind: Kind, rotations: int, *, least: int = 1, store: "Store | None" = None
+    server: "Server", kind: Kind, rotations: int, *, least: int = 1, store: "Store | None" = None
 ) -> Outcome:
     """
     Rotate so often under load, and return what came of it.
@@ -524,7 +510,7 @@ async def rotate_under_load(
         rotator = Rotator(server, account, kind, dice)
         rotator.store = Http(store, rotator.parameters) if store else Memory(kind.reading, rotator.parameters)
         await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
-        refused = await failed_logins(server)
+        refused = await server.refused()
         opened: AbstractAsyncContextManager[EnvLike] = rotator.store.opened()
         async with opened as env, _pool(env, kind) as pool:
             load = Load(pool, server, account, kind, dice)
@@ -538,7 +524,7 @@ async def rotate_under_load(
                         load.outcome.rotations += 1
             load.outcome.swaps = pool.generation - 1
         load.outcome.left = await account.gone()
-        load.outcome.refused = await failed_logins(server) - refused
+        load.outcome.refused = await server.refused() - refused
         load.outcome.rows = (await server.execute(f"SELECT COUNT(*) FROM app.{account.name}"))[0][0]
         await server.execute(f"DROP TABLE app.{account.name}")
     _sort(load, swaps)
