@@ -131,7 +131,7 @@ class Rotating(Generic[T]):
         self._drain_timeout = drain_timeout
         self._dispose_timeout = dispose_timeout
         self._retry_deadline = retry_deadline
-        self._clock: Clock = clock or LoopClock()
+        self._clock: Clock = clock or getattr(env, "_clock", None) or LoopClock()
         self._random = random
         self._entering = Backoff(base=0.02, cap=1.0)
         min_gap = max(min_gap, _AT_LEAST)
