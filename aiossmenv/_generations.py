@@ -50,6 +50,10 @@ class Generations(Generic[T]):
         self.retiring: set[Generation[T]] = set()
         self.number = 0
 
+    def all(self) -> list[Generation[T]]:
+        """Return the current generation, if there is one, and those that are retiring."""
+        return [*([self.current] if self.current else []), *self.retiring]
+
     def acquire(self) -> Generation[T] | None:
         """Take a lease on the current generation."""
         if self.current:

@@ -14,14 +14,19 @@ once, else with full jitter, until `retry_deadline`. A body is never tried again
 """
 
 import asyncio
+import json
 import logging
+import os
 import random as dice
+import re
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, overload
+from urllib.parse import unquote
+from weakref import WeakSet
 
 from aiossmenv._backoff import Backoff
 from aiossmenv._clock import Clock, LoopClock
@@ -50,8 +55,8 @@ class RotatingStatus:
     """
     What a `Rotating` is doing and has been through.
 
-    *failures*: builds in a row that failed, *last_error* the type and number of the last one's error, never its text.
-    Since the beginning: *refused* logins, of users and of builds; forced *refreshes*; leases *cut* by `drain_timeout`.
+    *failures*: builds in a row that failed, *last_error* the type and number of the last one's error; of an error without
+    a number its text too, if that holds no part of a value. Since the beginning: *refused* logins, of users and of builds; forced *refreshes*; leases *cut* by `drain_timeout`.
     """
 
     state: State
@@ -126,7 +131,7 @@ class Rotating(Generic[T]):
         self._drain_timeout = drain_timeout
         self._dispose_timeout = dispose_timeout
         self._retry_deadline = retry_deadline
-        self._clock: Clock = clock or LoopClock()
+        self._clock: Clock = clock or getattr(env, "_clock", None) or LoopClock()
         self._random = random
         self._entering = Backoff(base=0.02, cap=1.0)
         min_gap = max(min_gap, _AT_LEAST)
@@ -137,6 +142,9 @@ class Rotating(Generic[T]):
         self._failures = self._refused = self._refreshes = self._cut = 0
         self._last_error: str | None = None
         self._first_error: Exception | None = None
+        self._tried: Mapping[str, str] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
         self._changed = asyncio.Event()
         self._suspect = False
         self._wake = asyncio.Event()  # changed or suspect
@@ -194,7 +202,10 @@ class Rotating(Generic[T]):
 
     async def aclose(self) -> None:
         """Let leases end, for at most `drain_timeout` seconds, and dispose of everything; idempotent."""
+        if self._pid not in {0, os.getpid()}:
+            return  # the sockets are the parent's
         if self._closing is None:
+            self._check_place()
             self._state = "CLOSED"
             self._unsubscribe()
             if self._follower:
@@ -209,6 +220,8 @@ class Rotating(Generic[T]):
     async def __aenter__(self) -> Self:
         if self._follower or self._state != "NEW":
             raise RotationFailed(f"{self!r} was entered before", remedy="Make a new one.")
+        self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
+        _open.add(self)
         self._unsubscribe = self._env.on_change(self._on_change, *self._keys)
         swapped = self._swapped = asyncio.get_running_loop().create_future()
         self._follower = asyncio.create_task(self._follow(), name="aiossmenv follower")
@@ -225,8 +238,7 @@ class Rotating(Generic[T]):
                 remedy=(self._first_error.remedy if isinstance(self._first_error, RotationFailed) else None)
                 or "Check these parameters, the options, and that what they lead to is up.",
                 transient=self._first_error is not None and self._verdict(self._first_error) == "transient",
-                # Without its traceback: a driver's frames hold the password.
-            ) from (self._first_error and self._first_error.with_traceback(None))
+            ) from _without_frames(self._first_error)
         return self
 
     async def __aexit__(
@@ -234,7 +246,25 @@ class Rotating(Generic[T]):
     ) -> None:
         await self.aclose()
 
+    def _check_place(self) -> None:
+        """Raise where this cannot work: in a forked child, whose sockets are its parent's, and on another event loop."""
+        if self._pid not in {0, os.getpid()}:
+            raise RotationFailed(
+                f"{self!r} was opened before a fork, and its connections belong to the parent process",
+                remedy="Open one in each worker: in the app's lifespan, gunicorn's post_fork, or the process's own function.",
+            )
+        if self._loop not in {None, asyncio.get_running_loop()}:
+            raise RotationFailed(
+                f"{self!r} was opened on another event loop, and works on no other",
+                remedy="Make and open a new one in each asyncio.run().",
+            )
+
+    def _is_current(self, resource: T) -> bool:
+        current = self._generations.current
+        return current is not None and current.resource is resource
+
     async def _enter(self, enter: Callable[[T], AbstractAsyncContextManager[R]], stack: AsyncExitStack) -> R:
+        self._check_place()
         deadline = self._clock.now() + self._retry_deadline
         failures, last = 0, _Last()
         while True:
@@ -253,6 +283,11 @@ class Rotating(Generic[T]):
                 # Who is refused is woken by news, and each further try with the same password may block the account.
                 failures += 3 if verdict == "refused" and not failures else 1
                 delay = self._entering.delay_within(failures, self._random(), deadline - self._clock.now())
+                if isinstance(error, Exception) and self._generations.current not in {None, generation}:
+                    # It was replaced meanwhile, which may be why this failed. Past the deadline the newer one is still
+                    # entered if that needs no wait.
+                    last.keep(error)
+                    continue
                 if verdict is None or (delay is None and not isinstance(error, TimeoutError)):
                     raise
                 if delay is None:
@@ -279,7 +314,7 @@ class Rotating(Generic[T]):
         try:
             return "transient" if isinstance(error, TimeoutError) else self._classify(error)
         except Exception as fault:
-            logger.error("classify failed on %s: %s", _named(error), _named(fault))  # noqa: TRY400 - texts quote secrets
+            logger.error("classify failed on %s: %s", self._named(error), self._named(fault))  # noqa: TRY400 - texts quote secrets
             return None
 
     async def _follow(self) -> None:
@@ -300,7 +335,7 @@ class Rotating(Generic[T]):
             self._wake.clear()
             try:
                 before, tried = tried, None
-                values = tried = self._values()
+                values = tried = self._tried = self._values()
                 if values != before:
                     # What failed before is not held against values that are new, or whole again.
                     again, asks, self._failures = 0.0, 0, 0
@@ -347,7 +382,7 @@ class Rotating(Generic[T]):
         try:
             await self._env.refresh(*self._keys, min_gap=gap)
         except Exception as error:
-            logger.warning("forced refresh of %s failed: %s", ", ".join(self._keys), _named(error))
+            logger.warning("forced refresh of %s failed: %s", ", ".join(self._keys), self._named(error))
             return True
         return False
 
@@ -379,7 +414,7 @@ class Rotating(Generic[T]):
         verdict = self._verdict(error)
         self._refused += verdict == "refused"
         self._failures += 1
-        self._last_error = _named(error)
+        self._last_error = self._named(error)
         if self._generations.current:
             self._state = "DEGRADED"
         else:
@@ -393,6 +428,11 @@ class Rotating(Generic[T]):
                 self._last_error,
             )
         return verdict
+
+    def _named(self, error: BaseException) -> str:
+        """Name an error for a log, with its text where that holds no part of a value of the keys."""
+        held = [self._tried, *(generation.values for generation in self._generations.all())]
+        return _named(error, [value for values in held for value in values.values()])
 
     async def _make(self, values: Mapping[str, str], made: list[T]) -> None:
         made.append(await self._create(values))
@@ -452,7 +492,7 @@ class Rotating(Generic[T]):
             try:
                 await self._bounded(disposal, self._dispose_timeout)
             except Exception as error:
-                logger.warning("an old generation of %s was not closed: %s", ", ".join(self._keys), _named(error))
+                logger.warning("an old generation of %s was not closed: %s", ", ".join(self._keys), self._named(error))
             finally:
                 await _insist(disposal)
 
@@ -512,12 +552,74 @@ async def _insist(task: "asyncio.Task[Any]") -> None:
         task.exception()  # seen: asyncio would print it, and it quotes user names
 
 
-def _named(error: BaseException) -> str:
-    """Name an error for a log: its type and number. Drivers write user names into the text, and those are secrets."""
-    if isinstance(error, RotationFailed):
-        return str(error.args[0])  # ours, which say what is wrong, and no value
-    number = error.args[0] if error.args and isinstance(error.args[0], int) else ""
-    return f"{type(error).__name__} {number}".strip()
+def _without_frames(error: Exception | None) -> Exception | None:
+    """Strip an error, and those it came from, of their frames: a driver's hold the password."""
+    stripped: set[BaseException] = set()
+    found: list[BaseException | None] = [error]
+    while found:
+        one = found.pop()
+        if one and one not in stripped:
+            stripped.add(one.with_traceback(None))
+            found += [one.__cause__, one.__context__]
+    return error
 
+
+def _named(error: BaseException, values: Iterable[str]) -> str:
+    """
+    Name an error: ours by their text, which holds no value, and others by their type.
+
+    An error with a number is a driver's or the system's: the number says what it is, and the text quotes user names or
+    addresses. Any other gives its text too, unless that holds a part of one of *values*.
+    """
+    if isinstance(error, RotationFailed):
+        return str(error.args[0])
+    name = type(error).__name__
+    if error.args and isinstance(error.args[0], int):
+        return f"{name} {error.args[0]}"
+    try:
+        text = " ".join(str(error).split())[:300]
+    except Exception:
+        return name
+    # A UnicodeError quotes characters of what could not be encoded.
+    if not text or isinstance(error, UnicodeError) or _holds_part(text, values):
+        return name
+    return f"{name}: {text}"
+
+
+def _holds_part(text: str, values: Iterable[str]) -> bool:
+    """Return whether *text* holds one of *values*, a word of it, or eight characters of it in a row."""
+    text = text.casefold()
+    for value in (spelling.casefold() for whole in values for spelling in _spellings(whole)):
+        words = re.findall(r"[^\W_]{3,}", value)
+        if any(part in text for part in (value, *words, *(value[at : at + 8] for at in range(len(value) - 7)))):
+            return True
+    return False
+
+
+def _spellings(value: str) -> Iterator[str]:
+    """Yield a value as a text may quote it: of a JSON object each value in it, and percent-encoding undone."""
+    inside: list[Any] = [value]
+    with suppress(ValueError, RecursionError):
+        found = json.loads(value)
+        if isinstance(found, dict | list):
+            inside = [found]
+    while inside:
+        one = inside.pop()
+        inside += one.values() if isinstance(one, dict) else one if isinstance(one, list) else []
+        if isinstance(one, str) and one:
+            yield from (one, unquote(one), repr(one)[1:-1])
+
+
+# Those that are open. A child process keeps its copies until it ends: to collect them would close the parent's sockets.
+_open: "WeakSet[Rotating[Any]]" = WeakSet()
+_inherited: "list[Rotating[Any]]" = []
+
+
+def _after_fork() -> None:
+    _inherited.extend(_open)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 Rotating.__module__ = RotatingStatus.__module__ = "aiossmenv"

@@ -38,8 +38,22 @@ parameters: write the password last, or all of them and let the login that fails
 - MariaDB: `ALTER USER app IDENTIFIED VIA mysql_native_password USING PASSWORD('new') OR mysql_native_password USING
   PASSWORD('old')`; write 'new'; later `ALTER USER app IDENTIFIED BY 'new'`.
 
+**What a borrower changes does not reach the next one.** When a connection comes back, an open transaction is rolled
+back. Where the server reports that the session state changed (autocommit, isolation level and other session variables,
+user variables, the default database, temporary tables, prepared statements) the session is reset with
+COM_RESET_CONNECTION and set up as it was after the login: two to four round trips, which a connection that changed
+nothing does not pay. Servers do not report LOCK TABLES, GET_LOCK(), SET TRANSACTION without SESSION and SELECT with
+`INTO @name` or `@name :=`: undo these yourself. The report is switched on after each login with one SET statement; for
+RDS Proxy that is a reason to pin the session.
+
+**Connections that no longer work.** The pool does not lend a connection that the server has closed. One that idled
+longer than `pre_ping_after` seconds, by the monotonic clock or the time of day, is pinged first. A server that refuses
+writes because it has become a replica (errors 1290 and 1836) loses all idle connections and the one that saw the error,
+so that the next logins go where the host name leads now.
+
 **TLS** is aiomysql's: pass `ssl=ssl.create_default_context()`. Where the server offers none it logs in without, so
-let the server insist, as with `REQUIRE SSL`.
+let the server insist, as with `REQUIRE SSL`. Without TLS, `caching_sha2_password`, the default of MySQL 8 and 9,
+encrypts the password with the server's RSA key, which needs the package `cryptography`: the extra installs it.
 
 **Servers that block an account** after too many wrong passwords: a rotation costs a process one refused login or a
 few, and values that stay wrong one every few seconds, then one a minute. Codes 4150 and 3955, blocked, are not retried.
@@ -47,17 +61,24 @@ few, and values that stay wrong one every few seconds, then one a minute. Codes 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+import os
+import select
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from aiossmenv._clock import Clock
 from aiossmenv._errors import RotationFailed
 from aiossmenv._rotating import Rotating, RotatingStatus, Source, State, Verdict
 
 try:
     import aiomysql
+    from pymysql.charset import charset_by_name
+    from pymysql.constants import CLIENT
 except ImportError as error:  # pragma: no cover - a test runs this in an interpreter that has no aiomysql
     raise ImportError("aiossmenv.mysql needs aiomysql: pip install 'aiossmenv[mysql]'") from error
 
@@ -65,6 +86,22 @@ except ImportError as error:  # pragma: no cover - a test runs this in an interp
 _REFUSED = frozenset({1044, 1045, 1698, 1820, 1862, 3118, 4151})
 # Codes that mean: not now. 4150 and 3955 are not here: the account is blocked because of too many bad logins.
 _TRANSIENT = frozenset({1040, 1053, 1203, 1226, 2003, 2006, 2013})
+# Codes with which a server refuses to write: --read-only, --super-read-only and --innodb-read-only, Aurora's readers too.
+_READ_ONLY = frozenset({1290, 1836})
+# The engines of an AWS secret that speak the MySQL protocol.
+_ENGINES = frozenset({"mysql", "mariadb", "aurora", "aurora-mysql"})
+
+_COM_RESET_CONNECTION = 0x1F
+# Of the status that comes with each answer: the statement has changed the session state.
+_SESSION_STATE_CHANGED = 1 << 14
+# What changed: a system variable, the default database, anything. MySQL 9 also reports each BEGIN and COMMIT, as 5.
+_SCHEMA_CHANGED = 1
+_CHANGES = frozenset({0, _SCHEMA_CHANGED, 2})
+_TRACK = "SESSION session_track_state_change = ON"
+# Seconds for a ping, for what undoes a borrower's changes, and for the end of all idle connections of a pool.
+_PING_TIMEOUT = 2.0
+_RESET_TIMEOUT = 2.0
+_CLOSE_TIMEOUT = 1.0
 
 _KEYS: Mapping[str, str] = {"host": "DB_URL", "user": "DB_USER", "password": "DB_PASSWORD"}
 # What the value of a key has to be, where not every text will do.
@@ -78,18 +115,19 @@ _SHAPES = {
 
 class RotatingPool:
     """
-    An `aiomysql` pool that is rebuilt when its keys change.
+    A MySQL pool that is rebuilt when its keys change.
 
     *env*: an `Env`. *keys*: connect options of aiomysql -> keys of the `Env`; default: `host` from `DB_URL` (a host,
     or `host:port`), `user` from `DB_USER`, `password` from `DB_PASSWORD`; `dsn` takes them all from one key. *warm*:
-    connections that a new pool opens before it takes over, as far as the server lets it, default *maxsize*. *start_deadline*, *build_timeout*,
-    *drain_timeout*, *retry_deadline*, *min_gap*: as for `Rotating`. All else goes to `aiomysql.create_pool()`, `ssl`
-    too; what comes from a key wins.
+    connections that a new pool opens before it takes over, as far as the server lets it, default *maxsize*.
+    *pre_ping_after*: seconds that a connection may idle and still be lent without a ping, default 10. *start_deadline*,
+    *build_timeout*, *drain_timeout*, *retry_deadline*, *min_gap*: as for `Rotating`. All other options are those of
+    `aiomysql.create_pool()`, `ssl` too; what comes from a key wins.
 
     Of its options, `autocommit` is `True` unless you say otherwise: without it a plain SELECT leaves a snapshot open,
-    and the next user of the connection reads the past. `minsize` is always 0, for aiomysql reconnects up to it with
-    credentials that may no longer hold, before it looks at the connections that are there. Leave `connect_timeout` out
-    on Python 3.11, where it loses cancellations; *build_timeout* ends a login that hangs.
+    and each return costs a ROLLBACK. `pool_recycle` closes a connection that idled longer than so many seconds.
+    `minsize` has no effect: `warm` says what is opened in advance. Leave `connect_timeout` out on Python 3.11, where it
+    loses cancellations; *build_timeout* ends a login that hangs.
     """
 
     def __init__(
@@ -99,6 +137,7 @@ class RotatingPool:
         *,
         maxsize: int = 10,
         warm: int | None = None,
+        pre_ping_after: float = 10.0,
         start_deadline: float = 10.0,
         build_timeout: float = 5.0,
         drain_timeout: float = 30.0,
@@ -114,15 +153,18 @@ class RotatingPool:
         self._keys = dict(sorted(keys.items(), key=lambda item: {"dsn": 0, "host": 1}.get(item[0], 2)))
         self._maxsize = maxsize
         self._warm = min(maxsize, maxsize if warm is None else warm)
-        self._options = {"autocommit": True} | create_pool_options | {"minsize": 0, "maxsize": maxsize}
-        # Nobody waits inside aiomysql's pool: a waiter there is not woken when a connection comes back closed.
-        self._slots = asyncio.Semaphore(maxsize)
-        self._rotating: Rotating[aiomysql.Pool] = Rotating(
+        self._pre_ping_after = pre_ping_after
+        self._recycle = float(create_pool_options.pop("pool_recycle", -1))
+        create_pool_options.pop("minsize", None)
+        self._options = {"autocommit": True} | create_pool_options
+        self._places = asyncio.Semaphore(maxsize)
+        self._in_use = 0
+        self._rotating: Rotating[_Pool] = Rotating(
             env,
             self._keys.values(),
             self._create,
             self._probe,
-            _dispose,
+            _Pool.close,
             classify=_classify,
             start_deadline=start_deadline,
             build_timeout=build_timeout,
@@ -151,20 +193,39 @@ class RotatingPool:
         return str(getattr(self, "_rotating", "<Rotating>")).replace("Rotating", type(self).__name__, 1)
 
     @asynccontextmanager
-    async def acquire(self) -> AsyncIterator[aiomysql.Connection]:
+    async def acquire(self, *, timeout: float | None = None) -> AsyncIterator[aiomysql.Connection]:  # noqa: ASYNC109 - not for the block
         """
         Lend a connection until the block ends.
 
-        Waits for one of *maxsize* places first. Raises the driver's error when no login succeeded for
-        *retry_deadline* seconds, and at once for what no retry can help.
+        Waits for one of *maxsize* places first. Raises `TimeoutError` when there is no connection within *timeout*
+        seconds, by default never; the driver's error when no login succeeded for *retry_deadline* seconds, and at once
+        for what no retry can help.
         """
-        async with self._slots, self._rotating.use(_lend) as connection:
+        self._rotating._check_place()  # before the semaphore, which belongs to an event loop as well
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(timeout) as waiting:
+                    await stack.enter_async_context(self._place())
+                    connection = await stack.enter_async_context(self._rotating.use(self._lend))
+            except TimeoutError:
+                if not waiting.expired():
+                    raise
+                # Below, so that the error has no context: a driver's frames hold the password.
+                connection = None
+            if connection is None:
+                raise TimeoutError(
+                    f"no connection within {timeout:g} s from {self!r}: {self._in_use} of {self._maxsize} are in use"
+                )
             yield connection
 
     @asynccontextmanager
-    async def cursor(self, *cursors: type[aiomysql.Cursor]) -> AsyncIterator[aiomysql.Cursor]:
-        """Lend a cursor of a connection, for one statement; *cursors* and errors as for both of them."""
-        async with self.acquire() as connection, connection.cursor(*cursors) as cursor:
+    async def cursor(
+        self,
+        *cursors: type[aiomysql.Cursor],
+        timeout: float | None = None,  # noqa: ASYNC109 - not for the block
+    ) -> AsyncIterator[aiomysql.Cursor]:
+        """Lend a cursor of a connection, for one statement; *cursors*, *timeout* and errors as for both of them."""
+        async with self.acquire(timeout=timeout) as connection, connection.cursor(*cursors) as cursor:
             yield cursor
 
     async def aclose(self) -> None:
@@ -180,27 +241,33 @@ class RotatingPool:
     ) -> None:
         await self.aclose()
 
-    async def _create(self, values: Mapping[str, str]) -> aiomysql.Pool:
-        return await aiomysql.create_pool(**self._options | self._connect_options(values))
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        async with self._places:
+            self._in_use += 1
+            try:
+                yield
+            finally:
+                self._in_use -= 1
 
-    async def _probe(self, pool: aiomysql.Pool) -> None:
+    def _lend(self, pool: "_Pool") -> AbstractAsyncContextManager[aiomysql.Connection]:
+        return pool.lend(lambda: self._rotating._is_current(pool))
+
+    async def _create(self, values: Mapping[str, str]) -> "_Pool":
+        return _Pool(self._connect_options(values), self._rotating._clock, self._recycle, self._pre_ping_after)
+
+    async def _probe(self, pool: "_Pool") -> None:
         # Logs in, and leaves the connections in the pool: tasks that find one waiting do not notice a rotation.
-        warmed: list[aiomysql.Connection] = []
-        try:
-            while len(warmed) < max(1, self._warm):
-                try:
-                    warmed += [await pool.acquire()]
-                except aiomysql.MySQLError as error:
-                    if not warmed or _classify(error) != "transient":
-                        raise
-                    break  # one login proves the credentials, and the server has no room for more beside the old pool
-                if not self._slots.locked():
-                    # Queries that run meanwhile would feel a burst of logins. Where places are short, haste is better.
-                    await asyncio.sleep(0.002)
-            await warmed[0].ping(reconnect=False)
-        finally:
-            for connection in warmed:
-                pool.release(connection)
+        for number in range(max(1, self._warm)):
+            if number and not self._places.locked():
+                # Queries that run meanwhile would feel a burst of logins. Where places are short, haste is better.
+                await asyncio.sleep(0.002)
+            try:
+                await pool.warm()
+            except aiomysql.MySQLError as error:
+                if not number or _classify(error) != "transient":
+                    raise
+                break  # one login proves the credentials, and the server has no room for more beside the old pool
 
     def _connect_options(self, values: Mapping[str, str]) -> dict[str, Any]:
         # A traceback may show all local variables: none holds a value here when an error is raised, and what reads a
@@ -208,8 +275,23 @@ class RotatingPool:
         for option, key in self._keys.items():
             if _read(option, values[key]) is None:
                 raise RotationFailed(f"{key} is not {_SHAPES[option]}", remedy="Correct it, or what `keys` says of it.")
+            if option == "dsn" and not _speaks_mysql(values[key]):
+                raise RotationFailed(
+                    f"{key} is the secret of another kind of database: its `engine` is neither MySQL nor MariaDB",
+                    remedy="Map `dsn` to the key of a MySQL secret.",
+                )
+        # aiomysql would connect to localhost.
+        if not self._all_options(values).keys() & {"host", "unix_socket", "read_default_file"}:
+            raise RotationFailed(
+                f"{self._keys.get('dsn') or ', '.join(self._keys.values())} has no host",
+                remedy="Add `host` to the secret, map `host` to a key in `keys`, or pass host=.",
+            )
+        return self._all_options(values)
+
+    def _all_options(self, values: Mapping[str, str]) -> dict[str, Any]:
         read = [_read(option, values[key]) or {} for option, key in self._keys.items()]
-        return {option: value for options in read for option, value in options.items()}
+        found = {option: value for options in read for option, value in options.items() if value != ""}
+        return self._options | found
 
 
 def _read(option: str, text: str) -> dict[str, Any] | None:
@@ -221,6 +303,12 @@ def _read(option: str, text: str) -> dict[str, Any] | None:
             return _read_address(text)
         return {option: _number(text) if option == "port" else text}
     return None
+
+
+def _speaks_mysql(text: str) -> bool:
+    """Return whether a secret is one of MySQL or MariaDB, as far as it says."""
+    engine = json.loads(text).get("engine") if text.lstrip().startswith("{") else None
+    return not engine or str(engine).lower() in _ENGINES
 
 
 def _read_url(text: str) -> dict[str, Any] | None:
@@ -262,31 +350,284 @@ def _number(text: str) -> int:
     return int(text)
 
 
-@asynccontextmanager
-async def _lend(pool: aiomysql.Pool) -> AsyncIterator[aiomysql.Connection]:
-    connection = await pool.acquire()
-    try:
-        yield connection
-    finally:
-        # Not awaited: what it returns wakes those who wait inside the pool, and nobody does; but it waits itself for a
-        # lock that aiomysql holds while it connects, so whoever is done would wait for somebody else's login.
-        pool.release(connection)
+class _Connection(aiomysql.Connection):  # type: ignore[misc] # untyped base
+    """A connection that notes what its borrower did to it."""
+
+    changed = False  # the session state, since it was set up
+    moved = False  # to another database
+    is_read_only = False  # the server has refused to write
+    idle_since = (0.0, datetime.min.replace(tzinfo=UTC))
+    _last_packet: Any = None
+    # For the destructor of one whose options are not known.
+    _pid = 0
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options | {"client_flag": options.get("client_flag", 0) | CLIENT.SESSION_TRACK})
+        self._autocommit_at_first = self.autocommit_mode
+        self._charset_at_first = self.charset
+        self._pid = os.getpid()
+
+    # aiomysql assigns the status of each answer to this attribute.
+    @property
+    def server_status(self) -> int:
+        return self._server_status
+
+    @server_status.setter
+    def server_status(self, status: int) -> None:
+        self._server_status = status
+        if status and status & _SESSION_STATE_CHANGED and self._last_packet:
+            changes = _CHANGES & set(_reported_changes(self._last_packet.get_all_data()))
+            self.changed |= bool(changes)
+            self.moved |= _SCHEMA_CHANGED in changes
+
+    async def open(self) -> None:
+        """Log in."""
+        try:
+            await self._connect()
+            if self._tracks:
+                await self.query(f"SET {_TRACK}")
+            else:
+                await self.ping(reconnect=False)
+            self.changed = self.moved = False
+        except BaseException as error:
+            self.close()  # aiomysql closes one whose login failed, but not one whose login was cancelled
+            if not isinstance(error, RuntimeError) or "cryptography" not in str(error):
+                raise
+        else:
+            return
+        # Not in the `except` block: the error would have a context, whose frames hold the password.
+        raise RotationFailed(
+            "the server wants the password encrypted with its RSA key (caching_sha2_password or sha256_password without"
+            " TLS), and the package cryptography is not installed",
+            remedy="Run pip install 'aiossmenv[mysql]', or use TLS: pass ssl=ssl.create_default_context().",
+        )
+
+    def is_dirty(self) -> bool:
+        """Return whether the next borrower would notice this one."""
+        return self._needs_reset() or self.get_transaction_status() or not self.get_autocommit()
+
+    async def undo(self) -> None:
+        """Roll back what is open, and reset the session if it is not what it was after the login."""
+        await (self._reset() if self._needs_reset() else self.rollback())
+
+    def is_dead(self) -> bool:
+        """Return whether this connection, which is idle, has ended; it waits for nothing."""
+        if self.closed or self._writer.transport.is_closing():
+            return True
+        # An idle server says nothing, so anything to read is the end, or the error that MySQL sends before the end. The
+        # socket is asked itself: the event loop may not have run since.
+        return _is_readable(self._writer.transport.get_extra_info("socket").fileno())
+
+    def _needs_reset(self) -> bool:
+        mode = self._autocommit_at_first
+        return self.changed or self.charset != self._charset_at_first or mode not in {None, self.get_autocommit()}
+
+    @property
+    def _tracks(self) -> bool:
+        return bool(self.server_capabilities & CLIENT.SESSION_TRACK)
+
+    async def _reset(self) -> None:
+        """Set the session up as `_connect()` does, after a reset, which keeps the default database."""
+        await self._execute_command(_COM_RESET_CONNECTION, b"")
+        await self._read_ok_packet()
+        charset = charset_by_name(self._charset_at_first)
+        await self.query(f"SET NAMES {charset.name} COLLATE {charset.collation}{f', {_TRACK}' if self._tracks else ''}")
+        self._charset, self._encoding = charset.name, charset.encoding
+        if self.sql_mode is not None:
+            await self.query(f"SET sql_mode={self.sql_mode}")
+        if self.init_command is not None:
+            await self.query(self.init_command)
+            await self.commit()
+        if self._autocommit_at_first is not None:
+            await self.autocommit(self._autocommit_at_first)
+        if self.moved and self.db:
+            await self.select_db(self.db)
+        elif self.moved:
+            self.close()  # there is no way back to no database
+        self.changed = self.moved = False
+
+    async def _read_packet(self, *packet_type: Any) -> Any:
+        try:
+            self._last_packet = await super()._read_packet(*packet_type)
+        except aiomysql.MySQLError as error:
+            self.is_read_only |= error.args[0] in _READ_ONLY
+            raise
+        return self._last_packet
+
+    def __del__(self) -> None:
+        # In a forked child this is a copy: closing it would end the parent's session, or its event loop's watch of it.
+        if os.getpid() == self._pid:
+            super().__del__()
 
 
-async def _dispose(pool: aiomysql.Pool) -> None:
-    with suppress(Exception):
-        # One by one, to say goodbye to the server, which counts what is closed without as aborted. Not by clear(), which
-        # forgets a connection that was reset; acquire() closes those. It waits for a login that is under way.
-        async with asyncio.timeout(1):
-            while pool.freesize:
-                connection = await pool.acquire()
-                try:
-                    await connection.ensure_closed()
-                finally:
-                    connection.close()
-                    pool.release(connection)
-    pool.terminate()
-    await pool.wait_closed()
+class _Pool:
+    """
+    The connections of one generation.
+
+    Not `aiomysql.Pool`: that one connects while it is disposed of, holds up all who come and go during one login, and
+    forgets to wake waiters. Here none waits: `RotatingPool` has a semaphore.
+    """
+
+    def __init__(self, options: Mapping[str, Any], clock: Clock, recycle: float, pre_ping_after: float) -> None:
+        self._options = options
+        self._clock = clock
+        self._recycle = recycle
+        self._pre_ping_after = pre_ping_after
+        self._idle: deque[_Connection] = deque()
+        self._lent: set[_Connection] = set()
+        self._closed = False
+
+    async def warm(self) -> None:
+        """Log in, and keep the connection for the next borrower."""
+        connection = await self._connect()
+        self._lent.discard(connection)
+        self._keep(connection)
+
+    @asynccontextmanager
+    async def lend(self, may_connect: Callable[[], bool]) -> AsyncIterator[_Connection]:
+        """Lend a connection that works: an idle one, or a new one if *may_connect* says so then."""
+        connection = await self._idle_one()
+        if connection is None:
+            # The credentials of a retired pool are known to be old.
+            if not may_connect():
+                raise RotationFailed("the pool was replaced by a newer one")
+            connection = await self._connect()
+        has_time = True
+        try:
+            yield connection
+        except BaseException as error:
+            has_time = isinstance(error, Exception)
+            raise
+        finally:
+            try:
+                await self._undo(connection, has_time=has_time)
+            finally:
+                self._take_back(connection)
+
+    async def close(self) -> None:
+        """Close all connections, those that are lent too."""
+        self._closed = True
+        idle = list(self._idle)
+        self._idle.clear()
+        for connection in list(self._lent):
+            connection.close()
+        with suppress(TimeoutError):
+            # The server counts a connection that ends without COM_QUIT as aborted.
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                for connection in idle:
+                    with suppress(OSError):
+                        await connection.ensure_closed()
+        for connection in idle:
+            connection.close()
+
+    async def _connect(self) -> _Connection:
+        connection = _Connection(**self._options)
+        self._lent.add(connection)
+        try:
+            await connection.open()
+        except BaseException:
+            self._lent.discard(connection)
+            raise
+        if self._closed:
+            self._discard(connection)
+            raise RotationFailed("the pool was closed during a login")
+        return connection
+
+    async def _idle_one(self) -> _Connection | None:
+        while self._idle:
+            connection = self._idle.popleft()
+            self._lent.add(connection)
+            try:
+                if await self._works(connection):
+                    return connection
+            except BaseException:
+                self._discard(connection)
+                raise
+            self._discard(connection)
+        return None
+
+    async def _works(self, connection: _Connection) -> bool:
+        then, wall = connection.idle_since
+        # A process that is frozen may stop one of the clocks; a clock that is set may jump.
+        idle = max(self._clock.now() - then, (self._clock.wall() - wall).total_seconds())
+        if connection.is_dead() or -1 < self._recycle < idle:
+            return False
+        if idle > self._pre_ping_after:
+            try:
+                async with asyncio.timeout(_PING_TIMEOUT):
+                    await connection.ping(reconnect=False)
+            except TimeoutError:
+                # What is between here and the server has forgotten this connection, and those that idled as long.
+                self._discard_idle()
+                return False
+            except (OSError, aiomysql.MySQLError):
+                return False
+        return True
+
+    async def _undo(self, connection: _Connection, *, has_time: bool) -> None:
+        if connection.closed or not connection.is_dirty():
+            return
+        try:
+            if not has_time or self._closed:
+                connection.close()
+                return
+            async with asyncio.timeout(_RESET_TIMEOUT):
+                await connection.undo()
+        except BaseException as error:
+            connection.close()
+            # What the block raised, if anything, says more than a failed undoing, which loses the connection and no more.
+            if not isinstance(error, Exception):
+                raise
+
+    def _take_back(self, connection: _Connection) -> None:
+        self._lent.discard(connection)
+        if connection.is_read_only:
+            self._discard_idle()
+        if connection.is_read_only or self._closed:
+            connection.close()
+        elif not connection.closed:
+            self._keep(connection)
+
+    def _keep(self, connection: _Connection) -> None:
+        connection.idle_since = (self._clock.now(), self._clock.wall())
+        self._idle.append(connection)
+
+    def _discard(self, connection: _Connection) -> None:
+        self._lent.discard(connection)
+        connection.close()
+
+    def _discard_idle(self) -> None:
+        while self._idle:
+            self._idle.popleft().close()
+
+
+def _reported_changes(answer: bytes) -> Iterator[int]:
+    """Yield the kinds of change that an OK packet reports: https://dev.mysql.com/doc/dev/mysql-server/latest/page_protocol_basic_ok_packet.html."""
+
+    def length_at(at: int) -> tuple[int, int]:
+        width = {0xFC: 2, 0xFD: 3, 0xFE: 8}.get(answer[at], 0)
+        return (int.from_bytes(answer[at + 1 : at + 1 + width], "little") if width else answer[at]), at + 1 + width
+
+    if answer[0] != 0:
+        return  # it ends rows, and reports nothing
+    at = length_at(length_at(1)[1])[1] + 4  # rows, the last id, status and warnings
+    length, at = length_at(at)  # the text for people
+    length, at = length_at(at + length)
+    end = at + length
+    while at < end:
+        yield answer[at]
+        length, at = length_at(at + 1)
+        at += length
+
+
+def _is_readable(descriptor: int) -> bool:
+    if descriptor < 0:
+        return True
+    if not hasattr(select, "poll"):  # pragma: no cover - Windows, where select() has no limit on descriptors
+        return bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _classify(error: Exception) -> Verdict:

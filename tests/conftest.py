@@ -110,7 +110,13 @@ async def store(clock: ManualClock) -> AsyncIterator[ParameterStore]:
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[MariaDB]:
+def server(mariadb_server: MariaDB) -> MariaDB:
+    """Give a MariaDB; tests/mysql has both kinds of server."""
+    return mariadb_server
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariaDB]:
     """Run one private MariaDB for all tests."""
     with asyncio.Runner() as runner:
         running = mariadb()

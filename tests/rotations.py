@@ -22,15 +22,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import aiomysql
+from pymysql import _auth
 
 from aiossmenv import Change, Parameter, Snapshot, diff, load_env
 from aiossmenv.mysql import _KEYS, RotatingPool
+from embedded import MySQL, Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aiossmenv._rotating import Source as EnvLike
-    from embedded import MariaDB, Store
+    from embedded import Store
 
 TASKS = 20
 # Seconds that a read of the store in memory takes, and between two of them where it is polled.
@@ -101,7 +103,7 @@ class Source:
 class Account:
     """A user of the server, and others whose names begin with its name."""
 
-    def __init__(self, server: "MariaDB", name: str) -> None:
+    def __init__(self, server: Server, name: str) -> None:
         self.name = name
         self._server = server
 
@@ -113,12 +115,32 @@ class Account:
         """Run ALTER USER."""
         await self._server.execute(f"ALTER USER '{self.name}'@'%' {clause}")
 
+    @asynccontextmanager
+    async def blocked_after(self, errors: int) -> AsyncIterator[None]:
+        """Let the server block the account after so many wrong passwords, until the block ends."""
+        if isinstance(self._server, MySQL):
+            await self.alter(f"FAILED_LOGIN_ATTEMPTS {errors} PASSWORD_LOCK_TIME 1")
+            yield
+            return
+        before = (await self._server.execute("SELECT @@global.max_password_errors"))[0][0]
+        await self._server.execute(f"SET GLOBAL max_password_errors = {errors}")
+        try:
+            yield
+        finally:
+            await self._server.execute(f"SET GLOBAL max_password_errors = {before}")
+            await self.unblock()
+
+    async def unblock(self) -> None:
+        """End a block after wrong passwords."""
+        await (
+            self.alter("ACCOUNT UNLOCK")
+            if isinstance(self._server, MySQL)
+            else self._server.execute("FLUSH PRIVILEGES")
+        )
+
     async def connections(self) -> int:
         """Count what the server has open for it."""
-        where = f"user LIKE '{self.name}%'"
-        return int(
-            (await self._server.execute(f"SELECT COUNT(*) FROM information_schema.processlist WHERE {where}"))[0][0]
-        )
+        return sum(user.startswith(self.name) for _, user, *_ in await self._server.execute("SHOW PROCESSLIST"))
 
     async def gone(self) -> int:
         """Count what is still open when the server had time to notice what was closed."""
@@ -135,7 +157,7 @@ class Account:
 
 
 @asynccontextmanager
-async def new_account(server: "MariaDB") -> AsyncIterator[Account]:
+async def new_account(server: Server) -> AsyncIterator[Account]:
     """Give a user of one's own, with the password "first"."""
     account = Account(server, f"u{secrets.token_hex(4)}")
     await account.set_password("first")
@@ -145,16 +167,44 @@ async def new_account(server: "MariaDB") -> AsyncIterator[Account]:
         await account.drop()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Login:
+    """What a client sent to log in; *accepted* is when its connection came, on the clock of `time.perf_counter()`."""
+
+    accepted: float
+    user: str
+    plugin: str
+    salt: bytes
+    answer: bytes
+
+    def password(self, *candidates: str) -> str | None:
+        """Return which password it was."""
+        scramble = {
+            "mysql_native_password": _auth.scramble_native_password,
+            "caching_sha2_password": _auth.scramble_caching_sha2,
+        }[self.plugin]
+        return next((word for word in candidates if self.answer == scramble(word.encode(), self.salt)), None)
+
+
 class Relay:
-    """A way to the server that can be cut; *address* is what clients connect to."""
+    """
+    A way to the server that can be cut; *address* is what clients connect to.
+
+    *logins*: what clients sent to log in. *packets*: how many times clients sent something after that.
+    """
 
     def __init__(self, host: str, target: int, port: int = 0) -> None:
         self.address = ""
+        self.logins: list[Login] = []
+        self.packets = 0
         self._host = host
         self._target = target
         self._port = port
         self._clients: list[asyncio.StreamWriter] = []
+        self._lost: set[asyncio.StreamWriter] = set()
         self._open = 0
+        self._passing = asyncio.Event()
+        self._passing.set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Relay"]:
@@ -164,6 +214,7 @@ class Relay:
         self.address = f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
         async with listener:
             yield self
+            self._passing.set()
             self.cut()
             while self._open:
                 await asyncio.sleep(0.001)
@@ -176,21 +227,60 @@ class Relay:
             client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             client.transport.abort()
 
+    def lose(self) -> None:
+        """Pass nothing on any more from and to those that are connected, as a gateway does that has forgotten them."""
+        self._lost |= set(self._clients)
+
+    def hold(self) -> None:
+        """Let those who connect from now on wait for their greeting, until `go_on()`."""
+        self._passing.clear()
+
+    def go_on(self) -> None:
+        """Greet those who wait."""
+        self._passing.set()
+
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         """Relay one connection in both directions."""
+        accepted = time.perf_counter()
         self._clients.append(client)
         self._open += 1
+        await self._passing.wait()
         far_reader, server = await asyncio.open_connection("127.0.0.1", self._target)
-        await asyncio.gather(_pump(reader, server), _pump(far_reader, client))
+        greeting: list[bytes] = []
+
+        def greeted(data: bytes) -> bool:
+            greeting.append(data)
+            return client not in self._lost
+
+        def asked(data: bytes) -> bool:
+            if len(greeting) == 1 and data[3] == 1:
+                self.logins += _login(accepted, greeting[0], data)
+            else:
+                self.packets += 1
+            return client not in self._lost
+
+        await asyncio.gather(_pump(reader, server, asked), _pump(far_reader, client, greeted))
         self._open -= 1
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass on what comes, and the end."""
+def _login(accepted: float, greeting: bytes, answer: bytes) -> "Iterator[Login]":
+    """Yield the login in the first packets of both sides, unless it is encrypted."""
+    if len(answer) > 36:
+        version_end = greeting.index(b"\0", 5)
+        salt = greeting[version_end + 5 : version_end + 13] + greeting[version_end + 32 : version_end + 44]
+        user_end = answer.index(b"\0", 36)
+        scrambled = answer[user_end + 2 : user_end + 2 + answer[user_end + 1]]
+        plugin = greeting[version_end + 45 :].strip(b"\0").decode()
+        yield Login(accepted=accepted, user=answer[36:user_end].decode(), plugin=plugin, salt=salt, answer=scrambled)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[bytes], bool]) -> None:
+    """Pass on what *passes*, and the end."""
     with suppress(ConnectionError):
         while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
+            if passes(data):
+                writer.write(data)
+                await writer.drain()
     writer.close()
 
 
@@ -303,7 +393,7 @@ class Http:
 class Rotator:
     """What changes credentials, in the server and in the store, which are never changed at the same moment."""
 
-    def __init__(self, server: "MariaDB", account: Account, kind: Kind, dice: random.Random) -> None:
+    def __init__(self, server: Server, account: Account, kind: Kind, dice: random.Random) -> None:
         self.store: Memory | Http
         self._server = server
         self._name = self._user = account.name
@@ -371,8 +461,7 @@ class Rotator:
         """Let both passwords log in for 30 ms."""
         old = self._password
         self._new_password()
-        ways = " OR ".join(f"mysql_native_password USING PASSWORD('{word}')" for word in (self._password, old))
-        await self._server.execute(f"ALTER USER '{self._user}'@'%' IDENTIFIED VIA {ways}")
+        await self._server.set_passwords(self._user, self._password, old)
         await self._put()
         await asyncio.sleep(0.03)
         await self._server.set_user(self._user, self._password)
@@ -404,9 +493,7 @@ class Rotator:
 class Load:
     """Tasks that commit one transaction after the other."""
 
-    def __init__(
-        self, pool: RotatingPool, server: "MariaDB", account: Account, kind: Kind, dice: random.Random
-    ) -> None:
+    def __init__(self, pool: RotatingPool, server: Server, account: Account, kind: Kind, dice: random.Random) -> None:
         self.outcome = Outcome()
         self.spans: list[tuple[float, float]] = []
         self._pool = pool
@@ -468,14 +555,11 @@ class Load:
 
     async def _count(self) -> None:
         """Count connections all the time."""
-        where = f"user LIKE '{self._name}%'"
-        async with (
-            aiomysql.connect(unix_socket=self._server.socket, user="root") as connection,
-            connection.cursor() as cursor,
-        ):
+        async with self._server.root() as connection, connection.cursor(aiomysql.Cursor) as cursor:
             while not self._ended:
-                await cursor.execute(f"SELECT COUNT(*) FROM information_schema.processlist WHERE {where}")
-                self.outcome.most = max(self.outcome.most, (await cursor.fetchone())[0])
+                await cursor.execute("SHOW PROCESSLIST")
+                there = sum(user.startswith(self._name) for _, user, *_ in await cursor.fetchall())
+                self.outcome.most = max(self.outcome.most, there)
                 await asyncio.sleep(0.005)
 
 
@@ -505,13 +589,8 @@ def swaps_noted() -> "Iterator[list[float]]":
         logger.setLevel(before)
 
 
-async def failed_logins(server: "MariaDB") -> int:
-    """Count the logins that the server has refused since it began."""
-    return int((await server.execute("SHOW GLOBAL STATUS LIKE 'Access_denied_errors'"))[0][1])
-
-
 async def rotate_under_load(
-    server: "MariaDB", kind: Kind, rotations: int, *, least: int = 1, store: "Store | None" = None
+    server: Server, kind: Kind, rotations: int, *, least: int = 1, store: "Store | None" = None
 ) -> Outcome:
     """
     Rotate so often under load, and return what came of it.
@@ -524,7 +603,7 @@ async def rotate_under_load(
         rotator = Rotator(server, account, kind, dice)
         rotator.store = Http(store, rotator.parameters) if store else Memory(kind.reading, rotator.parameters)
         await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
-        refused = await failed_logins(server)
+        refused = await server.refused()
         opened: AbstractAsyncContextManager[EnvLike] = rotator.store.opened()
         async with opened as env, _pool(env, kind) as pool:
             load = Load(pool, server, account, kind, dice)
@@ -538,7 +617,7 @@ async def rotate_under_load(
                         load.outcome.rotations += 1
             load.outcome.swaps = pool.generation - 1
         load.outcome.left = await account.gone()
-        load.outcome.refused = await failed_logins(server) - refused
+        load.outcome.refused = await server.refused() - refused
         load.outcome.rows = (await server.execute(f"SELECT COUNT(*) FROM app.{account.name}"))[0][0]
         await server.execute(f"DROP TABLE app.{account.name}")
     _sort(load, swaps)

@@ -714,7 +714,7 @@ async def test_refreshes_that_fail_do_not_end_the_follower(
         await clock.advance(20)
         assert (1, "DEGRADED") == (rotating.generation, rotating.state)
         assert 3 < len(source.gaps)
-        assert "forced refresh of USER, PASSWORD failed: StoreUnavailable" in caplog.messages
+        assert "forced refresh of USER, PASSWORD failed: StoreUnavailable: no network" in caplog.messages
 
         source.error = None
         source.store(PASSWORD="second")
@@ -1148,7 +1148,7 @@ async def test_dispose_that_hangs_is_bounded(
     assert not closing.done()
     await clock.advance(0.2)
     assert closing.done()
-    assert ["an old generation of USER, PASSWORD was not closed: TimeoutError"] == caplog.messages
+    assert ["an old generation of USER, PASSWORD was not closed: TimeoutError: not done within 3 s"] == caplog.messages
     assert ["first"] == [client.password for client in service.open]
 
 

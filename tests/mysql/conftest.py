@@ -1,16 +1,37 @@
 """What tests with a database get: an account on the server, its credentials in memory, and a relay to cut."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from embedded import MariaDB
+from embedded import Server, find_mysql, mysql
 from rotations import Account, Relay, Source, new_account
 from timing import our_tasks
 
 
+@pytest.fixture(scope="session")
+def mysql_server() -> Iterator[Server]:
+    """Run one private MySQL for all tests."""
+    if not find_mysql():
+        pytest.skip("there is no MySQL here: set MYSQL_ROOT to where Debian's mysql-server-core is unpacked")
+    with asyncio.Runner() as runner:
+        running = mysql()
+        database = runner.run(running.__aenter__())
+        yield database
+        runner.run(running.__aexit__(None, None, None))
+
+
+@pytest.fixture(params=["mariadb", "mysql"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """Give a MariaDB, and then a MySQL."""
+    chosen = request.getfixturevalue(f"{request.param}_server")
+    assert isinstance(chosen, Server)
+    return chosen
+
+
 @pytest.fixture
-async def account(server: MariaDB) -> AsyncIterator[Account]:
+async def account(server: Server) -> AsyncIterator[Account]:
     """Give a user of the test's own, with the password "first"; the test leaves neither connection nor task."""
     async with new_account(server) as account:
         yield account
@@ -19,13 +40,13 @@ async def account(server: MariaDB) -> AsyncIterator[Account]:
 
 
 @pytest.fixture
-def source(server: MariaDB, account: Account) -> Source:
+def source(server: Server, account: Account) -> Source:
     """Give the account's credentials, in memory."""
     return Source(DB_URL=server.address, DB_USER=account.name, DB_PASSWORD="first")
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
-async def relay(server: MariaDB, request: pytest.FixtureRequest) -> AsyncIterator[Relay]:
+async def relay(server: Server, request: pytest.FixtureRequest) -> AsyncIterator[Relay]:
     """Give a way to the server that can be cut."""
     async with Relay(request.param, server.port).running() as running:
         yield running

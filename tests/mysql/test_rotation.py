@@ -2,7 +2,7 @@
 
 import pytest
 
-from embedded import MariaDB, Store
+from embedded import Server, Store
 from rotations import Kind, rotate_under_load
 from timing import our_tasks
 
@@ -27,7 +27,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
-async def test_no_transaction_fails(server: MariaDB, kind: Kind) -> None:
+async def test_no_transaction_fails(server: Server, kind: Kind) -> None:
     """Credentials change again and again under load, and every transaction is committed, once."""
     least = 0 if kind.rotate == "bad_put" else 3
 
@@ -48,7 +48,7 @@ async def test_no_transaction_fails(server: MariaDB, kind: Kind) -> None:
     "ignore:Unclosed connection:ResourceWarning",
     "ignore:Exception ignored in.*Connection.__del__:pytest.PytestUnraisableExceptionWarning",
 )
-async def test_no_transaction_fails_because_others_are_cancelled(server: MariaDB) -> None:
+async def test_no_transaction_fails_because_others_are_cancelled(server: Server) -> None:
     """Wherever a fifth of all transactions are cancelled while credentials change, no other one fails, and nothing is left."""
     kind = Kind(name="mixed, a fifth cancelled", rotate="mixed", maxsize=5, churn=0.1, cancelled=0.2)
 
@@ -62,7 +62,7 @@ async def test_no_transaction_fails_because_others_are_cancelled(server: MariaDB
     assert set() == await our_tasks()
 
 
-async def test_the_whole_chain(server: MariaDB, ssm: Store) -> None:
+async def test_the_whole_chain(server: Server, ssm: Store) -> None:
     """With an `Env` that reads Parameter Store over HTTP, in time and when a login is refused, no transaction fails either."""
     kind = Kind(name="whole chain", rotate="mixed", reading="HTTP")
 
