@@ -69,6 +69,10 @@ class RotatingStatus:
     cut: int
 
 
+class Superseded(RotationFailed):
+    """A login that was not made, because newer credentials were read; it is made with these once they are proved."""
+
+
 class Source(Protocol):
     """What a `Rotating` needs of an `Env`."""
 
@@ -143,6 +147,8 @@ class Rotating(Generic[T]):
         self._last_error: str | None = None
         self._first_error: Exception | None = None
         self._tried: Mapping[str, str] = {}
+        # Values that were tried and did not work.
+        self._unusable: Mapping[str, str] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._changed = asyncio.Event()
@@ -259,9 +265,20 @@ class Rotating(Generic[T]):
                 remedy="Make and open a new one in each asyncio.run().",
             )
 
-    def _is_current(self, resource: T) -> bool:
+    def _may_log_in(self, resource: T) -> bool:
+        """
+        Return whether *resource* may log in again: its credentials are not known to be old.
+
+        They are when it was replaced, and when newer values were read, unless these were tried and do not work.
+        """
         current = self._generations.current
-        return current is not None and current.resource is resource
+        if current is None or current.resource is not resource:
+            return False
+        try:
+            newest = self._values()
+        except RotationFailed:
+            return True  # a key is gone for now
+        return newest in (current.values, self._unusable)
 
     async def _enter(self, enter: Callable[[T], AbstractAsyncContextManager[R]], stack: AsyncExitStack) -> R:
         self._check_place()
@@ -312,7 +329,7 @@ class Rotating(Generic[T]):
         if not isinstance(error, Exception):
             return None
         try:
-            return "transient" if isinstance(error, TimeoutError) else self._classify(error)
+            return "transient" if isinstance(error, TimeoutError | Superseded) else self._classify(error)
         except Exception as fault:
             logger.error("classify failed on %s: %s", self._named(error), self._named(fault))  # noqa: TRY400 - texts quote secrets
             return None
@@ -408,12 +425,14 @@ class Rotating(Generic[T]):
 
     def _ready(self) -> None:
         self._state, self._failures, self._last_error, self._first_error = "READY", 0, None, None
+        self._unusable = None
 
     def _failed(self, error: Exception) -> Verdict:
         """Take note of a build that failed, and return what helps."""
         verdict = self._verdict(error)
         self._refused += verdict == "refused"
         self._failures += 1
+        self._unusable = self._tried
         self._last_error = self._named(error)
         if self._generations.current:
             self._state = "DEGRADED"

@@ -73,7 +73,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from aiossmenv._clock import Clock
 from aiossmenv._errors import RotationFailed
-from aiossmenv._rotating import Rotating, RotatingStatus, Source, State, Verdict
+from aiossmenv._rotating import Rotating, RotatingStatus, Source, State, Superseded, Verdict
 
 try:
     import aiomysql
@@ -251,7 +251,7 @@ class RotatingPool:
                 self._in_use -= 1
 
     def _lend(self, pool: "_Pool") -> AbstractAsyncContextManager[aiomysql.Connection]:
-        return pool.lend(lambda: self._rotating._is_current(pool))
+        return pool.lend(lambda: self._rotating._may_log_in(pool))
 
     async def _create(self, values: Mapping[str, str]) -> "_Pool":
         return _Pool(self._connect_options(values), self._rotating._clock, self._recycle, self._pre_ping_after)
@@ -488,9 +488,9 @@ class _Pool:
         """Lend a connection that works: an idle one, or a new one if *may_connect* says so then."""
         connection = await self._idle_one()
         if connection is None:
-            # The credentials of a retired pool are known to be old.
+            # The credentials of a retired pool, and of one whose successor is being built, are known to be old.
             if not may_connect():
-                raise RotationFailed("the pool was replaced by a newer one")
+                raise Superseded("newer credentials were read, and are not proved yet")
             connection = await self._connect()
         has_time = True
         try:

@@ -65,6 +65,31 @@ async def test_a_retired_pool_never_logs_in(source: Source, account: Account, se
     assert {account.name} == {login.user for login in way.logins}
 
 
+async def test_no_login_while_newer_credentials_are_not_proved(source: Source, account: Account, way: Relay) -> None:
+    """Between the read of new credentials and the swap no login is made with the old ones; it waits for the swap."""
+    async with RotatingPool(source, maxsize=3, warm=1, retry_deadline=5) as pool, pool.acquire():
+        await account.set_password("second")
+        way.hold()
+        source.publish(DB_PASSWORD="second")
+        asking = [asyncio.create_task(ask(pool, "SELECT 1")) for _ in range(2)]
+        await asyncio.sleep(0.2)
+        way.go_on()
+        assert [1, 1] == await asyncio.gather(*asking)
+    assert 1 == [login.password(*WORDS) for login in way.logins].count("first")
+    assert 0 == pool.status.refused
+
+
+async def test_old_credentials_serve_while_the_new_ones_do_not_work(
+    source: Source, account: Account, way: Relay
+) -> None:
+    """Values that were tried and refused are not waited for: a login is made with those that work."""
+    async with RotatingPool(source, maxsize=2, warm=1, retry_deadline=5) as pool, pool.acquire():
+        source.publish(DB_PASSWORD="wrong")
+        assert 1 == await ask(pool, "SELECT 1")
+        assert "DEGRADED" == pool.state
+    assert 2 == [login.password(*WORDS) for login in way.logins].count("first")
+
+
 async def test_a_swap_during_a_login(source: Source, account: Account, way: Relay) -> None:
     """A login to a pool that is replaced meanwhile and fails is made to the newer one, with its password."""
     async with RotatingPool(source, maxsize=2, warm=1, drain_timeout=0.2, retry_deadline=5) as pool, pool.acquire():
@@ -191,6 +216,11 @@ def autocommit_off(connection: aiomysql.Connection) -> Coroutine[Any, Any, None]
     return connection.autocommit(False)  # type: ignore[no-any-return]
 
 
+def autocommit_on(connection: aiomysql.Connection) -> Coroutine[Any, Any, None]:
+    """Switch autocommit on by the driver's method."""
+    return connection.autocommit(True)  # type: ignore[no-any-return]
+
+
 def other_database(connection: aiomysql.Connection) -> Coroutine[Any, Any, None]:
     """Select another database by the driver's method."""
     return connection.select_db("information_schema")  # type: ignore[no-any-return]
@@ -207,7 +237,7 @@ LEFTOVERS: list[tuple[str | Callable[[aiomysql.Connection], Coroutine[Any, Any, 
     (autocommit_off, "@@autocommit"),
     ("SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED", ISOLATION),
     ("SET SESSION TRANSACTION READ ONLY", "{read_only}"),
-    ("SET tx = 1, SESSION wait_timeout = 77".replace("tx = 1, ", ""), "@@wait_timeout"),
+    ("SET SESSION wait_timeout = 77", "@@wait_timeout"),
     ("SET SESSION sql_mode = ''", "@@sql_mode"),
     ("SET time_zone = '+05:00'", "@@time_zone"),
     ("SET @tenant = 7", "@tenant"),
@@ -225,6 +255,8 @@ async def test_what_a_borrower_changes_ends_with_him(
     source: Source, server: Server, leave: Any, expression: str, options: dict[str, Any]
 ) -> None:
     """The next borrower finds the session as it was after the login, whatever the one before did and however."""
+    if expression == "@@autocommit" and options.get("autocommit") is False:
+        leave = "SET autocommit = 1" if isinstance(leave, str) else autocommit_on
     of_mysql = isinstance(server, MySQL)
     expression = expression.format(
         isolation="@@transaction_isolation" if of_mysql else "@@tx_isolation",
