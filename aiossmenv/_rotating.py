@@ -147,8 +147,9 @@ class Rotating(Generic[T]):
         self._last_error: str | None = None
         self._first_error: Exception | None = None
         self._tried: Mapping[str, str] = {}
-        # Values that were tried and did not work.
+        # Values that were tried and did not work, and the newest ones that did, if only for a part of a build.
         self._unusable: Mapping[str, str] | None = None
+        self._worked: Mapping[str, str] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._changed = asyncio.Event()
@@ -278,7 +279,9 @@ class Rotating(Generic[T]):
             newest = self._values()
         except RotationFailed:
             return True  # a key is gone for now
-        return newest in (current.values, self._unusable)
+        # If newer ones have logged in, even in a build that failed later, these are void.
+        is_superseded = self._worked not in (None, current.values)
+        return newest == current.values or (newest == self._unusable and not is_superseded)
 
     async def _enter(self, enter: Callable[[T], AbstractAsyncContextManager[R]], stack: AsyncExitStack) -> R:
         self._check_place()

@@ -254,7 +254,7 @@ class RotatingPool:
         return pool.lend(lambda: self._rotating._may_log_in(pool))
 
     async def _create(self, values: Mapping[str, str]) -> "_Pool":
-        return _Pool(self._connect_options(values), self._rotating._clock, self._recycle, self._pre_ping_after)
+        return _Pool(values, self._connect_options(values), self._rotating._clock, self._recycle, self._pre_ping_after)
 
     async def _probe(self, pool: "_Pool") -> None:
         # Logs in, and leaves the connections in the pool: tasks that find one waiting do not notice a rotation.
@@ -264,6 +264,7 @@ class RotatingPool:
                 await asyncio.sleep(0.002)
             try:
                 await pool.warm()
+                self._rotating._worked = pool.values
             except aiomysql.MySQLError as error:
                 if not number or _classify(error) != "transient":
                     raise
@@ -468,7 +469,15 @@ class _Pool:
     forgets to wake waiters. Here none waits: `RotatingPool` has a semaphore.
     """
 
-    def __init__(self, options: Mapping[str, Any], clock: Clock, recycle: float, pre_ping_after: float) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, str],
+        options: Mapping[str, Any],
+        clock: Clock,
+        recycle: float,
+        pre_ping_after: float,
+    ) -> None:
+        self.values = values
         self._options = options
         self._clock = clock
         self._recycle = recycle

@@ -25,7 +25,7 @@ import aiomysql
 from pymysql import _auth
 
 from aiossmenv import Change, Parameter, Snapshot, diff, load_env
-from aiossmenv.mysql import _KEYS, RotatingPool
+from aiossmenv.mysql import _KEYS, RotatingPool, _read
 from embedded import MySQL, Server
 
 if TYPE_CHECKING:
@@ -323,6 +323,7 @@ class Outcome:
     most: int = 0
     left: int = 0
     refused: int = 0
+    known_to_be_old: int = 0
     steady: list[float] = field(default_factory=list)
     near: list[float] = field(default_factory=list)
 
@@ -401,16 +402,73 @@ class Rotator:
         self._password = "first"
         self._dice = dice
         self._numbers = itertools.count()
+        # Where clients connect; when the server ceased and began to accept credentials; and when the process read which.
+        self.address = server.address
+        self._void = {(account.name, "garbage"): float("-inf")}
+        self._read: list[tuple[float, tuple[str, str]]] = []
+        self._valid = {(account.name, "first"): float("-inf")}
 
     @property
     def parameters(self) -> dict[str, str]:
         """What the store holds when nothing is under way."""
-        return shaped(self._form, self._server.address, self._user, self._password)
+        return shaped(self._form, self.address, self._user, self._password)
+
+    def watch(self, env: "EnvLike") -> None:
+        """Note which credentials the process reads, from now on."""
+
+        def note(_: object) -> None:
+            values = env.snapshot
+            if self._form == "keys":
+                read = {"user": values["DB_USER"], "password": values["DB_PASSWORD"]}
+            else:
+                read = _read("dsn", values["DATABASE_URL"]) or {}
+            self._read.append((time.perf_counter(), (read["user"], read["password"])))
+
+        note(None)
+        env.on_change(note, *self.parameters)
+
+    def known_to_be_old(self, logins: "list[Login]") -> int:
+        """
+        Count the logins with credentials that the server did not accept any more, although the process knew newer ones.
+
+        It knows newer ones when it has read them, and has not tried them, or has logged in with them; that they were
+        refused is a reason to try the old ones. Each time 20 ms before, as the relay sees a login later than it begins.
+        """
+        count = 0
+        passwords = {word for _, word in self._void} | {word for _, (_, word) in self._read}
+        sent = [(login.accepted, (login.user, login.password(*passwords) or "")) for login in logins]
+        for moment, pair in sent:
+            before = [read for then, read in self._read if then <= moment - 0.02]
+            since = [read for then, read in self._read if moment - 0.02 < then <= moment]
+            if pair not in before[:-1] or pair in (before[-1], *since) or self._void.get(pair, moment) >= moment:
+                continue
+            newer = before[-1]
+            tries = [then for then, other in sent if other == newer and then <= moment - 0.02]
+            # A login that began just before the server ceased to accept it may have been refused.
+            begin, end = self._valid.get(newer, moment), self._void.get(newer, moment) - 0.03
+            count += not tries or any(begin <= then <= end for then in tries)
+        return count
+
+    async def _set_user(self, user: str, password: str) -> None:
+        """Give a user its only password."""
+        await self._server.set_user(user, password)
+        now = time.perf_counter()
+        for other in {word for _, (name, word) in self._read if name == user} - {password}:
+            self._void.setdefault((user, other), now)
+        self._void.pop((user, password), None)
+        self._valid[user, password] = now
+
+    async def _drop_user(self, user: str) -> None:
+        """Remove a user."""
+        await self._server.drop_user(user)
+        now = time.perf_counter()
+        for pair in {pair for _, pair in self._read if pair[0] == user}:
+            self._void.setdefault(pair, now)
 
     async def db_first(self) -> None:
         """Change the password in the server and then in the store, as AWS's rotators do."""
         self._new_password()
-        await self._server.set_user(self._user, self._password)
+        await self._set_user(self._user, self._password)
         await self._moment()
         await self._put()
 
@@ -419,14 +477,14 @@ class Rotator:
         self._new_password()
         await self._put()
         await self._moment()
-        await self._server.set_user(self._user, self._password)
+        await self._set_user(self._user, self._password)
 
     async def two_user(self, grace: float = 0.05) -> None:
         """Make the other user, name it in the store, and remove the old one 50 ms later."""
         before = await self._other_user()
         await self._put()
         await asyncio.sleep(grace)
-        await self._server.drop_user(before)
+        await self._drop_user(before)
 
     async def two_user_at_once(self) -> None:
         """Do so, and remove the old one at once."""
@@ -439,13 +497,13 @@ class Rotator:
         await self._moment()
         await self._put()
         await asyncio.sleep(0.05)
-        await self._server.drop_user(before)
+        await self._drop_user(before)
 
     async def burst(self) -> None:
         """Change the password five times in ten milliseconds."""
         for _ in range(5):
             self._new_password()
-            await self._server.set_user(self._user, self._password)
+            await self._set_user(self._user, self._password)
             await self._put()
             await asyncio.sleep(0.002)
 
@@ -464,7 +522,7 @@ class Rotator:
         await self._server.set_passwords(self._user, self._password, old)
         await self._put()
         await asyncio.sleep(0.03)
-        await self._server.set_user(self._user, self._password)
+        await self._set_user(self._user, self._password)
 
     async def mixed(self) -> None:
         """Rotate in one of three ways."""
@@ -474,7 +532,7 @@ class Rotator:
         """Make the user that is not in the store; returns the name of the one that is."""
         before, self._user = self._user, self._name if self._user != self._name else f"{self._name}_b"
         self._new_password()
-        await self._server.set_user(self._user, self._password)
+        await self._set_user(self._user, self._password)
         return before
 
     async def _put(self) -> None:
@@ -601,21 +659,26 @@ async def rotate_under_load(
     dice = random.Random(kind.name)
     async with new_account(server) as account:
         rotator = Rotator(server, account, kind, dice)
-        rotator.store = Http(store, rotator.parameters) if store else Memory(kind.reading, rotator.parameters)
         await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
         refused = await server.refused()
-        opened: AbstractAsyncContextManager[EnvLike] = rotator.store.opened()
-        async with opened as env, _pool(env, kind) as pool:
-            load = Load(pool, server, account, kind, dice)
-            rotated = getattr(rotator, kind.rotate)
-            with swaps_noted() as swaps:
-                async with load.running():
-                    for rotation in range(5 * rotations):
-                        if rotation >= rotations and pool.generation >= least:
-                            break
-                        await asyncio.gather(rotated(), asyncio.sleep(kind.pause))
-                        load.outcome.rotations += 1
-            load.outcome.swaps = pool.generation - 1
+        async with Relay("127.0.0.1", server.port).running() as relay:
+            # Not where latencies count.
+            rotator.address = server.address if kind.think else relay.address
+            rotator.store = Http(store, rotator.parameters) if store else Memory(kind.reading, rotator.parameters)
+            opened: AbstractAsyncContextManager[EnvLike] = rotator.store.opened()
+            async with opened as env, _pool(env, kind) as pool:
+                rotator.watch(env)
+                load = Load(pool, server, account, kind, dice)
+                rotated = getattr(rotator, kind.rotate)
+                with swaps_noted() as swaps:
+                    async with load.running():
+                        for rotation in range(5 * rotations):
+                            if rotation >= rotations and pool.generation >= least:
+                                break
+                            await asyncio.gather(rotated(), asyncio.sleep(kind.pause))
+                            load.outcome.rotations += 1
+                load.outcome.swaps = pool.generation - 1
+            load.outcome.known_to_be_old = rotator.known_to_be_old(relay.logins)
         load.outcome.left = await account.gone()
         load.outcome.refused = await server.refused() - refused
         load.outcome.rows = (await server.execute(f"SELECT COUNT(*) FROM app.{account.name}"))[0][0]

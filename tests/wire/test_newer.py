@@ -92,9 +92,9 @@ async def test_one_of_those_who_share_is_cancelled(ssm: Store, proxy: FaultProxy
         await eventually(proxy.count)
         second = [asyncio.create_task(env.refresh()) for _ in range(3)]
         await settle()
+        await asyncio.to_thread(ssm.put, "/R/A", "2")
         second[0].cancel()
         first.cancel()
-        await asyncio.to_thread(ssm.put, "/R/A", "2")
         answer.set()
         assert ["A"] == [change.key for change in await second[1]]
         assert "2" == env["A"]
