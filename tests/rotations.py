@@ -648,13 +648,14 @@ def swaps_noted() -> "Iterator[list[float]]":
 
 
 async def rotate_under_load(
-    server: Server, kind: Kind, rotations: int, *, least: int = 1, store: "Store | None" = None
+    server: Server, kind: Kind, rotations: int, *, least: int = 1, store: "Store | None" = None, relayed: bool = False
 ) -> Outcome:
     """
     Rotate so often under load, and return what came of it.
 
     A machine that is busy elsewhere builds more slowly than credentials change here: it goes on, up to five times as
-    long, until there were *least* generations. *store*: where *kind* reads over HTTP.
+    long, until there were *least* generations. *store*: where *kind* reads over HTTP. *relayed*: whether logins are looked
+    at, by a relay, which makes them slower.
     """
     dice = random.Random(kind.name)
     async with new_account(server) as account:
@@ -662,8 +663,7 @@ async def rotate_under_load(
         await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
         refused = await server.refused()
         async with Relay("127.0.0.1", server.port).running() as relay:
-            # Not where latencies count.
-            rotator.address = server.address if kind.think else relay.address
+            rotator.address = relay.address if relayed else server.address
             rotator.store = Http(store, rotator.parameters) if store else Memory(kind.reading, rotator.parameters)
             opened: AbstractAsyncContextManager[EnvLike] = rotator.store.opened()
             async with opened as env, _pool(env, kind) as pool:

@@ -228,7 +228,7 @@ async def test_a_configuration_of_ones_own_goes_with_ours(
     async with ParameterStore(session=session) as store:
         with pytest.raises(EmptyPath):
             await load_env("/R", store=store)
-    assert 1 == proxy.count()
+    assert 1 == proxy.count("GetParametersByPath")
 
     os.environ["AWS_CA_BUNDLE"] = str(stranger.bundle)
     async with ParameterStore(session=own_session(kind(user_agent_extra="own/1"))) as store:
