@@ -308,11 +308,12 @@ class Rotating(Generic[T]):
                     # entered if that needs no wait.
                     last.keep(error)
                     continue
-                if verdict is None or (delay is None and not isinstance(error, TimeoutError)):
+                if verdict is None or (delay is None and not isinstance(error, TimeoutError | Superseded)):
                     raise
                 if delay is None:
-                    # What the driver said before the last try ran out of time says more.
-                    raise last.error or TimeoutError(f"no answer within {self._retry_deadline:g} s") from None
+                    # What the driver said before the last try ran out of time, or was not made, says more.
+                    late = TimeoutError(f"no answer within {self._retry_deadline:g} s")
+                    raise last.error or (error if isinstance(error, Superseded) else late) from None
                 last.keep(error)
             else:
                 stack.callback(self._generations.release, generation)
@@ -555,7 +556,7 @@ class _Last:
     error: BaseException | None = None
 
     def keep(self, error: BaseException) -> None:
-        if not isinstance(error, TimeoutError):
+        if not isinstance(error, TimeoutError | Superseded):
             self.error = error
 
 
