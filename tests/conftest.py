@@ -20,7 +20,7 @@ from timing import our_tasks
 pytest_plugins = ["aiossmenv.testing"]
 
 # No deadline: two cores that run MariaDB as well are no place to time an example.
-settings.register_profile("tests", max_examples=200, deadline=None)
+settings.register_profile("tests", max_examples=100, deadline=None)
 settings.register_profile("fast", max_examples=20, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
