@@ -265,10 +265,12 @@ class RotatingPool:
             try:
                 await pool.warm()
                 self._rotating._worked = pool.values
-            except aiomysql.MySQLError as error:
-                if not number or _classify(error) != "transient":
+            except aiomysql.MySQLError:
+                if not number:
                     raise
-                break  # one login proves the credentials, and the server has no room for more beside the old pool
+                # One login proves the credentials. Either the server has no room for more beside the old pool, or they were
+                # replaced just now: then the connections that are here live on, and the old pool's are no better.
+                break
 
     def _connect_options(self, values: Mapping[str, str]) -> dict[str, Any]:
         # A traceback may show all local variables: none holds a value here when an error is raised, and what reads a
@@ -524,7 +526,8 @@ class _Pool:
             # The server counts a connection that ends without COM_QUIT as aborted.
             async with asyncio.timeout(_CLOSE_TIMEOUT):
                 for connection in idle:
-                    with suppress(OSError):
+                    # uvloop raises RuntimeError for a connection that was reset.
+                    with suppress(OSError, RuntimeError):
                         await connection.ensure_closed()
         for connection in idle:
             connection.close()
