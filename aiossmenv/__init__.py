@@ -32,11 +32,9 @@ if TYPE_CHECKING:
         Throttled,
     )
     from aiossmenv._load import load_env
-    from aiossmenv._parameter import Parameter
+    from aiossmenv._models import Change, Parameter, Snapshot, Status, diff
     from aiossmenv._rotating import Rotating, RotatingStatus
-    from aiossmenv._schedule import Status
-    from aiossmenv._snapshot import Change, Snapshot, diff
-    from aiossmenv._store import ParameterStore
+    from aiossmenv._ssm.store import ParameterStore
 
     __version__: str
 
@@ -66,16 +64,16 @@ __all__ = [
     "load_env",
 ]
 
-_ROOMS = {
-    "Change": "_snapshot",
+_MODULES = {
+    "Change": "_models",
     "Env": "_env",
-    "Parameter": "_parameter",
-    "ParameterStore": "_store",
+    "Parameter": "_models",
+    "ParameterStore": "_ssm.store",
     "Rotating": "_rotating",
     "RotatingStatus": "_rotating",
-    "Snapshot": "_snapshot",
-    "Status": "_schedule",
-    "diff": "_snapshot",
+    "Snapshot": "_models",
+    "Status": "_models",
+    "diff": "_models",
     "load_env": "_load",
 }
 
@@ -87,7 +85,7 @@ def __getattr__(name: str) -> object:
         return version("aiossmenv")
     if name not in __all__:
         raise AttributeError(f"module 'aiossmenv' has no attribute {name!r}")
-    value: object = getattr(import_module(f"aiossmenv.{_ROOMS.get(name, '_errors')}"), name)
+    value: object = getattr(import_module(f"aiossmenv.{_MODULES.get(name, '_errors')}"), name)
     globals()[name] = value
     return value
 

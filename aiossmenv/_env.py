@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ParamSpec, TypeVar
 
+from aiossmenv._concurrency import Home, SingleFlight
+from aiossmenv._environ import Edit, apply, check, plan, read_by_sdk
 from aiossmenv._errors import AiossmenvError, EmptyPath, InvalidVariable, StaleEnv, StoreUnavailable
-from aiossmenv._flights import Home, SingleFlight
-from aiossmenv._parameter import Parameter, asked_name
-from aiossmenv._publish import Edit, apply, check, plan, read_by_sdk
-from aiossmenv._request import BATCH, ByName, Page, Want
-from aiossmenv._scan import DENIED_FOR, Scan
-from aiossmenv._schedule import Kind, Schedule, Status
-from aiossmenv._snapshot import Change, Known, Snapshot, diff
-from aiossmenv._store import ParameterStore, alive
-from aiossmenv._wanted import Prepared, Wanted
-from aiossmenv._watch import Callback, Watchers
+from aiossmenv._events import Callback, Watchers
+from aiossmenv._models import Change, Parameter, Snapshot, Status, asked_name, diff
+from aiossmenv._schedule import Kind, Schedule
+from aiossmenv._spec import EnvSpec, RefreshResult
+from aiossmenv._ssm.merge import StoreState
+from aiossmenv._ssm.reader import DENIED_FOR, Scan
+from aiossmenv._ssm.store import ParameterStore, alive
+from aiossmenv._ssm.transport import BATCH, GetParameters, Page, Query
 
 logger = logging.getLogger("aiossmenv")
 
@@ -82,7 +82,7 @@ class Env(Mapping[str, str]):
 
     def __init__(
         self,
-        wanted: Wanted,
+        wanted: EnvSpec,
         store: ParameterStore,
         *,
         schedule: Schedule,
@@ -99,10 +99,10 @@ class Env(Mapping[str, str]):
         self._environ = environ
         self._override = override
         self._deadline = deadline
-        self._known = Known(MappingProxyType({}))
+        self._known = StoreState(MappingProxyType({}))
         self._snapshot = Snapshot({}, self._clock.wall())
         self._owned: Mapping[str, str] = {}
-        self._polls: tuple[Want, ...] = ()
+        self._polls: tuple[Query, ...] = ()
         self._schedule = schedule
         self._watchers = Watchers()
         self._home = Home()
@@ -247,7 +247,7 @@ class Env(Mapping[str, str]):
         if first:
             self._closing = asyncio.create_task(self._close(), name="aiossmenv close")
         # Who comes second from within a callback is waited for by the closing itself.
-        if self._closing and not self._closing.done() and (first or not self._watchers.at_work()):
+        if self._closing and not self._closing.done() and (first or not self._watchers.in_callback()):
             # A closer that is cancelled leaves the closing to go on, and to be waited for by the next.
             await asyncio.shield(self._closing)
 
@@ -259,7 +259,7 @@ class Env(Mapping[str, str]):
         """Make the first load and, with a TTL, begin to refresh."""
         self._home.moved(self)
         if self._ttl is not None:
-            self._store._join()
+            self._store.retain()
         try:
             await self._read(_Refresh("revalidate"))
         except BaseException:
@@ -342,7 +342,7 @@ class Env(Mapping[str, str]):
                 now=self._clock.now(),
                 wall=self._snapshot.taken_at,
                 changes=len(changes),
-                missed=bool(self._known.missed),
+                missing_once=bool(self._known.missing_once),
             )
         if changes:
             named = ", ".join(f"{change.key} ({change.kind})" for change in changes[:_NAMED])
@@ -357,19 +357,28 @@ class Env(Mapping[str, str]):
         if isinstance(refresh.scope, frozenset) and not self._snapshot.parameters.keys() >= refresh.scope:
             refresh.scope = "list"  # one of the keys went while this waited for another refresh
         known = self._known
-        self._store._join()
+        self._store.retain()
         self._store._denials.age(self._schedule.newly_slept())
         try:
-            scan = await self._off_loop(len(known.parameters), self._scan, refresh, known)
+            ask = await self._off_loop(len(known.parameters), self._ask, refresh)
+            stats = ReadStats()
             try:
                 self._turns += 1
                 refresh.turn = self._turns
-                await self._store._drive(scan)
+                results = await self._store.read(
+                    ask.queries,
+                    known,
+                    decrypt=ask.decrypt,
+                    groups=ask.groups,
+                    deadline=ask.deadline,
+                    denied_for=ask.denied_for,
+                    stats=stats,
+                )
             finally:
-                self._schedule.count(requests=scan.requests, throttled=scan.throttled, decrypted=scan.decrypted)
+                self._schedule.count(requests=stats.requests, throttled=stats.throttled, decrypted=stats.decrypted)
             self._region = self._store.region
         finally:
-            await self._store._leave()
+            await self._store.release()
         # After the store is closed, if it is: nothing is awaited behind the publication, so a read that is cancelled
         # has published nothing.
         complete = not isinstance(refresh.scope, frozenset)
@@ -387,10 +396,12 @@ class Env(Mapping[str, str]):
         seconds = self._began + (self._deadline or self._store._deadline) - self._clock.now()
         if name == "/" or seconds <= 0:
             return
-        self._store._join()
+        self._store.retain()
         try:
             # Not by a Scan, which would try again, and remember a denial.
-            call = asyncio.create_task(self._store._open().call(ByName((name,), decrypt=False)), name="aiossmenv name")
+            call = asyncio.create_task(
+                self._store._open().call(GetParameters((name,), decrypt=False)), name="aiossmenv name"
+            )
             alarm = asyncio.create_task(self._clock.sleep(seconds), name="aiossmenv alarm")
             try:
                 await asyncio.wait({call, alarm}, return_when=asyncio.FIRST_COMPLETED)
@@ -399,7 +410,7 @@ class Env(Mapping[str, str]):
                 call.cancel()
                 answer, _ = await asyncio.gather(call, alarm, return_exceptions=True)
         finally:
-            await self._store._leave()
+            await self._store.release()
         if isinstance(answer, Page) and answer.items:
             parent, _, last = name.rpartition("/")
             error.args = ("this is the name of a parameter, and no parameter is under it",)
@@ -408,7 +419,7 @@ class Env(Mapping[str, str]):
                 f" load_env('{parent or '/'}', keys=['{last}'])."
             )
 
-    def _scan(self, refresh: _Refresh, known: Known) -> Scan:
+    def _scan(self, refresh: _Refresh, known: StoreState) -> Scan:
         """Return the scan that reads what *refresh* covers; changes nothing, and waits for nothing."""
         wants, groups, few, wanted = self._wanted.wants(), self._groups(), False, refresh.scope
         limits = [seconds for seconds in (refresh.deadline, self._deadline) if seconds is not None]
@@ -444,14 +455,17 @@ class Env(Mapping[str, str]):
             for keys in self._watchers.groups()
         ]
 
-    def _prepare(self, known: Known, scan: Scan, complete: bool) -> Prepared:
+    def _prepare(self, known: StoreState, scan: Scan, complete: bool) -> RefreshResult:
         """Work out what a read leads to; changes nothing, and waits for nothing."""
         now_known = known.merge(scan.found, scan.digests, complete=complete)
         # After a read of some keys the others are as old as they were.
         taken_at = self._clock.wall() if complete else self._snapshot.taken_at
-        unchanged = known.parameters and (now_known.parameters, now_known.missed) == (known.parameters, known.missed)
+        unchanged = known.parameters and (now_known.parameters, now_known.missing_once) == (
+            known.parameters,
+            known.missing_once,
+        )
         if unchanged and not self.shadowed:
-            return Prepared(now_known, self._polls, self._snapshot._retaken(taken_at), (), None, self._missing)
+            return RefreshResult(now_known, self._polls, self._snapshot._retaken(taken_at), (), None, self._missing)
         parameters = self._wanted.arrange(now_known, self._region)
         snapshot = Snapshot(parameters, taken_at)
         edit = None
@@ -460,7 +474,7 @@ class Env(Mapping[str, str]):
             check(parameters, self._snapshot.parameters, protected=self._wanted.protected, encoding=encoding)
             edit = plan(snapshot, self._owned, self._environ, override=self._override)
         changes = diff(self._snapshot, snapshot)
-        return Prepared(
+        return RefreshResult(
             now_known,
             self._wanted.polls(now_known),
             snapshot,
@@ -470,7 +484,7 @@ class Env(Mapping[str, str]):
             read_by_sdk=read_by_sdk(edit) if edit and self._environ is os.environ else {},
         )
 
-    async def _publish(self, prepared: Prepared) -> tuple[Change, ...]:
+    async def _publish(self, prepared: RefreshResult) -> tuple[Change, ...]:
         """Make it the current snapshot, here and in the environment; all of it or nothing."""
         if self._environ is not None and prepared.edit:
             fault = await self._apply(prepared.edit)
@@ -567,7 +581,7 @@ class Env(Mapping[str, str]):
             await self._watchers.aclose()
         finally:
             if self._ttl is not None:
-                await self._store._leave()
+                await self._store.release()
 
     def _now(self) -> float:
         now = self._clock.now()

@@ -8,16 +8,15 @@ from types import TracebackType
 from typing import cast
 
 from aiossmenv._env import Env
+from aiossmenv._environ import PROTECTED
 from aiossmenv._errors import InvalidPath
-from aiossmenv._naming import upper_snake
-from aiossmenv._parameter import is_reference, normal_key, normal_path, split_names
-from aiossmenv._publish import PROTECTED
+from aiossmenv._naming import is_reference, normal_key, normal_path, split_names, upper_snake
 from aiossmenv._schedule import Schedule
-from aiossmenv._store import ParameterStore
-from aiossmenv._wanted import MayBeAbsent, Wanted
+from aiossmenv._spec import EnvSpec, MayBeAbsent
+from aiossmenv._ssm.store import ParameterStore
 
 
-class Loading(Coroutine[object, None, Env]):
+class _LoadEnvContextManager(Coroutine[object, None, Env]):
     """
     What `load_env()` returns: await it, or enter it with `async with`, once.
 
@@ -84,10 +83,10 @@ def load_env(
     allow_empty: bool = False,
     deadline: float | None = None,
     max_stale: float | None = None,
-    relist: float | None = None,
-    revalidate: float | None = 43_200.0,
+    list_interval: float | None = None,
+    revalidate_interval: float | None = 43_200.0,
     store: ParameterStore | None = None,
-) -> Loading:
+) -> _LoadEnvContextManager:
     """
     Read everything under *paths*, decrypted, and put it into the environment: all of it, or nothing and an error.
 
@@ -128,8 +127,8 @@ def load_env(
         ("ttl", ttl),
         ("max_stale", max_stale),
         ("deadline", deadline),
-        ("relist", relist),
-        ("revalidate", revalidate),
+        ("relist", list_interval),
+        ("revalidate", revalidate_interval),
     ):
         _refuse_text(option, seconds)
         if seconds is not None and not seconds > 0:
@@ -143,7 +142,7 @@ def load_env(
         paths, source = _default_paths(), "SSM_PATH"
     # Of a path that is given twice, the later one counts.
     normal = tuple(reversed(dict.fromkeys(reversed([normal_path(path, source) for path in paths]))))
-    wanted = Wanted(
+    wanted = EnvSpec(
         paths=normal,
         names=None if texts is None else tuple(dict.fromkeys(normal_key(key, normal) for key in texts)),
         optional=isinstance(keys, MayBeAbsent),
@@ -158,8 +157,8 @@ def load_env(
         opened = store or ParameterStore()
         schedule = Schedule(
             ttl=ttl,
-            relist=relist or (ttl and 5 * ttl),
-            revalidate=revalidate,
+            list_interval=list_interval or (ttl and 5 * ttl),
+            revalidate_interval=revalidate_interval,
             max_stale=max_stale,
             random=opened.random,
         )
@@ -177,7 +176,7 @@ def load_env(
         return env
 
     load_env.__qualname__ = "load_env"
-    return Loading(load_env())
+    return _LoadEnvContextManager(load_env())
 
 
 def _refuse_text(option: str, seconds: object) -> None:

@@ -17,7 +17,7 @@ import asyncio
 import json
 import logging
 import os
-import random as dice
+import random as rng
 import re
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
@@ -28,8 +28,7 @@ from typing import Any, Generic, Literal, Protocol, Self, TypeVar, overload
 from urllib.parse import unquote
 from weakref import WeakSet
 
-from aiossmenv._backoff import Backoff
-from aiossmenv._clock import Clock, LoopClock
+from aiossmenv._concurrency import Backoff, Clock, LoopClock
 from aiossmenv._errors import RotationFailed
 from aiossmenv._generations import Generation, Generations, Values
 
@@ -122,7 +121,7 @@ class Rotating(Generic[T]):
         retry_deadline: float = 10.0,
         min_gap: float = 0.25,
         clock: Clock | None = None,
-        random: Callable[[], float] = dice.random,
+        random: Callable[[], float] = rng.random,
     ) -> None:
         self._env = env
         self._keys = tuple(keys)

@@ -3,12 +3,12 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from aiossmenv._backoff import Backoff
+from aiossmenv._concurrency import Backoff
 from aiossmenv._errors import AiossmenvError, DecryptionFailed, Throttled
+from aiossmenv._models import Status
 
 # A refresh starts within this part of the TTL, so that a snapshot is replaced before it stops being fresh, and
 # processes that started together drift apart.
@@ -21,36 +21,6 @@ _SLEPT = 1.0
 
 # By name; or all paths are listed as well; or everything is decrypted again as well.
 Kind = Literal["poll", "list", "revalidate"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """
-    How current an `Env` is, at the moment of asking.
-
-    *fresh*: the snapshot is younger than `ttl`; without a `ttl`, always. *age*: seconds since the last complete read
-    ended. *last_success*: when that was, with time zone. *last_error*: the error of the last complete refresh if it
-    failed, else `None`. *failures*: failed ones in a row. *next_refresh*: seconds until the next planned one begins, 0
-    while it runs, `None` if none is planned; without a `ttl`, after a failure, seconds until `ensure_fresh()` tries
-    again. Since the first load: *refreshes*: complete ones that succeeded; *changes*:
-    what all refreshes brought; *requests*: to Parameter Store; *throttled*: those of them that were; *decrypted*:
-    `SecureString`s that were decrypted, each of which is a call of KMS.
-    """
-
-    fresh: bool
-    age: float
-    last_success: datetime
-    last_error: AiossmenvError | None
-    failures: int
-    next_refresh: float | None
-    refreshes: int
-    changes: int
-    requests: int
-    throttled: int
-    decrypted: int
-
-
-Status.__module__ = "aiossmenv"
 
 
 class Schedule:
@@ -66,14 +36,14 @@ class Schedule:
         self,
         *,
         ttl: float | None,
-        relist: float | None,
-        revalidate: float | None,
+        list_interval: float | None,
+        revalidate_interval: float | None,
         max_stale: float | None,
         random: Callable[[], float],
     ) -> None:
         self._ttl = ttl
-        self._relist = relist
-        self._revalidate = revalidate
+        self._relist = list_interval
+        self._revalidate = revalidate_interval
         self._max_stale = max_stale
         self._random = random
         # Soon at first; in a long outage about as often as the TTL would have it, and no later than five minutes.
@@ -123,8 +93,8 @@ class Schedule:
         now += self._ahead
         if self._relist is None:
             return None
-        revalidate = self._revalidate or math.inf
-        dues = ((self._list_due, self._relist), (self._revalidate_due, revalidate))
+        revalidate_interval = self._revalidate or math.inf
+        dues = ((self._list_due, self._relist), (self._revalidate_due, revalidate_interval))
         return min(due - now if now < due < math.inf else interval for due, interval in dues)
 
     def newly_slept(self) -> float:
@@ -138,7 +108,7 @@ class Schedule:
         self._throttled += throttled
         self._decrypted += decrypted
 
-    def succeeded(self, kind: Kind, *, now: float, wall: datetime, changes: int, missed: bool = False) -> None:
+    def succeeded(self, kind: Kind, *, now: float, wall: datetime, changes: int, missing_once: bool = False) -> None:
         """Note a complete read that brought so many changes, and plan the next; *missed*: some that were there were not."""
         self.woke(now=now, wall=wall)
         # What the process slept since the last read counts for the intervals, too.
@@ -155,7 +125,7 @@ class Schedule:
         self._stretch = max(1.0, self._stretch / 2)
         if self._ttl is not None:
             self._due = self._after(self._ttl * self._stretch, now)
-        if missed:
+        if missing_once:
             self._list_due = now  # they may have been renamed, and then a listing finds what they are called now
         elif kind != "poll":
             self._list_due = self._after(self._relist, now)

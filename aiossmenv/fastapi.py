@@ -45,7 +45,7 @@ from typing import Annotated, ParamSpec
 
 from aiossmenv._env import Env
 from aiossmenv._errors import AiossmenvError
-from aiossmenv._load import Loading, load_env
+from aiossmenv._load import _LoadEnvContextManager, load_env
 
 try:
     from fastapi import Depends, FastAPI
@@ -60,7 +60,9 @@ logger = logging.getLogger("aiossmenv")
 P = ParamSpec("P")
 
 
-def _lifespan(load: Callable[P, Loading]) -> Callable[P, Callable[[FastAPI], AbstractAsyncContextManager[None]]]:
+def _lifespan(
+    load: Callable[P, _LoadEnvContextManager],
+) -> Callable[P, Callable[[FastAPI], AbstractAsyncContextManager[None]]]:
     # Around load_env and not beside it, so that its options are written in one place.
     def lifespan(*paths: P.args, **options: P.kwargs) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
         """

@@ -71,7 +71,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from aiossmenv._clock import Clock
+from aiossmenv._concurrency import Clock
 from aiossmenv._errors import RotationFailed
 from aiossmenv._rotating import Rotating, RotatingStatus, Source, State, Superseded, Verdict
 

@@ -59,11 +59,11 @@ from typing import Annotated, Any, Generic, ParamSpec, TypeVar, Union, get_args,
 
 from aiossmenv._env import Env
 from aiossmenv._errors import AiossmenvError, KeyCollision, MissingParameters
-from aiossmenv._load import Loading, load_env
-from aiossmenv._parameter import REFERENCE, Parameter, asked_name, is_reference, relative_name
-from aiossmenv._snapshot import Change
-from aiossmenv._wanted import MayBeAbsent
-from aiossmenv._watch import is_async
+from aiossmenv._events import is_async
+from aiossmenv._load import _LoadEnvContextManager, load_env
+from aiossmenv._models import Change, Parameter, asked_name
+from aiossmenv._naming import REFERENCE, is_reference, relative_name
+from aiossmenv._spec import MayBeAbsent
 
 try:
     from pydantic import AliasChoices, AliasPath, BaseModel, RootModel, ValidationError
@@ -286,11 +286,13 @@ class LiveSettings(Generic[S]):
 class _Around(Generic[P]):
     """What takes the options of *load*, which are written there only."""
 
-    def __init__(self, load: Callable[P, Loading]) -> None:
+    def __init__(self, load: Callable[P, _LoadEnvContextManager]) -> None:
         self._load = load
 
     @asynccontextmanager
-    async def following(self, settings: type[S], *paths: P.args, **options: P.kwargs) -> AsyncIterator[LiveSettings[S]]:
+    async def live_settings(
+        self, settings: type[S], *paths: P.args, **options: P.kwargs
+    ) -> AsyncIterator[LiveSettings[S]]:
         """
         Load *settings* and keep them current until the block ends; gives a `LiveSettings`.
 
@@ -313,14 +315,14 @@ class _Around(Generic[P]):
 
     async def load_settings(self, settings: type[S], *paths: P.args, **options: P.kwargs) -> S:
         """Load *settings* once; takes and raises what `following` does, and leaves nothing open."""
-        loading = self.following(settings, *paths, **options)
+        loading = self.live_settings(settings, *paths, **options)
         del options
         async with loading as live:
             return live.current
 
 
 _around = _Around(load_env)
-following, load_settings = _around.following, _around.load_settings
+live_settings, load_settings = _around.live_settings, _around.load_settings
 
 
 def _by_spelling(env: Env) -> dict[str, dict[str, Parameter]]:

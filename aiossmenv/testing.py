@@ -57,29 +57,34 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import NamedTuple, Self, get_args
 
-from aiossmenv import _store
-from aiossmenv._client import Client
-from aiossmenv._clock import Clock
+from aiossmenv._ssm import store as _store
+from aiossmenv._concurrency import Clock
 from aiossmenv._errors import AiossmenvError, ParameterNotFound, StoreUnavailable
-from aiossmenv._parameter import (
-    Parameter,
-    ParameterType,
-    Reading,
-    Sealed,
-    base_name,
-    is_reference,
-    normal_path,
-    split_selector,
+from aiossmenv._models import Parameter, ParameterType
+from aiossmenv._naming import base_name, is_reference, normal_path, split_selector
+from aiossmenv._ssm.boto import Client
+from aiossmenv._ssm.boto_errors import _NETWORK, _refusal
+from aiossmenv._ssm.boto_session import _READ_TIMEOUT
+from aiossmenv._ssm.transport import (
+    BATCH,
+    EncryptedParameter,
+    FetchedParameter,
+    GetParameter,
+    GetParameters,
+    GetParametersByPath,
+    Page,
+    Request,
 )
-from aiossmenv._request import BATCH, ByName, ByPath, One, Page, Request
-from aiossmenv._sdk import _READ_TIMEOUT
-from aiossmenv._sdk_errors import _NETWORK, _refusal
 
 _REGION = "eu-central-1"
 _ARN = f"arn:aws:ssm:{_REGION}:111122223333:parameter"
 _KEY = f"arn:aws:kms:{_REGION}:111122223333:key/00000000-0000-0000-0000-000000000000"
 _ROLE = "arn:aws:sts::111122223333:assumed-role/test/test"
-_ACTIONS = {ByPath: "ssm:GetParametersByPath", ByName: "ssm:GetParameters", One: "ssm:GetParameter"}
+_ACTIONS = {
+    GetParametersByPath: "ssm:GetParametersByPath",
+    GetParameters: "ssm:GetParameters",
+    GetParameter: "ssm:GetParameter",
+}
 _RIGHTS = (*_ACTIONS.values(), "kms:Decrypt", "secretsmanager:GetSecretValue")
 
 
@@ -234,7 +239,7 @@ class MemoryStore(_store.ParameterStore):
         self._denied.clear()
 
     @contextmanager
-    def installed(self) -> Iterator[Self]:
+    def patch_default(self) -> Iterator[Self]:
         """Let every `ParameterStore`, and so every `load_env()`, made in this block read from here, on this clock."""
         before, _store._outside = _store._outside, (self._connect, self.clock, self.random)
         try:
@@ -278,8 +283,8 @@ class _Connection(Client):
         action = _ACTIONS[type(request)]
         names = (
             request.names
-            if isinstance(request, ByName)
-            else (request.path if isinstance(request, ByPath) else request.name,)
+            if isinstance(request, GetParameters)
+            else (request.path if isinstance(request, GetParametersByPath) else request.name,)
         )
         self._store.calls.append(Call(action, names, request.decrypt))
         fault = next((hit for faults in self._store._faults if (hit := next(faults, None))), None)
@@ -288,9 +293,9 @@ class _Connection(Client):
             raise fault.with_traceback(None)
         for name in names:
             self._check(action, base_name(name))
-        return self._page(request) if isinstance(request, ByPath) else self._named(request, names)
+        return self._page(request) if isinstance(request, GetParametersByPath) else self._named(request, names)
 
-    def _page(self, request: ByPath) -> Page:
+    def _page(self, request: GetParametersByPath) -> Page:
         held, stem = self._store._held, request.path.rstrip("/") + "/"
         names = sorted(held)
         after = names[bisect_right(names, request.token or stem) :]
@@ -303,19 +308,19 @@ class _Connection(Client):
         items = tuple(self._reading(held[name][""], decrypt=request.decrypt) for name in page[:BATCH])
         return Page(items, page[BATCH - 1] if len(page) > BATCH else None)
 
-    def _named(self, request: ByName | One, names: tuple[str, ...]) -> Page:
+    def _named(self, request: GetParameters | GetParameter, names: tuple[str, ...]) -> Page:
         for name in filter(is_reference, names if request.decrypt else ()):
             # Who may not read a secret is not told whether there is one.
             self._check("secretsmanager:GetSecretValue", name)
         found = {name: self._store._find(name) for name in names if request.decrypt or not is_reference(name)}
         unknown = tuple(name for name in names if not found.get(name))
-        if unknown and isinstance(request, One):
+        if unknown and isinstance(request, GetParameter):
             hidden = is_reference(request.name) and not request.decrypt
             raise _Refused("ValidationException" if hidden else "ParameterNotFound", "")
         there = sorted((item for item in found.values() if item), key=lambda item: item.name)
         return Page(tuple(self._reading(item, decrypt=request.decrypt) for item in there), unknown=unknown)
 
-    def _reading(self, parameter: Parameter, *, decrypt: bool) -> Reading:
+    def _reading(self, parameter: Parameter, *, decrypt: bool) -> FetchedParameter:
         if parameter.type != "SecureString":
             return parameter
         if decrypt:
@@ -323,7 +328,7 @@ class _Connection(Client):
                 self._check("kms:Decrypt", parameter.name)
             self._store.decrypted += 1
             return parameter
-        return Sealed(
+        return EncryptedParameter(
             name=parameter.name,
             type=parameter.type,
             version=parameter.version,
@@ -367,7 +372,7 @@ else:
     def memory_store(manual_clock: ManualClock) -> Iterator[MemoryStore]:
         """Give an empty Parameter Store, installed for the test; put the environment back."""
         before = dict(os.environ)
-        with MemoryStore(clock=manual_clock).installed() as store:
+        with MemoryStore(clock=manual_clock).patch_default() as store:
             yield store
         for name in os.environ.keys() - before.keys():
             del os.environ[name]

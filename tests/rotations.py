@@ -394,13 +394,13 @@ class Http:
 class Rotator:
     """What changes credentials, in the server and in the store, which are never changed at the same moment."""
 
-    def __init__(self, server: Server, account: Account, kind: Kind, dice: random.Random) -> None:
+    def __init__(self, server: Server, account: Account, kind: Kind, rng: random.Random) -> None:
         self.store: Memory | Http
         self._server = server
         self._name = self._user = account.name
         self._form = kind.form
         self._password = "first"
-        self._dice = dice
+        self._dice = rng
         self._numbers = itertools.count()
         # Where clients connect; when the server ceased and began to accept credentials; and when the process read which.
         self.address = server.address
@@ -551,14 +551,14 @@ class Rotator:
 class Load:
     """Tasks that commit one transaction after the other."""
 
-    def __init__(self, pool: RotatingPool, server: Server, account: Account, kind: Kind, dice: random.Random) -> None:
+    def __init__(self, pool: RotatingPool, server: Server, account: Account, kind: Kind, rng: random.Random) -> None:
         self.outcome = Outcome()
         self.spans: list[tuple[float, float]] = []
         self._pool = pool
         self._server = server
         self._name = account.name
         self._kind = kind
-        self._dice = dice
+        self._dice = rng
         self._ended = False
 
     @asynccontextmanager
@@ -657,9 +657,9 @@ async def rotate_under_load(
     long, until there were *least* generations. *store*: where *kind* reads over HTTP. *relayed*: whether logins are looked
     at, by a relay, which makes them slower.
     """
-    dice = random.Random(kind.name)
+    rng = random.Random(kind.name)
     async with new_account(server) as account:
-        rotator = Rotator(server, account, kind, dice)
+        rotator = Rotator(server, account, kind, rng)
         await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
         refused = await server.refused()
         async with Relay("127.0.0.1", server.port).running() as relay:
@@ -668,7 +668,7 @@ async def rotate_under_load(
             opened: AbstractAsyncContextManager[EnvLike] = rotator.store.opened()
             async with opened as env, _pool(env, kind) as pool:
                 rotator.watch(env)
-                load = Load(pool, server, account, kind, dice)
+                load = Load(pool, server, account, kind, rng)
                 rotated = getattr(rotator, kind.rotate)
                 with swaps_noted() as swaps:
                     async with load.running():

@@ -177,7 +177,7 @@ async def test_nested_paths_are_read_once() -> None:
     """A path within another needs no reads of its own, and no listing at each refresh."""
     clock = ManualClock()
     store = MemoryStore({f"/P/B/X{number}": "1" for number in range(15)}, clock=clock)
-    async with load_env("/P", "/P/B", store=store, environ={}, ttl=60, relist=1e6) as env:
+    async with load_env("/P", "/P/B", store=store, environ={}, ttl=60, list_interval=1e6) as env:
         store.calls.clear()
         await clock.advance(100)
         assert env.status.refreshes

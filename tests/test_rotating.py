@@ -25,7 +25,7 @@ from aiossmenv import (
     diff,
     load_env,
 )
-from aiossmenv._clock import Clock, LoopClock
+from aiossmenv._concurrency import Clock, LoopClock
 from aiossmenv._rotating import RotatingStatus, Verdict
 from aiossmenv.testing import ManualClock
 from embedded import Store

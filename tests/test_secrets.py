@@ -70,7 +70,7 @@ from aiossmenv import (
 from aiossmenv._generations import Values
 from aiossmenv.fastapi import EnvDep, get_env, health, lifespan
 from aiossmenv.mysql import RotatingPool
-from aiossmenv.pydantic import LiveSettings, ParameterSource, following, load_settings
+from aiossmenv.pydantic import LiveSettings, ParameterSource, live_settings, load_settings
 from aiossmenv.testing import ManualClock, MemoryStore
 from embedded import MariaDB, Store
 from face import MODULES, code_of, is_ours, public
@@ -339,7 +339,7 @@ async def memory(stage: Stage) -> None:
     store.put("/M/A", SECRET)
     store.put("/M/L", SECRET, "StringList")
     store.label("/M/A", "blue", 1)
-    with store.installed():
+    with store.patch_default():
         env = await load_env("/M", keys=["A", "/aws/reference/secretsmanager/S"], environ={}, max_stale=10)
     ear.shown(env, store, clock, clock.wall(), *store.calls, await store.get("/M/A:blue"), env.parameters)
     env = await load_env("/M", environ={}, store=store, max_stale=10, ttl=10)
@@ -795,7 +795,7 @@ async def settings(stage: Stage) -> None:
         broken(old, new)
 
     ear.shown(await load_settings(Settings, "/Y", store=store))
-    async with following(Settings, "/Y", ttl=60, store=store, environ={"OTHER": SECRET}) as live:
+    async with live_settings(Settings, "/Y", ttl=60, store=store, environ={"OTHER": SECRET}) as live:
         ear.shown(live, live.current, live.env, live.env.parameters)
         live.on_change(broken)
         live.on_change(broken_too)

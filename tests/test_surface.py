@@ -23,12 +23,12 @@ from aiossmenv import (
     StoreUnavailable,
     Throttled,
 )
-from aiossmenv._request import ByName, ByPath, One, Request
-from aiossmenv._sdk_errors import InvalidToken, _refusal
+from aiossmenv._ssm.boto_errors import InvalidToken, _refusal
+from aiossmenv._ssm.transport import GetParameter, GetParameters, GetParametersByPath, Request
 
-BY_PATH = ByPath("/FAKEBOOK/TEST", recursive=True)
-BY_NAME = ByName(("/FAKEBOOK/TEST/DB_URL", "/FAKEBOOK/TEST/DB_USER"))
-ONE = One("/FAKEBOOK/TEST/DB_URL")
+BY_PATH = GetParametersByPath("/FAKEBOOK/TEST", recursive=True)
+BY_NAME = GetParameters(("/FAKEBOOK/TEST/DB_URL", "/FAKEBOOK/TEST/DB_USER"))
+ONE = GetParameter("/FAKEBOOK/TEST/DB_URL")
 
 names = pytest.mark.parametrize("name", aiossmenv.__all__)
 
@@ -299,7 +299,7 @@ def test_denied_selector_is_named_without_it(name: str) -> None:
     resource = "arn:aws:ssm:eu-west-1:111122223333:parameter/A/X"
     text = f"{ROLE}: ssm:GetParameter on resource: {resource} {NO_POLICY} ssm:GetParameter action"
 
-    error = refusal("AccessDeniedException", text, request=One(name))
+    error = refusal("AccessDeniedException", text, request=GetParameter(name))
 
     assert f"Allow ssm:GetParameter on {resource}." == error.remedy
 

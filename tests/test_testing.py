@@ -25,9 +25,9 @@ from aiossmenv import (
     Throttled,
     load_env,
 )
-from aiossmenv._clock import LoopClock
-from aiossmenv._parameter import ParameterType, Sealed
-from aiossmenv._request import ByName, One, Page
+from aiossmenv._concurrency import LoopClock
+from aiossmenv._models import ParameterType
+from aiossmenv._ssm.transport import EncryptedParameter, GetParameter, GetParameters, Page
 from aiossmenv.testing import Call, ManualClock, MemoryStore
 
 A = "/M/A"
@@ -127,8 +127,8 @@ async def test_fixtures(memory_store: MemoryStore, manual_clock: ManualClock) ->
 
 async def test_installed(memory: MemoryStore, clock: ManualClock) -> None:
     """While it is installed, a service's own `load_env()` and `ParameterStore()` read it, on its clock."""
-    with memory.installed() as installed:
-        assert installed is memory
+    with memory.patch_default() as patch_default:
+        assert patch_default is memory
         async with load_env("/M/", ttl=60) as env, ParameterStore(region="eu-west-1") as store:
             assert "first" == env["A"] == os.environ["A"] == (await store.get(A)).value
             assert memory is not store
@@ -140,8 +140,8 @@ async def test_installed(memory: MemoryStore, clock: ManualClock) -> None:
 def test_installed_inside_another(memory: MemoryStore) -> None:
     """The innermost one counts, and when all blocks have ended, by whatever way, stores are real ones again."""
     inner, own = MemoryStore(), ManualClock()
-    with suppress(KeyError), memory.installed():
-        with inner.installed():
+    with suppress(KeyError), memory.patch_default():
+        with inner.patch_default():
             assert inner._connect is ParameterStore()._connect
         assert memory._connect is ParameterStore()._connect
         assert own is ParameterStore(clock=own).clock
@@ -155,7 +155,7 @@ def test_installed_inside_another(memory: MemoryStore) -> None:
 
 async def test_what_is_left_open(memory: MemoryStore) -> None:
     """A store that a service left open says so, as in production; the one in memory has nothing to leave open."""
-    with memory.installed():
+    with memory.patch_default():
         forgotten = ParameterStore()
         await forgotten.get(A)
         with pytest.warns(ResourceWarning, match="unclosed <ParameterStore eu-central-1>"):
@@ -171,12 +171,12 @@ async def test_what_is_left_open(memory: MemoryStore) -> None:
 # --- The store
 
 
-async def sealed(memory: MemoryStore, name: str) -> Sealed:
+async def sealed(memory: MemoryStore, name: str) -> EncryptedParameter:
     """Read without decryption."""
-    answer = await memory._open().call(One(name, decrypt=False))
+    answer = await memory._open().call(GetParameter(name, decrypt=False))
     assert isinstance(answer, Page)
     (item,) = answer.items
-    assert isinstance(item, Sealed)
+    assert isinstance(item, EncryptedParameter)
     return item
 
 
@@ -195,7 +195,7 @@ async def test_every_write_shows(memory: MemoryStore) -> None:
 
 async def test_what_it_was_asked(memory: MemoryStore, clock: ManualClock) -> None:
     """It counts the requests, and the decryptions, of which a steady state has none."""
-    async with load_env("/M", ttl=60, relist=3600, store=memory):
+    async with load_env("/M", ttl=60, list_interval=3600, store=memory):
         assert ([Call("ssm:GetParametersByPath", ("/M",), decrypt=True)], 1) == (memory.calls, memory.decrypted)
         memory.calls.clear()
         await clock.advance(600)
@@ -217,7 +217,7 @@ async def test_secrets(memory: MemoryStore, clock: ManualClock) -> None:
 
     assert ("a", 0, "b", 0) == (first.value, first.version, second.value, second.version)
     assert "" != first.version_id != second.version_id != ""
-    answer = await memory._open().call(ByName((REFERENCE,), decrypt=False))
+    answer = await memory._open().call(GetParameters((REFERENCE,), decrypt=False))
     assert Page((), unknown=(REFERENCE,)) == answer
 
 
@@ -229,7 +229,7 @@ async def test_times(memory: MemoryStore) -> None:
     kinds = []
     for _ in range(4):
         try:
-            await caller.call(One(A))
+            await caller.call(GetParameter(A))
         except (Throttled, StoreUnavailable) as error:
             kinds.append(type(error))
 
@@ -268,9 +268,9 @@ async def test_resources(memory: MemoryStore, resource: str, *, denied: bool) ->
     caller = memory._open()
     if denied:
         with pytest.raises(aiossmenv.AccessDenied, match=f"parameter{A}"):
-            await caller.call(One(A))
+            await caller.call(GetParameter(A))
     else:
-        await caller.call(One(A))
+        await caller.call(GetParameter(A))
 
 
 MISUSE: dict[str, tuple[Callable[[MemoryStore], None], type[Exception], str]] = {

@@ -66,7 +66,7 @@ def fork(env: Env, store: ParameterStore) -> None:
     print("child ended", process.exitcode, flush=True)
 
 
-async def following() -> None:
+async def live_settings() -> None:
     """Fork under a running loop, with a TTL and requests under way."""
     async with ParameterStore() as store, load_env("/R", ttl=3600, store=store) as env:
         under_way = asyncio.create_task(store.get("/R/A"))
@@ -107,7 +107,7 @@ def preloaded() -> None:
 if __name__ == "__main__":
     match sys.argv[1]:
         case "following":
-            asyncio.run(following())
+            asyncio.run(live_settings())
         case "busy":
             asyncio.run(busy())
         case "preloaded":

@@ -101,7 +101,7 @@ async def test_callers_share(memory: MemoryStore, freezing: FreezingClock) -> No
 
 async def test_kinds_fall_due_while_frozen(memory: MemoryStore, freezing: FreezingClock) -> None:
     """Listings and decryptions of everything come after `relist` and `revalidate` seconds, most of them frozen ones."""
-    env = await load_env("/R", environ=None, relist=3600, revalidate=7200, store=memory)
+    env = await load_env("/R", environ=None, list_interval=3600, revalidate_interval=7200, store=memory)
     memory.put("/R/B", "new")
     kinds = []
     for _ in range(12):
@@ -173,7 +173,7 @@ def test_a_loop_for_each_call(memory: MemoryStore, freezing: FreezingClock) -> N
 def test_waking_twice_counts_once() -> None:
     """However often one asks after a sleep, it is counted once; a refresh begins a new count."""
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
-    schedule = Schedule(ttl=60, relist=None, revalidate=None, max_stale=None, random=lambda: 0.5)
+    schedule = Schedule(ttl=60, list_interval=None, revalidate_interval=None, max_stale=None, random=lambda: 0.5)
     schedule.loaded(now=5.0, wall=noon)
     for _ in range(3):
         schedule.woke(now=15.0, wall=noon + timedelta(seconds=110))

@@ -31,7 +31,7 @@ from typing_extensions import TypeAliasType
 
 import aiossmenv.pydantic
 from aiossmenv import AiossmenvError, EmptyPath, KeyCollision, MissingParameters, ParameterStore, load_env
-from aiossmenv.pydantic import InvalidSettings, LiveSettings, ParameterSource, following, load_settings
+from aiossmenv.pydantic import InvalidSettings, LiveSettings, ParameterSource, live_settings, load_settings
 from aiossmenv.testing import MemoryStore
 from embedded import Store
 from faults import FaultProxy
@@ -604,7 +604,7 @@ async def test_last_valid_settings_stay(caplog: pytest.LogCaptureFixture) -> Non
     """New values that do not fit are logged and reported, and change nothing; the next ones that do fit are taken."""
     held = database()
     told: list[tuple[str, str]] = []
-    async with following(Settings, "/app", ttl=60, store=held.store) as live:
+    async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
         live.on_change(lambda old, new: told.append((old.db.host, new.db.host)))
         first = live.current
         held.put("/app/db/port", MARK)
@@ -641,7 +641,7 @@ async def test_follows_by_itself(ssm: Store, store: ParameterStore, clock: Any) 
     """A change is there after the TTL, over HTTP, without anybody's asking."""
     for name, value in (("db/host", "old"), ("db/password", MARK)):
         await asyncio.to_thread(ssm.put, f"/app/{name}", value)
-    async with following(Settings, "/app", ttl=60, store=store) as live:
+    async with live_settings(Settings, "/app", ttl=60, store=store) as live:
         changed = asyncio.Event()
         live.on_change(lambda *_: changed.set())
         await asyncio.to_thread(ssm.put, "/app/db/host", "new")
@@ -662,7 +662,7 @@ async def test_one_validation_for_one_refresh() -> None:
 
     held = database()
     told: list[str] = []
-    async with following(Counted, "/app", ttl=60, store=held.store) as live:
+    async with live_settings(Counted, "/app", ttl=60, store=held.store) as live:
         live.on_change(lambda _, new: told.append(new.db.host))
         for name, value in (("db/host", "new"), ("db/port", "1"), ("debug", "true")):
             held.put(f"/app/{name}", value)
@@ -675,7 +675,7 @@ async def test_same_values_are_no_change() -> None:
     """A parameter that was written again with its value leaves the settings the object they were, and calls nobody."""
     held = database()
     told: list[str] = []
-    async with following(Settings, "/app", ttl=60, store=held.store) as live:
+    async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
         first = live.current
         live.on_change(lambda _, new: told.append(new.db.host))
         held.put("/app/db/host", "h")
@@ -688,7 +688,7 @@ async def test_callbacks(caplog: pytest.LogCaptureFixture) -> None:
     """One that raises is logged by name and type and hurts nobody; one that has unsubscribed is not called."""
     held = database()
     told: list[str] = []
-    async with following(Settings, "/app", ttl=60, store=held.store) as live:
+    async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
 
         def quits(old: Settings, new: Settings) -> None:
             told.append(f"quits {old.db.host}")
@@ -724,7 +724,7 @@ async def test_slow_callback() -> None:
         told.append((old.db.host, new.db.host))
         await go.wait()
 
-    async with following(Settings, "/app", ttl=60, store=held.store) as live:
+    async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
         live.on_change(slow)
         for host in ("i", "j", "k"):
             held.put("/app/db/host", host)
@@ -768,7 +768,7 @@ async def test_nothing_stays_open() -> None:
     """A load with a TTL ends what that began; so does one that does not fit."""
     await load_settings(Settings, "/app", ttl=60, store=database().store)
     with pytest.raises(MissingParameters):
-        async with following(Settings, "/app", ttl=60, store=Held().store):
+        async with live_settings(Settings, "/app", ttl=60, store=Held().store):
             pass  # pragma: no cover - entering is what fails
     assert set() == await our_tasks()
 
@@ -792,7 +792,7 @@ async def test_nothing_shows_a_secret(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         source = ParameterSource(Strict, await load_env("/app", environ=None, store=held.store))
         assert MARK in repr(source())
-        async with following(Settings, "/app", ttl=60, store=held.store) as live:
+        async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
             held.put("/app/debug", MARK)
             await live.env.refresh()
             shown = f"{source!r} {live!r} {live.error!r} {live.error} {live.env!r} {live.current.db.password!r}"
@@ -871,7 +871,7 @@ async def test_a_model_is_read_in_one_moment() -> None:
         fields: dict[str, str] = {}
 
     held = database(**{f"a{number}": "1" for number in range(20)})
-    async with following(Many, "/app", ttl=60, keys=None, store=held.store) as live:
+    async with live_settings(Many, "/app", ttl=60, keys=None, store=held.store) as live:
         assert [frozenset({"db/host", "db/password"})] == live.env._watchers.groups()
 
 
@@ -886,7 +886,7 @@ async def test_callable_objects_are_called_one_at_a_time() -> None:
             calls.append(new.db.host)
             await go.wait()
 
-    async with following(Settings, "/app", ttl=60, store=held.store) as live:
+    async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
         live.on_change(Slow())
         for host in ("i", "j", "k"):
             held.put("/app/db/host", host)

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from aiossmenv._backoff import Backoff
+from aiossmenv._concurrency import Backoff
 from aiossmenv._errors import Throttled
-from aiossmenv._pace import Pace
-from aiossmenv._parameter import Parameter
-from aiossmenv._request import ByPath, Page, Want
-from aiossmenv._scan import Denials, Job, Scan
+from aiossmenv._models import Parameter
+from aiossmenv._ssm.limiter import AdaptiveRateLimiter
+from aiossmenv._ssm.reader import Job, PermissionCache, Scan
+from aiossmenv._ssm.transport import GetParametersByPath, Page, Query
 
 # Calls a second, and so many at once; seconds; and seconds.
 QUOTA = 40.0
@@ -59,14 +59,14 @@ class Process(Protocol):
 class Ours:
     """A process that loads with aiossmenv."""
 
-    def __init__(self, dice: Callable[[], float], backoff: Backoff) -> None:
+    def __init__(self, rng: Callable[[], float], backoff: Backoff) -> None:
         self.failed = False
         self._scan = Scan(
-            [Want(path="/app")],
-            pace=Pace(WIDTH),
-            denials=Denials(),
+            [Query(path="/app")],
+            pace=AdaptiveRateLimiter(WIDTH),
+            denials=PermissionCache(),
             deadline=DEADLINE,
-            random=dice,
+            random=rng,
             backoff=backoff,
         )
 
@@ -86,7 +86,7 @@ class Ours:
     def answered(self, call: object, granted: bool, now: float) -> None:
         """Hand the answer to the scan."""
         assert isinstance(call, Job)
-        assert isinstance(call.request, ByPath)
+        assert isinstance(call.request, GetParametersByPath)
         if granted:
             self._scan.answered(call, _ANSWERS[int(call.request.token or 0)], now)
         else:
@@ -96,9 +96,9 @@ class Ours:
 class Botocore:
     """A process that pages with the SDK: so many *attempts* for each page, *ceiling* seconds at most between two."""
 
-    def __init__(self, dice: Callable[[], float], attempts: int, ceiling: float) -> None:
+    def __init__(self, rng: Callable[[], float], attempts: int, ceiling: float) -> None:
         self.failed = False
-        self._dice = dice
+        self._dice = rng
         self._attempts = attempts
         self._ceiling = ceiling
         self._page = self._failures = 0
@@ -183,14 +183,14 @@ def main() -> None:
     caps |= {f"aiossmenv, cap {cap:g} s": Backoff(cap=cap) for cap in options.cap}
     fleets: dict[str, Callable[[Callable[[], float]], Process]] = {
         **{name: partial(Ours, backoff=backoff) for name, backoff in caps.items()},
-        "SDK, legacy: 5 attempts (default)": lambda dice: Botocore(dice, 5, float("inf")),
-        "SDK, standard: 3 attempts": lambda dice: Botocore(dice, 3, 20.0),
+        "SDK, legacy: 5 attempts (default)": lambda rng: Botocore(rng, 5, float("inf")),
+        "SDK, standard: 3 attempts": lambda rng: Botocore(rng, 3, 20.0),
     }
     print(f"| {options.size:,} processes, 40 calls a second | failed |       p50 |       p99 |      last | calls     |")
     print("| -------------------------------------- | ------ | --------- | --------- | --------- | --------- |")
     for name, make in fleets.items():
-        dice = random.Random(options.seed).random
-        outcome = run([make(dice) for _ in range(options.size)])
+        rng = random.Random(options.seed).random
+        outcome = run([make(rng) for _ in range(options.size)])
         print(f"| {name.ljust(38)} {outcome}", flush=True)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiossmenv._backoff import Backoff
+from aiossmenv._concurrency import Backoff
 
 BACKOFFS = st.builds(
     lambda base, doublings: Backoff(base=base, cap=base * 2.0**doublings), st.floats(0.001, 10.0), st.floats(0.0, 20.0)

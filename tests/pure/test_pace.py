@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiossmenv._pace import Pace
+from aiossmenv._ssm.limiter import AdaptiveRateLimiter
 
 CALL = 0.02  # seconds that a request takes in these tests
 
 
-def ask(pace: Pace, now: float, outcome: Literal["good", "throttled", "failed"], took: float = CALL) -> float:
+def ask(pace: AdaptiveRateLimiter, now: float, outcome: Literal["good", "throttled", "failed"], took: float = CALL) -> float:
     """Send one request as soon as may be, and answer it; returns when."""
     request = object()
     now += pace.wait(now)
@@ -39,7 +39,7 @@ class Outcome:
 
 
 def quota(
-    pace: Pace, *, requests: int, rate: float, burst: float, filled: float = 1.0, more: tuple[float, float] = (1e9, 0)
+    pace: AdaptiveRateLimiter, *, requests: int, rate: float, burst: float, filled: float = 1.0, more: tuple[float, float] = (1e9, 0)
 ) -> Outcome:
     """
     Send so many requests of 20 ms to an account of *rate* a second, and those that are throttled again.
@@ -75,7 +75,7 @@ def quota(
 
 def test_most_are_under_way_at_first() -> None:
     """At first as many may be sent at once as were allowed, without an interval."""
-    pace = Pace(3)
+    pace = AdaptiveRateLimiter(3)
 
     for number in range(3):
         assert 0.0 == pace.wait(0.0)
@@ -89,7 +89,7 @@ def test_most_are_under_way_at_first() -> None:
 
 def test_few_are_under_way_when_the_default_quota_may_end() -> None:
     """What an account may send in a second by default is sent wide, what follows narrow, and wide again if that goes well."""
-    pace, widest = Pace(20), dict[int, int]()
+    pace, widest = AdaptiveRateLimiter(20), dict[int, int]()
     for sent in range(100):
         while not pace.wait(0.0):
             pace.sent(object(), 0.0)
@@ -108,7 +108,7 @@ def test_few_are_under_way_when_the_default_quota_may_end() -> None:
 )
 def test_where_the_default_quota_may_end(good: int, now: float, waits: bool) -> None:
     """With the fortieth request in a second, and until the fifty-sixth, a ninth one that is under way is one too many."""
-    pace = Pace(100)
+    pace = AdaptiveRateLimiter(100)
     for number in range(good):
         pace.sent(number, 0.0)
         pace.answered(number, 0.0, "good")
@@ -120,7 +120,7 @@ def test_where_the_default_quota_may_end(good: int, now: float, waits: bool) -> 
 
 def test_intervals_are_a_second_at_most() -> None:
     """However often it is throttled, one request a second goes out."""
-    pace, now = Pace(5), 0.0
+    pace, now = AdaptiveRateLimiter(5), 0.0
     for _ in range(100):
         now = ask(pace, now, "throttled")
 
@@ -129,13 +129,13 @@ def test_intervals_are_a_second_at_most() -> None:
 
 def test_a_thousand_parameters_under_the_default_quota() -> None:
     """A hundred calls, as wide as may be, have less than a tenth of them throttled, and without a quota take no time."""
-    assert quota(Pace(20), requests=100, rate=40.0, burst=40.0).share < 0.1
-    assert quota(Pace(20), requests=100, rate=1e6, burst=1e6).seconds < 8 * CALL
+    assert quota(AdaptiveRateLimiter(20), requests=100, rate=40.0, burst=40.0).share < 0.1
+    assert quota(AdaptiveRateLimiter(20), requests=100, rate=1e6, burst=1e6).seconds < 8 * CALL
 
 
 def test_forgotten_requests_leave_room() -> None:
     """A request that nobody waits for counts no longer, and one that was never sent changes nothing."""
-    pace = Pace(1)
+    pace = AdaptiveRateLimiter(1)
     pace.sent("a", 0.0)
 
     pace.forget("b")
@@ -146,7 +146,7 @@ def test_forgotten_requests_leave_room() -> None:
 
 def test_throttling_halves_the_width_once() -> None:
     """Those that were under way with a throttled one tell nothing new; one that was sent later does."""
-    pace = Pace(8)
+    pace = AdaptiveRateLimiter(8)
     for number in range(8):
         pace.sent(number, 0.0)
 
@@ -163,7 +163,7 @@ def test_throttling_halves_the_width_once() -> None:
 
 def test_width_is_one_at_least() -> None:
     """However often it is throttled, one request may be under way."""
-    pace, now = Pace(5), 0.0
+    pace, now = AdaptiveRateLimiter(5), 0.0
 
     for width in (2, 1, 1, 1, 1):
         now = ask(pace, now, "throttled")
@@ -172,7 +172,7 @@ def test_width_is_one_at_least() -> None:
 
 def test_width_grows_back_to_what_is_allowed() -> None:
     """Good answers widen it, by about one for as many as are under way, and never beyond what is allowed."""
-    pace = Pace(4)
+    pace = AdaptiveRateLimiter(4)
     now = ask(pace, 0.0, "throttled")
     assert 2 == pace.width
 
@@ -187,7 +187,7 @@ def test_width_grows_back_to_what_is_allowed() -> None:
 
 def test_other_failures_say_nothing_of_the_pace() -> None:
     """What failed otherwise leaves room, and changes neither the width nor the interval."""
-    pace = Pace(4)
+    pace = AdaptiveRateLimiter(4)
 
     now = ask(pace, 0.0, "failed")
 
@@ -204,7 +204,7 @@ def test_width_stays_in_its_bounds(
     most: int, outcomes: list[tuple[Literal["good", "throttled", "failed"], float]]
 ) -> None:
     """Whatever happens, the width is between one and what is allowed, and no wait is longer than a second."""
-    pace, now = Pace(most), 0.0
+    pace, now = AdaptiveRateLimiter(most), 0.0
 
     for outcome, seconds in outcomes:
         now = ask(pace, now, outcome, seconds)
@@ -217,7 +217,7 @@ def test_width_stays_in_its_bounds(
 
 def test_interval_after_throttling_follows_the_rate_that_went_well() -> None:
     """After throttling, requests go at 0.8 of the rate of the last second's good answers."""
-    pace, now = Pace(10), 0.0
+    pace, now = AdaptiveRateLimiter(10), 0.0
     for _ in range(100):
         now = ask(pace, now, "good")
 
@@ -231,7 +231,7 @@ def test_interval_after_throttling_follows_the_rate_that_went_well() -> None:
 
 def test_interval_is_shortened_by_good_answers_until_there_is_none() -> None:
     """Each good answer makes the pace a little quicker; in the end nothing is in the way."""
-    pace, now = Pace(1), 0.0
+    pace, now = AdaptiveRateLimiter(1), 0.0
     for _ in range(50):
         now = ask(pace, now, "good")
     now = ask(pace, now, "throttled")
@@ -248,7 +248,7 @@ def test_interval_is_shortened_by_good_answers_until_there_is_none() -> None:
 
 def test_unused_time_is_not_saved_up() -> None:
     """After a pause one may go at once, and the next one after an interval: not all that might have gone."""
-    pace = Pace(4)
+    pace = AdaptiveRateLimiter(4)
     now = ask(pace, 0.0, "throttled") + 100.0
 
     assert 0.0 == pace.wait(now)
@@ -263,7 +263,7 @@ def test_unused_time_is_not_saved_up() -> None:
 @pytest.mark.parametrize("rate", [10.0, 40.0, 100.0])
 def test_few_are_throttled(rate: float, burst: float) -> None:
     """With any quota all requests get through in the end, and at most a tenth of them is throttled."""
-    outcome = quota(Pace(10), requests=400, rate=rate, burst=burst)
+    outcome = quota(AdaptiveRateLimiter(10), requests=400, rate=rate, burst=burst)
 
     assert outcome.sent == 400 + outcome.throttled
     assert outcome.share <= 0.1
@@ -271,7 +271,7 @@ def test_few_are_throttled(rate: float, burst: float) -> None:
 
 def test_quota_is_made_use_of() -> None:
     """With a bucket of 40, 400 requests take hardly longer than 40 a second need, and go at that rate in the end."""
-    outcome = quota(Pace(10), requests=400, rate=40.0, burst=40.0)
+    outcome = quota(AdaptiveRateLimiter(10), requests=400, rate=40.0, burst=40.0)
 
     assert outcome.seconds <= 1.1 * 400 / 40
     assert 36.0 <= outcome.last_rate <= 44.0
@@ -280,12 +280,12 @@ def test_quota_is_made_use_of() -> None:
 @pytest.mark.parametrize(("burst", "filled"), [(1.0, 1.0), (40.0, 0.0)], ids=["no burst", "empty at first"])
 def test_quota_is_made_use_of_without_a_burst(burst: float, filled: float) -> None:
     """Where the bucket holds one request, or others have emptied it, 400 requests are done within 30 seconds."""
-    assert quota(Pace(10), requests=400, rate=40.0, burst=burst, filled=filled).seconds <= 30.0
+    assert quota(AdaptiveRateLimiter(10), requests=400, rate=40.0, burst=burst, filled=filled).seconds <= 30.0
 
 
 def test_pace_recovers_when_the_quota_goes_up() -> None:
     """When the account gets more, so do we: to the full width within seconds."""
-    outcome = quota(Pace(10), requests=2000, rate=40.0, burst=40.0, more=(5.0, 1000.0))
+    outcome = quota(AdaptiveRateLimiter(10), requests=2000, rate=40.0, burst=40.0, more=(5.0, 1000.0))
 
     assert outcome.seconds <= 15.0
     assert 400.0 <= outcome.last_rate

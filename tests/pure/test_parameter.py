@@ -11,14 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiossmenv import Change, InvalidPath, Parameter
-from aiossmenv._parameter import (
+from aiossmenv._models import asked_name
+from aiossmenv._naming import (
     REFERENCE,
-    Reading,
-    Sealed,
-    answers,
-    asked_name,
     base_name,
-    is_older,
     is_reference,
     nearest,
     normal_key,
@@ -27,7 +23,8 @@ from aiossmenv._parameter import (
     split_names,
     split_selector,
 )
-from aiossmenv._request import Page
+from aiossmenv._ssm.merge import is_older
+from aiossmenv._ssm.transport import EncryptedParameter, FetchedParameter, Page, answers
 
 SEGMENTS = st.text("AbZ09_.-", min_size=1, max_size=5)
 PATHS = st.lists(SEGMENTS, min_size=1, max_size=4).map(lambda segments: "/" + "/".join(segments))
@@ -287,7 +284,7 @@ def test_answers_are_matched_by_name_or_arn(asked: str, name: str, arn: str, *, 
     assert is_answer == answers(asked, read)
 
 
-SEAL = Sealed(
+SEAL = EncryptedParameter(
     name=PARAMETER.name, type="SecureString", version=7, last_modified=PARAMETER.last_modified, arn="", digest=b"d" * 32
 )
 
@@ -309,7 +306,7 @@ SEAL = Sealed(
 )
 def test_what_a_seal_opens_as(change: dict[str, Any], digest: bytes | None, *, opens: bool) -> None:
     """All that both reads show must be the same, and the ciphertext too where its digest is known."""
-    assert opens == SEAL.opens_as(dataclasses.replace(PARAMETER, **change), digest)
+    assert opens == SEAL.matches(dataclasses.replace(PARAMETER, **change), digest)
 
 
 EARLY, LATE = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
@@ -332,7 +329,7 @@ def test_older_in_version_and_date(
 ) -> None:
     """Only a lower version of an earlier date is older, sealed or not; without a date there is no telling."""
 
-    def readings(version: int, when: datetime | None) -> tuple[Reading, Reading]:
+    def readings(version: int, when: datetime | None) -> tuple[FetchedParameter, FetchedParameter]:
         return (
             dataclasses.replace(PARAMETER, version=version, last_modified=when, selector=""),
             dataclasses.replace(SEAL, version=version, last_modified=when),
@@ -362,9 +359,9 @@ def test_name_as_asked(name: str, selector: str, asked: str | None) -> None:
 def test_sealed_has_no_value() -> None:
     """What was read without decryption has no place for a value, nor for the ciphertext that looks like one."""
     assert {"name", "type", "version", "last_modified", "arn", "digest", "selector"} == {
-        field.name for field in dataclasses.fields(Sealed)
+        field.name for field in dataclasses.fields(EncryptedParameter)
     }
-    assert (Sealed, object) == Sealed.__mro__
+    assert (EncryptedParameter, object) == EncryptedParameter.__mro__
 
 
 @pytest.mark.parametrize("path", ["/", "/P", REFERENCE])

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aiossmenv import InvalidVariable, Parameter
-from aiossmenv._publish import PROTECTED, Edit, apply, check, plan, read_by_sdk
+from aiossmenv._environ import PROTECTED, Edit, apply, check, plan, read_by_sdk
 
 KEYS = "ABCD"
 VARIABLES = st.dictionaries(st.sampled_from(KEYS), st.sampled_from("xy"))

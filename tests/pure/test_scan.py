@@ -23,19 +23,30 @@ from aiossmenv import (
     StoreUnavailable,
     Throttled,
 )
-from aiossmenv._backoff import Backoff
-from aiossmenv._pace import Pace
-from aiossmenv._parameter import REFERENCE, Sealed, base_name, is_older, is_reference, relative_name, split_selector
-from aiossmenv._request import Answer, ByName, ByPath, One, Page, Request, TokenRefused, Want
-from aiossmenv._scan import Denials, Job, Scan
+from aiossmenv._concurrency import Backoff
+from aiossmenv._naming import REFERENCE, base_name, is_reference, relative_name, split_selector
+from aiossmenv._ssm.limiter import AdaptiveRateLimiter
+from aiossmenv._ssm.merge import is_older
+from aiossmenv._ssm.reader import Job, PermissionCache, Scan
+from aiossmenv._ssm.transport import (
+    Answer,
+    EncryptedParameter,
+    GetParameter,
+    GetParameters,
+    GetParametersByPath,
+    Page,
+    Query,
+    Request,
+    TokenRefused,
+)
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ACCOUNT = "arn:aws:ssm:eu-west-1:111122223333:parameter"
 LEAVES = tuple(f"{depth}{letter}" for depth in ("", "D/", "D/E/") for letter in "abcdefgh")
 ACTIONS: dict[type[Request], str] = {
-    ByPath: "ssm:GetParametersByPath",
-    ByName: "ssm:GetParameters",
-    One: "ssm:GetParameter",
+    GetParametersByPath: "ssm:GetParametersByPath",
+    GetParameters: "ssm:GetParameters",
+    GetParameter: "ssm:GetParameter",
 }
 # Each property is tried with so many times the examples of the profile: hypothesis' own number is for one function.
 MANY = settings(max_examples=settings().max_examples * 3)
@@ -61,9 +72,9 @@ def digest_of(parameter: Parameter) -> bytes:
     return hashlib.sha256(f"{parameter.name} {parameter.version} {parameter.last_modified}".encode()).digest()
 
 
-def sealed(parameter: Parameter) -> Sealed:
+def sealed(parameter: Parameter) -> EncryptedParameter:
     """Return it as a read without decryption gives it."""
-    return Sealed(
+    return EncryptedParameter(
         name=parameter.name,
         type=parameter.type,
         version=parameter.version,
@@ -87,7 +98,7 @@ class Store:
     open what was looked at. *expires_after*: how many calls the credentials are good for.
     """
 
-    dice: Random
+    rng: Random
     versions: dict[str, list[Parameter]] = field(default_factory=dict)
     secrets: dict[str, Parameter] = field(default_factory=dict)
     faults: int = 0
@@ -98,7 +109,7 @@ class Store:
     expires_after: float = float("inf")
     lags: bool = False
     serial: "itertools.count[int]" = field(default_factory=itertools.count)
-    listings: dict[ByPath, tuple[int, list[str]]] = field(default_factory=dict)
+    listings: dict[GetParametersByPath, tuple[int, list[str]]] = field(default_factory=dict)
     calls: int = 0
 
     def now(self, name: str) -> Parameter:
@@ -108,9 +119,9 @@ class Store:
     def write(self, name: str) -> None:
         """Write a parameter once more; sometimes delete it first, so that it is made anew at version 1."""
         old = self.now(name)
-        anew = self.dice.random() < 0.2
+        anew = self.rng.random() < 0.2
         assert old.last_modified
-        minute = int((old.last_modified - NOON).total_seconds()) // 60 + self.dice.randint(1, 9)
+        minute = int((old.last_modified - NOON).total_seconds()) // 60 + self.rng.randint(1, 9)
         version = 1 if anew else old.version + 1
         item = made(name, version, secure=old.type == "SecureString", minute=minute, value=f"{name} {minute}")
         self.versions[name] = [item] if anew else [*self.versions[name], item]
@@ -130,10 +141,10 @@ class Store:
         refusal = self._refusal(job)
         if refusal:
             return refusal
-        if isinstance(request, ByPath):
+        if isinstance(request, GetParametersByPath):
             return self._page(request)
         found = {name: item for name in job.names if (item := self._found(name, job))}
-        if isinstance(request, One) and not found:
+        if isinstance(request, GetParameter) and not found:
             return ParameterNotFound("none")
         items = sorted(found.values(), key=lambda item: item.name)
         return Page(
@@ -144,9 +155,9 @@ class Store:
     def _refusal(self, job: Job) -> AiossmenvError | None:
         """Refuse a request: by chance, for want of a right, or for what it asks; in this order."""
         kind, names = type(job.request), {base_name(name) for name in job.names}
-        if self.faults and self.dice.random() < 0.4:
+        if self.faults and self.rng.random() < 0.4:
             self.faults -= 1
-            return self.dice.choice([Throttled("slow down"), StoreUnavailable("no answer")])
+            return self.rng.choice([Throttled("slow down"), StoreUnavailable("no answer")])
         if self.calls > self.expires_after:
             return AccessDenied("expired")
         if kind in self.may_not or self.forbidden & names:
@@ -166,16 +177,16 @@ class Store:
         if selector:
             item = next((item for item in versions if str(item.version) == selector), None)
             # Asked singly for a version it has not heard of, a replica is believed.
-            lagging = lagging and isinstance(job.request, ByName)
+            lagging = lagging and isinstance(job.request, GetParameters)
             return replace(item, selector=":" + selector) if item and not lagging else None
         return versions[-2 if lagging and len(versions) > 1 else -1] if versions else None
 
     def _lagging(self) -> bool:
-        lagging = self.lags and self.faults > 0 and self.dice.random() < 0.5
+        lagging = self.lags and self.faults > 0 and self.rng.random() < 0.5
         self.faults -= lagging
         return lagging
 
-    def _page(self, request: ByPath) -> Answer | AiossmenvError:
+    def _page(self, request: GetParametersByPath) -> Answer | AiossmenvError:
         """Return some of a listing, none of it too; or break it off."""
         root = replace(request, token=None)
         if request.token is None:
@@ -187,17 +198,17 @@ class Store:
         serial, tokens = self.listings[root]
         if request.token is not None:
             tokens.append(request.token)
-            if self.faults and self.dice.random() < 0.2:
+            if self.faults and self.rng.random() < 0.2:
                 self.faults -= 1
-                return TokenRefused() if self.dice.random() < 0.5 else Page((), self.dice.choice(tokens))
+                return TokenRefused() if self.rng.random() < 0.5 else Page((), self.rng.choice(tokens))
         names = self.below(request.path, recursive=request.recursive)
-        end = min(len(names), at + self.dice.randint(0, 10))
+        end = min(len(names), at + self.rng.randint(0, 10))
         given = [self.now(name) for name in names[at:end]]
-        if at and self.dice.random() < 0.2:
-            given.append(self.now(self.dice.choice(names[:at])))
+        if at and self.rng.random() < 0.2:
+            given.append(self.now(self.rng.choice(names[:at])))
         if request.decrypt and self.undecryptable.intersection(item.name for item in given):
             return DecryptionFailed("no key")
-        more = end < len(names) or self.dice.random() < 0.2
+        more = end < len(names) or self.rng.random() < 0.2
         return Page(
             tuple(item if request.decrypt or item.type == "String" else sealed(item) for item in given),
             f"{serial}/{end}/{len(tokens)}" if more else None,
@@ -210,8 +221,8 @@ class Run:
 
     scan: Scan
     store: Store
-    pace: Pace
-    denials: Denials
+    pace: AdaptiveRateLimiter
+    denials: PermissionCache
     now: float = 0.0
     under_way: list[Job] = field(default_factory=list)
     sent: list[tuple[Request, bool]] = field(default_factory=list)
@@ -219,7 +230,7 @@ class Run:
 
     def to_the_end(self) -> None:
         """Drive until the scan is done."""
-        dice, idle = self.store.dice, 0
+        rng, idle = self.store.rng, 0
         while not self.scan.done:
             while job := self.scan.next(self.now):
                 self.check(job)
@@ -228,14 +239,14 @@ class Run:
             if not self.under_way:
                 # Nothing but time can help, so time must pass; and not more of it than is needed.
                 assert wait > 0
-                assert wait < 1e-9 or self.scan.next(self.now + wait * dice.random() * 0.99) is None
+                assert wait < 1e-9 or self.scan.next(self.now + wait * rng.random() * 0.99) is None
                 self.now += wait * (1 + 1e-9)
                 idle += 1
                 assert idle < 50
                 self.scan.expire(self.now)
                 continue
-            self.now += dice.random() * min(0.1, wait)
-            self.answer(self.under_way.pop(dice.randrange(len(self.under_way))))
+            self.now += rng.random() * min(0.1, wait)
+            self.answer(self.under_way.pop(rng.randrange(len(self.under_way))))
         assert [] == self.under_way or self.scan.error
         assert len(self.sent) == self.scan.requests
         assert self.errors[Throttled] == self.scan.throttled
@@ -249,17 +260,17 @@ class Run:
         # One that was under way when the denial was learned, and then failed for another reason, is sent once more.
         if type(request) in self.denials.learned and not job.failures:
             # Only where there is no other way, so that somebody hears why.
-            assert not isinstance(request, ByPath)
+            assert not isinstance(request, GetParametersByPath)
             assert not want.may_list or is_reference(job.names[0])
-            assert not isinstance(request, ByName) or One in self.denials.learned
-        if isinstance(request, ByPath):
+            assert not isinstance(request, GetParameters) or GetParameter in self.denials.learned
+        if isinstance(request, GetParametersByPath):
             assert want.names is None or want.may_list
             assert not is_reference(request.path)
-        if isinstance(request, ByName):
+        if isinstance(request, GetParameters):
             assert 1 <= len(request.names) <= 10
             assert not any(map(is_reference, request.names))
             assert len({split_selector(name)[0] for name in request.names}) == len(request.names)
-        if isinstance(request, One) and is_reference(request.name):
+        if isinstance(request, GetParameter) and is_reference(request.name):
             assert request.decrypt
 
     def answer(self, job: Job) -> None:
@@ -276,45 +287,45 @@ class Run:
         return [
             request
             for request, _ in self.sent
-            if request.decrypt and not (isinstance(request, One) and is_reference(request.name))
+            if request.decrypt and not (isinstance(request, GetParameter) and is_reference(request.name))
         ]
 
 
-def began(wants: Iterable[Want], *, width: int = 8, deadline: float = 30.0, draw: float = 0.5, **options: Any) -> Scan:
+def began(wants: Iterable[Query], *, width: int = 8, deadline: float = 30.0, draw: float = 0.5, **options: Any) -> Scan:
     """Return a scan that begins at 0 and whose dice always show *draw*; its waits are drawn below 1, 2, 4 s, ..."""
     defaults: dict[str, Any] = {
-        "pace": Pace(width),
-        "denials": Denials(),
+        "pace": AdaptiveRateLimiter(width),
+        "denials": PermissionCache(),
         "random": lambda: draw,
         "backoff": Backoff(base=1.0, cap=20.0),
     }
     return Scan(wants, deadline=deadline, **defaults | options)
 
 
-def run(store: Store, wants: Iterable[Want], *, width: int = 4, deadline: float = 1e7, **options: Any) -> Run:
+def run(store: Store, wants: Iterable[Query], *, width: int = 4, deadline: float = 1e7, **options: Any) -> Run:
     """Drive a scan of *store* to its end."""
-    pace, denials = Pace(width), options.pop("denials", None) or Denials()
-    scan = Scan(wants, pace=pace, denials=denials, deadline=deadline, random=store.dice.random, **options)
+    pace, denials = AdaptiveRateLimiter(width), options.pop("denials", None) or PermissionCache()
+    scan = Scan(wants, pace=pace, denials=denials, deadline=deadline, random=store.rng.random, **options)
     done = Run(scan, store, pace, denials)
     done.to_the_end()
     return done
 
 
-def filled(dice: Random, *, most: int = 60) -> Store:
+def filled(rng: Random, *, most: int = 60) -> Store:
     """Return a store with parameters of both types below several paths, and secrets of Secrets Manager."""
-    store = Store(dice)
+    store = Store(rng)
     names = [f"{path}/{leaf}" for path in ("/P", "/Q", "/R/E") for leaf in LEAVES]
-    for name in dice.sample(names, dice.randint(0, min(most, len(names)))):
-        store.versions[name] = [made(name, secure=dice.random() < 0.7)]
-        for _ in range(dice.choice([0, 0, 1, 2])):
+    for name in rng.sample(names, rng.randint(0, min(most, len(names)))):
+        store.versions[name] = [made(name, secure=rng.random() < 0.7)]
+        for _ in range(rng.choice([0, 0, 1, 2])):
             store.write(name)
-    for number in range(dice.randint(0, 3)):
+    for number in range(rng.randint(0, 3)):
         name = f"{REFERENCE}/s{number}"
         store.secrets[name] = replace(made(name, 0), version_id=str(number))
     return store
 
 
-def slowly(store: Store, wants: Iterable[Want]) -> tuple[dict[str, Parameter], set[str]]:
+def slowly(store: Store, wants: Iterable[Query]) -> tuple[dict[str, Parameter], set[str]]:
     """Read as one does who has all the rights, all the time, and no bad luck: what is found, and what is unknown."""
     found: dict[str, Parameter] = {}
     unknown: set[str] = set()
@@ -324,7 +335,7 @@ def slowly(store: Store, wants: Iterable[Want]) -> tuple[dict[str, Parameter], s
             found |= {name: store.now(name) for name in store.below(want.path, recursive=want.recursive)}
             continue
         for name in want.names:
-            answer = reader.answer(Job(One(name), want))
+            answer = reader.answer(Job(GetParameter(name), want))
             if isinstance(answer, Page):
                 [item] = answer.items
                 assert isinstance(item, Parameter)
@@ -334,27 +345,27 @@ def slowly(store: Store, wants: Iterable[Want]) -> tuple[dict[str, Parameter], s
     return found, unknown
 
 
-def some_wants(store: Store, *, paths: Iterable[str] = ("/P", "/Q", "/R/E")) -> tuple[Want, ...]:
+def some_wants(store: Store, *, paths: Iterable[str] = ("/P", "/Q", "/R/E")) -> tuple[Query, ...]:
     """Return what a reader may want: paths, or names below them, some of which do not exist, and secrets."""
-    dice = store.dice
-    wants: list[Want] = []
-    for path in dice.sample(tuple(paths), dice.randint(1, 3)):
-        recursive = dice.random() < 0.8
-        if dice.random() < 0.5:
-            wants.append(Want(path=path, recursive=recursive))
+    rng = store.rng
+    wants: list[Query] = []
+    for path in rng.sample(tuple(paths), rng.randint(1, 3)):
+        recursive = rng.random() < 0.8
+        if rng.random() < 0.5:
+            wants.append(Query(path=path, recursive=recursive))
             continue
-        names = [name for name in store.below(path, recursive=recursive) if dice.random() < 0.9]
-        names += [f"{path}/none{number}" for number in range(dice.choice([0, 0, 2]))]
-        dice.shuffle(names)
-        wants.append(Want(path=path, recursive=recursive, names=tuple(names)))
+        names = [name for name in store.below(path, recursive=recursive) if rng.random() < 0.9]
+        names += [f"{path}/none{number}" for number in range(rng.choice([0, 0, 2]))]
+        rng.shuffle(names)
+        wants.append(Query(path=path, recursive=recursive, names=tuple(names)))
     if store.secrets:
-        names = [*dice.sample(sorted(store.secrets), dice.randint(1, len(store.secrets)))]
-        names += [f"{REFERENCE}/none"] * (dice.random() < 0.2)
-        wants.append(Want(path=REFERENCE, names=tuple(names), may_list=False))
+        names = [*rng.sample(sorted(store.secrets), rng.randint(1, len(store.secrets)))]
+        names += [f"{REFERENCE}/none"] * (rng.random() < 0.2)
+        wants.append(Query(path=REFERENCE, names=tuple(names), may_list=False))
     return tuple(wants)
 
 
-RIGHTS = [frozenset[type[Request]](), frozenset({ByName}), frozenset({One}), frozenset({ByName, One})]
+RIGHTS = [frozenset[type[Request]](), frozenset({GetParameters}), frozenset({GetParameter}), frozenset({GetParameters, GetParameter})]
 SEEDS = st.integers(0, 2**32 - 1).map(Random)
 
 
@@ -364,12 +375,12 @@ SEEDS = st.integers(0, 2**32 - 1).map(Random)
 @MANY
 @given(SEEDS, st.integers(1, 12), st.integers(0, 15), st.sampled_from(RIGHTS))
 def test_any_order_and_any_passing_failure_give_one_result(
-    dice: Random, width: int, faults: int, may_not: frozenset[type[Request]]
+    rng: Random, width: int, faults: int, may_not: frozenset[type[Request]]
 ) -> None:
     """However answers interleave, fail and break off, and in whatever way the role may read: one result."""
-    store = filled(dice)
+    store = filled(rng)
     wants = some_wants(store, paths=("/P", "/P/D", "/Q", "/R/E"))
-    if One in may_not:
+    if GetParameter in may_not:
         wants = tuple(want for want in wants if want.path != REFERENCE)
     store.faults, store.may_not = faults, may_not
 
@@ -386,21 +397,21 @@ def test_any_order_and_any_passing_failure_give_one_result(
 @MANY
 @given(SEEDS, st.integers(1, 6), st.integers(0, 10), st.sampled_from(RIGHTS[:3]))
 def test_names_versions_and_arns_are_found(
-    dice: Random, width: int, faults: int, may_not: frozenset[type[Request]]
+    rng: Random, width: int, faults: int, may_not: frozenset[type[Request]]
 ) -> None:
     """Names, versions and ARNs, of one parameter too, are each answered by what they lead to; nothing is listed."""
-    store = filled(dice, most=8)
+    store = filled(rng, most=8)
     asked: list[str] = []
     for name in store.versions:
-        asked += dice.sample([name, f"{name}:1", f"{name}:2", f"{name}:7"], dice.randint(0, 4))
+        asked += rng.sample([name, f"{name}:1", f"{name}:2", f"{name}:7"], rng.randint(0, 4))
         if not asked or base_name(asked[-1]) != name:
-            asked += dice.sample([ACCOUNT + name, f"{ACCOUNT}{name}:1"], dice.randint(0, 2))
+            asked += rng.sample([ACCOUNT + name, f"{ACCOUNT}{name}:1"], rng.randint(0, 2))
     asked += ["/none", f"{ACCOUNT}/none:1", *store.secrets]
-    dice.shuffle(asked)
-    wants = [Want(names=tuple(asked), may_list=False)]
+    rng.shuffle(asked)
+    wants = [Query(names=tuple(asked), may_list=False)]
     store.faults, store.may_not = faults, may_not
-    if One in may_not:
-        wants = [Want(names=tuple(name for name in asked if not is_reference(name)), may_list=False)]
+    if GetParameter in may_not:
+        wants = [Query(names=tuple(name for name in asked if not is_reference(name)), may_list=False)]
 
     done = run(store, wants, width=width)
 
@@ -412,16 +423,16 @@ def test_names_versions_and_arns_are_found(
 
 @MANY
 @given(SEEDS, st.integers(1, 6), st.integers(0, 6), st.booleans())
-def test_lenient_reads_fail_for_the_names_concerned_only(dice: Random, width: int, faults: int, may_name: bool) -> None:
+def test_lenient_reads_fail_for_the_names_concerned_only(rng: Random, width: int, faults: int, may_name: bool) -> None:
     """One bad name, one key or one right that is missing is an error of that name; all others are read."""
-    store = filled(dice)
+    store = filled(rng)
     names = [*store.versions, *store.secrets, "/none", f"{REFERENCE}/none"]
-    bad = [name for name in names if dice.random() < 0.1]
+    bad = [name for name in names if rng.random() < 0.1]
     store.faults = faults
-    store.may_not = frozenset() if may_name else frozenset({ByName})
+    store.may_not = frozenset() if may_name else frozenset({GetParameters})
     store.undecryptable = frozenset(name for name in bad[::3] if store.versions.get(name))
     store.malformed, store.forbidden = frozenset(bad[1::3]) & store.versions.keys(), frozenset(bad[2::3])
-    wants = [Want(names=tuple(names), may_list=False)]
+    wants = [Query(names=tuple(names), may_list=False)]
 
     done = run(store, wants, width=width, lenient=True)
 
@@ -439,22 +450,22 @@ def test_lenient_reads_fail_for_the_names_concerned_only(dice: Random, width: in
 
 @MANY
 @given(SEEDS, st.sampled_from(["expired", "key", "path", "malformed"]), st.integers(0, 4), st.integers(0, 20))
-def test_first_lasting_error_is_the_end(dice: Random, kind: str, faults: int, after: int) -> None:
+def test_first_lasting_error_is_the_end(rng: Random, kind: str, faults: int, after: int) -> None:
     """What no retry and no other way can cure ends a read at once, and nothing is sent behind it."""
-    store = filled(dice)
-    wants = [Want(path=path) for path in ("/P", "/Q")] if kind == "path" else some_wants(store)
+    store = filled(rng)
+    wants = [Query(path=path) for path in ("/P", "/Q")] if kind == "path" else some_wants(store)
     names = [name for name in slowly(store, wants)[0] if name in store.versions]
     store.faults = faults
     if kind == "expired":
         store.expires_after = after
     elif kind == "path":
-        store.may_not = frozenset({ByPath})
+        store.may_not = frozenset({GetParametersByPath})
     elif kind == "key":
         secrets = [name for name in names if store.now(name).type == "SecureString"]
-        store.undecryptable = frozenset(dice.sample(secrets, min(1, len(secrets))))
+        store.undecryptable = frozenset(rng.sample(secrets, min(1, len(secrets))))
     else:
         names = [name for want in wants for name in want.names or () if not is_reference(name)]
-        store.malformed = frozenset(dice.sample(names, min(1, len(names))))
+        store.malformed = frozenset(rng.sample(names, min(1, len(names))))
 
     done = run(store, wants)
 
@@ -480,29 +491,29 @@ class Before:
     groups: list[frozenset[str]]
 
 
-def aged(store: Store, wants: Iterable[Want], *, share: float, grouped: bool = True) -> Before:
+def aged(store: Store, wants: Iterable[Query], *, share: float, grouped: bool = True) -> Before:
     """Read everything, then let a *share* of it change, some of it vanish, and some of it come."""
-    dice = store.dice
+    rng = store.rng
     known, _ = slowly(store, wants)
     digests = {
         name: digest_of(item)
         for name, item in known.items()
-        if item.type == "SecureString" and not is_reference(name) and dice.random() < 0.8
+        if item.type == "SecureString" and not is_reference(name) and rng.random() < 0.8
     }
     for name in list(store.versions):
-        if dice.random() < share:
+        if rng.random() < share:
             store.write(name)
-        if share and dice.random() < 0.05:
+        if share and rng.random() < 0.05:
             del store.versions[name]
-    if share and dice.random() < 0.3:
+    if share and rng.random() < 0.3:
         store.versions["/P/new"] = [made("/P/new")]
         store.versions["/Q/new"] = [made("/Q/new", secure=False)]
     groups: list[frozenset[str]] = []
     for top in ("/P/", "/Q/", "/R/") if grouped else ():
-        names = [name for name in known if name.startswith(top) and dice.random() < 0.5]
-        dice.shuffle(names)
+        names = [name for name in known if name.startswith(top) and rng.random() < 0.5]
+        rng.shuffle(names)
         while names:
-            size = dice.choice([1, 2, 3, 5, 10, 13])
+            size = rng.choice([1, 2, 3, 5, 10, 13])
             groups.append(frozenset(names[:size]))
             names = names[size:]
     return Before(known, digests, groups)
@@ -516,11 +527,11 @@ def changed_of(before: Before, store: Store, found: Iterable[str]) -> set[str]:
 @MANY
 @given(SEEDS, st.integers(1, 10), st.integers(0, 12), st.sampled_from(RIGHTS), st.sampled_from([0.0, 0.05, 0.5]))
 def test_changes_are_found_and_nothing_else_is_decrypted(
-    dice: Random, width: int, faults: int, may_not: frozenset[type[Request]], share: float
+    rng: Random, width: int, faults: int, may_not: frozenset[type[Request]], share: float
 ) -> None:
     """A look without decryption and a second one at what changed give what a complete read gives, for less."""
-    store = filled(dice)
-    wants = [want for want in some_wants(store) if not (want.path == REFERENCE and One in may_not)]
+    store = filled(rng)
+    wants = [want for want in some_wants(store) if not (want.path == REFERENCE and GetParameter in may_not)]
     before = aged(store, wants, share=share)
     store.faults, store.may_not, store.lags = faults, may_not, True
 
@@ -545,11 +556,11 @@ def test_changes_are_found_and_nothing_else_is_decrypted(
     secure = {name for name in changed if found[name].type == "SecureString"}
     may_open = secure.union(*(group for group in before.groups if group & changed)) - store.secrets.keys()
     for request in done.decrypting():
-        if isinstance(request, ByPath):
-            assert ByName in may_not
+        if isinstance(request, GetParametersByPath):
+            assert GetParameters in may_not
             assert may_open.intersection(store.below(request.path, recursive=request.recursive))
         else:
-            names = request.names if isinstance(request, ByName) else (request.name,)
+            names = request.names if isinstance(request, GetParameters) else (request.name,)
             assert {split_selector(name)[0] for name in names} <= may_open
     # The digest of a mate that did not change may be lost; the next look gives it again.
     assert secure <= scan.digests.keys()
@@ -563,10 +574,10 @@ def test_changes_are_found_and_nothing_else_is_decrypted(
 @MANY
 @given(SEEDS, st.integers(1, 10), st.integers(0, 12), st.sampled_from(RIGHTS))
 def test_nothing_changed_costs_no_decryption(
-    dice: Random, width: int, faults: int, may_not: frozenset[type[Request]]
+    rng: Random, width: int, faults: int, may_not: frozenset[type[Request]]
 ) -> None:
     """While nothing changes nothing is decrypted, in whatever way the role may read; digests are learned."""
-    store = filled(dice)
+    store = filled(rng)
     wants = [want for want in some_wants(store) if want.path != REFERENCE]
     before = aged(store, wants, share=0.0)
     store.faults, store.may_not, store.lags = faults, may_not, True
@@ -586,9 +597,9 @@ def test_nothing_changed_costs_no_decryption(
 
 @MANY
 @given(SEEDS, st.integers(1, 10), st.integers(0, 6))
-def test_what_belongs_together_is_read_together(dice: Random, width: int, faults: int) -> None:
+def test_what_belongs_together_is_read_together(rng: Random, width: int, faults: int) -> None:
     """If one of a group changed, all of it is read again in one call, where ten are enough."""
-    store = filled(dice)
+    store = filled(rng)
     wants = some_wants(store)
     before = aged(store, wants, share=0.1)
     store.faults = faults
@@ -599,7 +610,7 @@ def test_what_belongs_together_is_read_together(dice: Random, width: int, faults
     )  # fmt: skip
 
     found, _ = slowly(store, wants)
-    calls = [set(request.names) for request in done.decrypting() if isinstance(request, ByName)]
+    calls = [set(request.names) for request in done.decrypting() if isinstance(request, GetParameters)]
     for group in before.groups:
         mates = {name for name in group & found.keys() if not is_reference(name)}
         if mates & changed_of(before, store, found) and 1 < len(mates) and len(group) <= 10:
@@ -608,9 +619,9 @@ def test_what_belongs_together_is_read_together(dice: Random, width: int, faults
 
 @MANY
 @given(SEEDS, st.integers(1, 10), st.integers(0, 6), st.sampled_from(RIGHTS))
-def test_changes_while_it_reads(dice: Random, width: int, faults: int, may_not: frozenset[type[Request]]) -> None:
+def test_changes_while_it_reads(rng: Random, width: int, faults: int, may_not: frozenset[type[Request]]) -> None:
     """What changes during a read is found as it was at its beginning or later, and digests are those of what is found."""
-    store = filled(dice)
+    store = filled(rng)
     wants = [want for want in some_wants(store) if want.path != REFERENCE]
     before = aged(store, wants, share=0.2, grouped=False)
     first, unknown = slowly(store, wants)
@@ -619,9 +630,9 @@ def test_changes_while_it_reads(dice: Random, width: int, faults: int, may_not: 
 
     def answer_and_write(job: Job) -> Answer | AiossmenvError:
         nonlocal writing
-        if writing and store.versions and dice.random() < 0.5:
+        if writing and store.versions and rng.random() < 0.5:
             writing -= 1
-            name = dice.choice(sorted(store.versions))
+            name = rng.choice(sorted(store.versions))
             old = store.now(name)
             minute = 100 + writing + int(old.version) * 20
             store.versions[name].append(
@@ -648,9 +659,9 @@ def test_changes_while_it_reads(dice: Random, width: int, faults: int, may_not: 
 A, B, C = ("/A", "/B", "/C")
 
 
-def singles(*names: str) -> list[Want]:
+def singles(*names: str) -> list[Query]:
     """Return a want for each name, so that each is a request."""
-    return [Want(names=(name,), may_list=False) for name in names]
+    return [Query(names=(name,), may_list=False) for name in names]
 
 
 def take(scan: Scan, now: float = 0.0) -> Job:
@@ -668,7 +679,7 @@ def sendable(scan: Scan) -> Iterator[Job]:
 
 def test_nothing_to_read_is_done() -> None:
     """A scan that wants nothing has found nothing, and is done."""
-    for wants in ([], [Want(names=())]):
+    for wants in ([], [Query(names=())]):
         scan = began(wants)
 
         assert scan.done
@@ -682,7 +693,7 @@ def test_as_many_requests_as_the_width() -> None:
     scan = began(singles(A, B, C), width=2)
 
     first, second = take(scan), take(scan)
-    assert [ByName((A,)), ByName((B,))] == [first.request, second.request]
+    assert [GetParameters((A,)), GetParameters((B,))] == [first.request, second.request]
     assert scan.next(0.0) is None
     assert 0.01 == scan.wait(0.0)
     scan.answered(second, Page((made(B),)), 0.0)
@@ -698,25 +709,25 @@ def test_as_many_requests_as_the_width() -> None:
 
 def test_scans_of_one_store_share_its_width() -> None:
     """What one scan has under way another one may not send; what it abandons is free again."""
-    pace = Pace(2)
+    pace = AdaptiveRateLimiter(2)
     one, two = began(singles(A, B), pace=pace), began(singles(C), pace=pace)
     take(one), take(one)
 
     assert two.next(0.0) is None
     assert 0 < two.wait(0.0) <= 0.1
     one.abandon()
-    assert ByName((C,)) == take(two).request
+    assert GetParameters((C,)) == take(two).request
 
 
 def test_abandoning_lets_go_of_its_own_only() -> None:
     """Who abandons a scan leaves what others have under way."""
-    pace = Pace(2)
+    pace = AdaptiveRateLimiter(2)
     one, two = began(singles(A), pace=pace), began(singles(B, C), pace=pace)
     take(one), take(two)
 
     one.abandon()
 
-    assert ByName((C,)) == take(two).request
+    assert GetParameters((C,)) == take(two).request
     assert two.next(0.0) is None
 
 
@@ -742,7 +753,7 @@ def test_each_request_backs_off_by_itself() -> None:
     scan.failed(first, StoreUnavailable("no answer"), 0.0)
 
     second = take(scan)
-    assert ByName((B,)) == second.request
+    assert GetParameters((B,)) == second.request
     scan.failed(second, StoreUnavailable("no answer"), 0.2)
     assert first is take(scan, 0.5)
     scan.failed(first, StoreUnavailable("no answer"), 0.5)
@@ -768,26 +779,26 @@ def test_wait_until_something_can_be_sent() -> None:
 
 def test_throttling_makes_all_wait() -> None:
     """After throttling nothing is sent before the pace allows it, the first to wait neither."""
-    pace = Pace(1)
+    pace = AdaptiveRateLimiter(1)
     scan = began(singles(A, B), pace=pace, draw=1.0)
     scan.failed(take(scan), Throttled("slow down"), 0.0)
 
     wait = pace.wait(0.0)
     assert 0 < wait == scan.wait(0.0)
     assert scan.next(wait * 0.99) is None
-    assert ByName((B,)) == take(scan, wait).request
+    assert GetParameters((B,)) == take(scan, wait).request
     assert 1 == scan.throttled
 
 
 def test_last_error_of_a_lasting_kind_ends_the_scan() -> None:
     """An error that no retry can cure ends the scan at once; what fails afterwards does not replace it."""
-    scan = began([*singles(A, B), Want(path="/P"), *singles(C)], width=3)
+    scan = began([*singles(A, B), Query(path="/P"), *singles(C)], width=3)
     jobs = [take(scan) for _ in range(3)]
     expired = AccessDenied("expired")
 
     scan.failed(jobs[0], Throttled("slow down"), 0.0)
     scan.failed(jobs[1], expired, 0.1)
-    scan.failed(jobs[2], denied(ByPath), 0.2)
+    scan.failed(jobs[2], denied(GetParametersByPath), 0.2)
 
     assert scan.done
     assert expired is scan.error
@@ -811,8 +822,8 @@ def test_no_retry_without_time_for_it(now: float, *, is_over: bool) -> None:
 
 def test_deadline_without_any_answer() -> None:
     """Where nothing was answered by the deadline the store is unavailable; path or names, and remedy are named."""
-    for want, path, name in ((Want(path="/P"), "/P", None), (Want(names=(A, B)), None, "/A, /B")):
-        pace = Pace(1)
+    for want, path, name in ((Query(path="/P"), "/P", None), (Query(names=(A, B)), None, "/A, /B")):
+        pace = AdaptiveRateLimiter(1)
         scan = began([want, *singles(C)], pace=pace)
         take(scan)
 
@@ -851,7 +862,7 @@ def test_deadline_after_the_end_is_none() -> None:
 
 def test_deadline_of_a_lenient_read() -> None:
     """What was answered by the deadline counts; each name under way, in line or to be tried again has its error."""
-    pace = Pace(2)
+    pace = AdaptiveRateLimiter(2)
     scan = began(singles(A, B, C, "/D"), pace=pace, lenient=True)
     first, second = take(scan), take(scan)
     scan.answered(first, Page((made(A),)), 0.0)
@@ -873,7 +884,7 @@ def test_deadline_of_a_lenient_read() -> None:
 def test_deadline_of_secrets_in_line() -> None:
     """Secrets of Secrets Manager, which are asked for singly, are not asked for behind the deadline."""
     names = ("/aws/reference/secretsmanager/a", "/aws/reference/secretsmanager/b")
-    scan = began([Want(names=names, may_list=False)], width=1, lenient=True)
+    scan = began([Query(names=names, may_list=False)], width=1, lenient=True)
     take(scan)
 
     scan.expire(30.0)
@@ -887,7 +898,7 @@ def test_a_page_that_repeats_an_older_answer_costs_nothing() -> None:
     """What a replica that lags repeats on a later page is passed over, and the listing goes on."""
     new, old = sealed(made(A, version=2)), sealed(made(A))
     known = {A: made(A, version=2)}
-    scan = began([Want(path="/P")], decrypt="changed", known=known)
+    scan = began([Query(path="/P")], decrypt="changed", known=known)
 
     scan.answered(take(scan), Page((new,), "1"), 0.0)
     scan.answered(take(scan), Page((old,)), 0.0)
@@ -900,7 +911,7 @@ def test_a_page_that_repeats_an_older_answer_costs_nothing() -> None:
 # --- Listings
 
 
-LIST = ByPath("/P", recursive=True)
+LIST = GetParametersByPath("/P", recursive=True)
 
 
 def listed(scan: Scan, *answers: Answer) -> list[str | None]:
@@ -909,7 +920,7 @@ def listed(scan: Scan, *answers: Answer) -> list[str | None]:
     for answer in answers:
         while not (job := scan.next(now)):
             now += scan.wait(now)
-        assert isinstance(job.request, ByPath)
+        assert isinstance(job.request, GetParametersByPath)
         assert LIST == replace(job.request, token=None)
         tokens.append(job.request.token)
         scan.answered(job, answer, now)
@@ -918,7 +929,7 @@ def listed(scan: Scan, *answers: Answer) -> list[str | None]:
 
 def test_listing_goes_on_through_empty_pages() -> None:
     """A page without parameters and with a token is not the end."""
-    scan = began([Want(path="/P")])
+    scan = began([Query(path="/P")])
 
     tokens = listed(scan, Page((), "1"), Page((made("/P/a"),), "2"), Page((), "3"), Page(()))
 
@@ -932,7 +943,7 @@ def test_listing_goes_on_through_empty_pages() -> None:
 )
 def test_broken_listing_begins_anew(broken: Answer) -> None:
     """A token that is refused, or comes again, sends the listing back to its first page, without what it had."""
-    scan = began([Want(path="/P")])
+    scan = began([Query(path="/P")])
 
     tokens = listed(
         scan, Page((made("/P/a"),), "1"), Page((made("/P/b"),), "2"), broken, Page((made("/P/d"),), "1"), Page(())
@@ -945,7 +956,7 @@ def test_broken_listing_begins_anew(broken: Answer) -> None:
 
 def test_listing_that_is_always_broken_ends_at_the_deadline() -> None:
     """A listing that never can be continued is `StoreUnavailable` in the end, and names path and remedy."""
-    scan = began([Want(path="/P")], draw=1.0)
+    scan = began([Query(path="/P")], draw=1.0)
     now = 0.0
     while not scan.done:
         job = scan.next(now)
@@ -962,7 +973,7 @@ def test_listing_that_is_always_broken_ends_at_the_deadline() -> None:
 
 def test_restarts_back_off() -> None:
     """A listing that is broken again and again is begun anew ever more rarely, as all callers share one quota."""
-    scan = began([Want(path="/P")])
+    scan = began([Query(path="/P")])
     now = 0.0
 
     for wait in (0.5, 1.0, 2.0, 4.0):
@@ -974,7 +985,7 @@ def test_restarts_back_off() -> None:
 
 def test_each_page_backs_off_by_itself() -> None:
     """The page behind one that failed is tried as one that never did."""
-    scan = began([Want(path="/P")])
+    scan = began([Query(path="/P")])
     scan.failed(take(scan), StoreUnavailable("down"), 0.0)
     scan.failed(take(scan, 0.5), StoreUnavailable("down"), 0.5)
     scan.answered(take(scan, 1.5), Page((), "1"), 1.5)
@@ -989,16 +1000,16 @@ def test_each_page_backs_off_by_itself() -> None:
 
 def test_denial_is_learned_and_reported_once() -> None:
     """A denial is reported once, however often it is learned and confirmed, and the first error of a kind is kept."""
-    denials = Denials()
-    first, second, other = denied(ByName), denied(ByName), denied(One)
+    denials = PermissionCache()
+    first, second, other = denied(GetParameters), denied(GetParameters), denied(GetParameter)
 
-    for kind, error in ((ByName, first), (ByName, second), (One, other)):
+    for kind, error in ((GetParameters, first), (GetParameters, second), (GetParameter, other)):
         denials.learn(kind, error)
         assert [] == denials.report()
-    for kind in (ByName, One, One):
+    for kind in (GetParameters, GetParameter, GetParameter):
         denials.confirm(kind)
 
-    assert {ByName: first, One: other} == denials.learned
+    assert {GetParameters: first, GetParameter: other} == denials.learned
     assert [(False, first), (False, other)] == denials.report()
     assert [] == denials.report()
 
@@ -1006,11 +1017,11 @@ def test_denial_is_learned_and_reported_once() -> None:
 def test_denial_of_tens_takes_back_those_in_line() -> None:
     """When reading ten at once is denied, what is in line or waits for its retry goes another way, unsent."""
     names = tuple(f"/N/{number:02}" for number in range(40))
-    scan = began([Want(names=names, may_list=False)], width=2)
+    scan = began([Query(names=names, may_list=False)], width=2)
     first, second = take(scan), take(scan)
     scan.failed(first, StoreUnavailable("down"), 0.0)
 
-    scan.failed(second, denied(ByName), 0.0)
+    scan.failed(second, denied(GetParameters), 0.0)
 
     asked: list[str] = []
     now = 0.0
@@ -1019,7 +1030,7 @@ def test_denial_of_tens_takes_back_those_in_line() -> None:
         if job is None:
             now += scan.wait(now)
             continue
-        assert isinstance(job.request, One)
+        assert isinstance(job.request, GetParameter)
         asked += job.names
         scan.answered(job, Page((made(job.request.name),)), now)
     assert sorted(names) == sorted(asked)
@@ -1029,18 +1040,18 @@ def test_denial_of_tens_takes_back_those_in_line() -> None:
 @pytest.mark.parametrize("forbidden", [None, B])
 def test_denial_of_anybodys_names_is_learned_when_each_can_be_read(forbidden: str | None) -> None:
     """Names of several callers: ten are denied for one that is forbidden too, and only if none is, the action itself is."""
-    denials = Denials()
-    scan = began([Want(names=(A, B, C), may_list=False)], denials=denials, lenient=True)
-    scan.failed(take(scan), denied(ByName), 0.0)
+    denials = PermissionCache()
+    scan = began([Query(names=(A, B, C), may_list=False)], denials=denials, lenient=True)
+    scan.failed(take(scan), denied(GetParameters), 0.0)
 
     for job in list(sendable(scan)):
-        assert ByName not in denials.learned
+        assert GetParameters not in denials.learned
         if job.names == (forbidden,):
-            scan.failed(job, denied(One), 0.0)
+            scan.failed(job, denied(GetParameter), 0.0)
         else:
             scan.answered(job, Page((made(job.names[0]),)), 0.0)
 
-    assert (forbidden is None) == (ByName in denials.learned)
+    assert (forbidden is None) == (GetParameters in denials.learned)
     assert scan.done
     assert {A, B, C} - {forbidden} == scan.found.keys()
     assert {forbidden} - {None} == scan.errors.keys()
@@ -1048,47 +1059,47 @@ def test_denial_of_anybodys_names_is_learned_when_each_can_be_read(forbidden: st
 
 def test_a_name_that_is_not_there_may_be_read() -> None:
     """Who hears that there is no such name has the right to read it, so the action for ten is what is denied."""
-    denials = Denials()
-    scan = began([Want(names=(A, B), may_list=False)], denials=denials, lenient=True)
-    scan.failed(take(scan), denied(ByName), 0.0)
+    denials = PermissionCache()
+    scan = began([Query(names=(A, B), may_list=False)], denials=denials, lenient=True)
+    scan.failed(take(scan), denied(GetParameters), 0.0)
     first, second = sendable(scan)
 
     scan.answered(first, Page((made(first.names[0]),)), 0.0)
     scan.failed(second, ParameterNotFound("no"), 0.0)
 
-    assert {ByName} == denials.learned.keys()
+    assert {GetParameters} == denials.learned.keys()
     assert {second.names[0]} == scan.unknown
 
 
 @pytest.mark.parametrize("granted", [True, False])
 def test_denial_that_leaves_no_way_is_asked_for_once_more(*, granted: bool) -> None:
     """A denial of other names, or of some time ago, is no reason to give up a name that cannot be read singly."""
-    denials = Denials()
-    denials.learn(ByName, denied(ByName))
+    denials = PermissionCache()
+    denials.learn(GetParameters, denied(GetParameters))
     denials.report()
-    scan = began([Want(names=(A,), may_list=False)], denials=denials)
-    scan.failed(take(scan), denied(One), 0.0)
+    scan = began([Query(names=(A,), may_list=False)], denials=denials)
+    scan.failed(take(scan), denied(GetParameter), 0.0)
 
     again = take(scan)
-    assert ByName((A,)) == again.request
+    assert GetParameters((A,)) == again.request
     if granted:
         scan.answered(again, Page((made(A),)), 0.0)
         assert {A: made(A)} == scan.found
     else:
-        scan.failed(again, denied(ByName), 0.0)
-        scan.failed(take(scan), denied(One), 0.0)
+        scan.failed(again, denied(GetParameters), 0.0)
+        scan.failed(take(scan), denied(GetParameter), 0.0)
         assert isinstance(scan.error, AccessDenied)
     assert scan.done
-    assert (granted, []) == (ByName not in denials.learned, denials.report()) or not granted
+    assert (granted, []) == (GetParameters not in denials.learned, denials.report()) or not granted
 
 
 def test_a_name_that_nobody_wants_does_not_hold_up_a_listing() -> None:
     """Where few names are opened by listing their path, what lags of the others is no reason to list again."""
-    denials = Denials()
-    for kind in (ByName, One):
+    denials = PermissionCache()
+    for kind in (GetParameters, GetParameter):
         denials.learn(kind, denied(kind))
     known = {A: made(A), B: made(B, 2)}
-    scan = began([Want(path="/P")], decrypt="changed", known=known, denials=denials)
+    scan = began([Query(path="/P")], decrypt="changed", known=known, denials=denials)
     scan.answered(take(scan), Page((sealed(made(A, 2)), sealed(made(B, 2)))), 0.0)
 
     scan.answered(take(scan), Page((made(A, 2), made(B, 1))), 0.0)
@@ -1101,8 +1112,8 @@ def test_a_name_that_nobody_wants_does_not_hold_up_a_listing() -> None:
 @pytest.mark.parametrize("may_list", [True, False])
 def test_denial_of_another_service_teaches_nothing(action: str | None, *, may_list: bool) -> None:
     """Only actions of Parameter Store have another one that makes up for them."""
-    denials = Denials()
-    scan = began([Want(path="/P", names=(A, B), may_list=may_list)], denials=denials)
+    denials = PermissionCache()
+    scan = began([Query(path="/P", names=(A, B), may_list=may_list)], denials=denials)
     scan.failed(take(scan), AccessDenied("no", action=action), 0.0)
 
     assert isinstance(scan.error, AccessDenied)
@@ -1113,8 +1124,8 @@ def test_denial_of_another_service_teaches_nothing(action: str | None, *, may_li
 
 def test_a_decryption_that_failed_for_ten_is_no_denial() -> None:
     """Ten that could not be decrypted, and then singly can, are no right that the role has not."""
-    denials = Denials()
-    scan = began([Want(names=(A, B), may_list=False)], denials=denials)
+    denials = PermissionCache()
+    scan = began([Query(names=(A, B), may_list=False)], denials=denials)
     scan.failed(take(scan), DecryptionFailed("not now"), 0.0)
 
     for job in list(sendable(scan)):
@@ -1127,7 +1138,7 @@ def test_a_decryption_that_failed_for_ten_is_no_denial() -> None:
 def test_stage_of_a_secret_stays_its_selector() -> None:
     """The stage that a secret was asked for by is in its name and is its selector."""
     name = f"{REFERENCE}/db:AWSPREVIOUS"
-    scan = began([Want(names=(name,), may_list=False)])
+    scan = began([Query(names=(name,), may_list=False)])
 
     scan.answered(take(scan), Page((made(name, 0, selector=":AWSPREVIOUS"),)), 0.0)
 
@@ -1151,27 +1162,27 @@ def test_late_name_that_is_read_singly_keeps_its_name() -> None:
 
 def test_many_names_are_listed_and_few_read_singly() -> None:
     """Where ten at once are denied, up to ten names are read singly to be decrypted; more, or undecrypted, are listed."""
-    denials = Denials()
-    denials.learn(ByName, denied(ByName))
-    for count, decrypt, kind in ((10, "all", One), (11, "all", ByPath), (1, "changed", ByPath)):
+    denials = PermissionCache()
+    denials.learn(GetParameters, denied(GetParameters))
+    for count, decrypt, kind in ((10, "all", GetParameter), (11, "all", GetParametersByPath), (1, "changed", GetParametersByPath)):
         names = tuple(f"/P/{number}" for number in range(count))
-        scan = began([Want(path="/P", names=names)], denials=denials, decrypt=decrypt, known={})
+        scan = began([Query(path="/P", names=names)], denials=denials, decrypt=decrypt, known={})
         assert {kind} == {type(job.request) for job in sendable(scan)}
 
 
 def test_singles_denied_at_once_share_one_listing() -> None:
     """Names whose single reads are denied, before and after a listing ended, are taken from one listing between them."""
-    denials = Denials()
-    denials.learn(ByName, denied(ByName))
-    scan = began([Want(path="/P", names=("/P/a", "/P/b", "/P/c"))], denials=denials)
+    denials = PermissionCache()
+    denials.learn(GetParameters, denied(GetParameters))
+    scan = began([Query(path="/P", names=("/P/a", "/P/b", "/P/c"))], denials=denials)
     one, two, three = take(scan), take(scan), take(scan)
 
-    scan.failed(one, denied(One), 0.0)
+    scan.failed(one, denied(GetParameter), 0.0)
     listing = take(scan)
-    scan.failed(two, denied(One), 0.0)
+    scan.failed(two, denied(GetParameter), 0.0)
     assert scan.next(0.0) is None
     scan.answered(listing, Page((made("/P/a"), made("/P/c"), made("/P/other"))), 0.0)
-    scan.failed(three, denied(One), 0.0)
+    scan.failed(three, denied(GetParameter), 0.0)
 
     assert (True, None) == (scan.done, scan.error)
     assert {name: made(name) for name in ("/P/a", "/P/c")} == scan.found
@@ -1180,19 +1191,19 @@ def test_singles_denied_at_once_share_one_listing() -> None:
 
 def test_neither_tens_nor_singles_nor_a_listing() -> None:
     """Where nothing is allowed, the error is what the call for ten said, for names; it has the most useful remedy."""
-    tens = denied(ByName)
-    scan = began([Want(names=(A,), may_list=False)])
+    batches = denied(GetParameters)
+    scan = began([Query(names=(A,), may_list=False)])
 
-    scan.failed(take(scan), tens, 0.0)
-    scan.failed(take(scan), denied(One), 0.0)
+    scan.failed(take(scan), batches, 0.0)
+    scan.failed(take(scan), denied(GetParameter), 0.0)
 
-    assert tens is scan.error
+    assert batches is scan.error
 
 
 def test_credentials_are_no_denial() -> None:
     """Credentials that are refused end the read: no other action would help, and nothing is learned."""
-    denials = Denials()
-    scan = began([Want(path="/P", names=("/P/a",))], denials=denials)
+    denials = PermissionCache()
+    scan = began([Query(path="/P", names=("/P/a",))], denials=denials)
 
     scan.failed(take(scan), AccessDenied("expired"), 0.0)
 
@@ -1206,26 +1217,26 @@ def test_credentials_are_no_denial() -> None:
 def test_references_are_decrypted_alone() -> None:
     """Secrets Manager's secrets are asked for one by one and decrypted, whatever else is looked at undecrypted."""
     names = (f"{REFERENCE}/s", A, f"{REFERENCE}/t")
-    scan = began([Want(names=names, may_list=False)], decrypt="changed", known={})
+    scan = began([Query(names=names, may_list=False)], decrypt="changed", known={})
 
     requests = [take(scan).request for _ in range(3)]
 
-    assert {One(names[0]), One(names[2]), ByName((A,), decrypt=False)} == set(requests)
+    assert {GetParameter(names[0]), GetParameter(names[2]), GetParameters((A,), decrypt=False)} == set(requests)
 
 
 def test_references_need_no_listing() -> None:
     """Where ten at once are denied, a path of which only secrets are wanted is not listed."""
-    denials = Denials()
-    denials.learn(ByName, denied(ByName))
-    scan = began([Want(path="/P", names=(f"{REFERENCE}/s",))], decrypt="changed", denials=denials)
+    denials = PermissionCache()
+    denials.learn(GetParameters, denied(GetParameters))
+    scan = began([Query(path="/P", names=(f"{REFERENCE}/s",))], decrypt="changed", denials=denials)
 
-    assert [One(f"{REFERENCE}/s")] == [job.request for job in sendable(scan)]
+    assert [GetParameter(f"{REFERENCE}/s")] == [job.request for job in sendable(scan)]
 
 
 def test_denied_reference_is_an_error() -> None:
     """A secret that may not be read is an error, and no reason to list a path, which never shows it."""
-    error = denied(One)
-    scan = began([Want(path="/P", names=(f"{REFERENCE}/s",))])
+    error = denied(GetParameter)
+    scan = began([Query(path="/P", names=(f"{REFERENCE}/s",))])
 
     scan.failed(take(scan), error, 0.0)
 
@@ -1240,7 +1251,7 @@ def polled(*items: Parameter, known: Mapping[str, Parameter] | None = None, **op
     known = known or {}
     names = tuple(sorted({*known, *(item.name for item in items)}))
     digests = {name: digest_of(item) for name, item in known.items()}
-    scan = began([Want(path="/P", names=names)], decrypt="changed", known=known, **{"digests": digests} | options)
+    scan = began([Query(path="/P", names=names)], decrypt="changed", known=known, **{"digests": digests} | options)
     while scan._looking:
         job = take(scan)
         given = [item for item in items if item.name in job.names]
@@ -1257,7 +1268,7 @@ def test_opened_ones_replace_what_was_known() -> None:
     job = take(scan)
     scan.answered(job, Page((new,)), 0.0)
 
-    assert ByName(("/P/a",)) == job.request
+    assert GetParameters(("/P/a",)) == job.request
     assert {"/P/a": new, "/P/b": same} == scan.found
     assert {"/P/a": digest_of(new), "/P/b": digest_of(same)} == scan.digests
     assert 1 == scan.decrypted
@@ -1267,7 +1278,7 @@ def test_same_version_of_another_ciphertext_is_opened() -> None:
     """A ciphertext that differs is a change even where all else is the same; an unknown one is not."""
     item = made("/P/a")
 
-    assert ByName(("/P/a",)) == take(polled(item, known={"/P/a": item}, digests={"/P/a": b"other"})).request
+    assert GetParameters(("/P/a",)) == take(polled(item, known={"/P/a": item}, digests={"/P/a": b"other"})).request
     assert polled(item, known={"/P/a": item}, digests={}).done
 
 
@@ -1301,7 +1312,7 @@ def test_version_that_was_seen_is_asked_for() -> None:
         assert {"/P/b"} == scan.found.keys()
         now += scan.wait(now)
         job = take(scan, now)
-        assert ByName(("/P/a:2",)) == job.request
+        assert GetParameters(("/P/a:2",)) == job.request
         scan.answered(job, answer, now)
 
     assert (True, None, set()) == (scan.done, scan.error, scan.unknown)
@@ -1310,14 +1321,14 @@ def test_version_that_was_seen_is_asked_for() -> None:
 
 def test_version_that_was_seen_is_asked_for_as_the_role_may() -> None:
     """Where ten at once are denied, the version that was seen is asked for singly."""
-    denials = Denials()
-    denials.learn(ByName, denied(ByName))
+    denials = PermissionCache()
+    denials.learn(GetParameters, denied(GetParameters))
     old, new = made(A), made(A, 2)
-    scan = began([Want(names=(A,), may_list=False)], decrypt="changed", known={A: old}, denials=denials)
+    scan = began([Query(names=(A,), may_list=False)], decrypt="changed", known={A: old}, denials=denials)
     scan.answered(take(scan), Page((sealed(new),)), 0.0)
     scan.answered(take(scan), Page((old,)), 0.0)
 
-    assert One("/A:2") == take(scan, 0.5).request
+    assert GetParameter("/A:2") == take(scan, 0.5).request
 
 
 def test_version_that_never_comes_is_unavailable() -> None:
@@ -1328,7 +1339,7 @@ def test_version_that_never_comes_is_unavailable() -> None:
     while not scan.done:
         job = scan.next(now)
         if job:
-            scan.answered(job, Page((old,) if job.request == ByName(("/P/a",)) else ()), now)
+            scan.answered(job, Page((old,) if job.request == GetParameters(("/P/a",)) else ()), now)
         else:
             now += scan.wait(now)
             scan.expire(now)
@@ -1346,7 +1357,7 @@ def test_plain_parameters_need_no_second_read() -> None:
     assert (True, {"/P/a": new, "/P/b": mate}) == (alone.done, alone.found)
 
     grouped = polled(new, mate, known=known, groups=[frozenset(known)])
-    assert ByName(("/P/a", "/P/b")) == take(grouped).request
+    assert GetParameters(("/P/a", "/P/b")) == take(grouped).request
 
 
 def test_last_of_a_group_is_not_read_twice() -> None:
@@ -1371,7 +1382,7 @@ def test_group_of_secrets_is_not_read_again() -> None:
     """References were decrypted when they were looked at; a group of nothing else needs no second read."""
     names = tuple(f"{REFERENCE}/{letter}" for letter in "ab")
     known = {name: made(name, 0, value="old") for name in names}
-    scan = began([Want(names=names, may_list=False)], decrypt="changed", known=known, groups=[frozenset(known)])
+    scan = began([Query(names=names, may_list=False)], decrypt="changed", known=known, groups=[frozenset(known)])
 
     for job in list(sendable(scan)):
         scan.answered(job, Page((made(job.names[0], 0, value="new"),)), 0.0)
@@ -1386,7 +1397,7 @@ def test_groups_that_did_not_change_are_left() -> None:
 
     scan = polled(made("/P/a", 2), *items[1:], known={item.name: item for item in items}, groups=groups)
 
-    assert ByName(("/P/a",)) == take(scan).request
+    assert GetParameters(("/P/a",)) == take(scan).request
     assert scan.next(0.0) is None
 
 
@@ -1422,35 +1433,35 @@ def test_groups_that_overlap_are_one_as_far_as_a_call_holds_them(most: int, call
 def test_everything_is_opened_at_once_when_all_is_decrypted() -> None:
     """A read that decrypts all needs no second look, but for what changed and belongs together: pages are not one read."""
     known = {name: made(name) for name in ("/P/a", "/P/b", "/P/c")}
-    scan = began([Want(path="/P")], known=known, groups=[frozenset({"/P/a", "/P/b"})])
+    scan = began([Query(path="/P")], known=known, groups=[frozenset({"/P/a", "/P/b"})])
 
     scan.answered(take(scan), Page((made("/P/a"), made("/P/b"), made("/P/c", 2))), 0.0)
     assert (True, made("/P/c", 2)) == (scan.done, scan.found["/P/c"])
 
-    scan = began([Want(path="/P")], known=known, groups=[frozenset({"/P/a", "/P/b"})])
+    scan = began([Query(path="/P")], known=known, groups=[frozenset({"/P/a", "/P/b"})])
     scan.answered(take(scan), Page((made("/P/a"),), "1"), 0.0)
     scan.answered(take(scan), Page((made("/P/b", 2), made("/P/c"))), 0.0)
     again = take(scan)
     scan.answered(again, Page((made("/P/a", 2), made("/P/b", 2))), 0.0)
 
-    assert ByName(("/P/a", "/P/b")) == again.request
+    assert GetParameters(("/P/a", "/P/b")) == again.request
     assert {"/P/a": made("/P/a", 2), "/P/b": made("/P/b", 2), "/P/c": made("/P/c")} == scan.found
 
 
-@pytest.mark.parametrize("error", [denied(One), Throttled("slow down")])
+@pytest.mark.parametrize("error", [denied(GetParameter), Throttled("slow down")])
 def test_singles_that_are_known_to_be_denied_are_no_loop(error: AiossmenvError) -> None:
     """A name that may be read singly only fails as it is told, and no sooner again than any other, once that is denied."""
-    denials = Denials()
-    for kind in (ByName, One):
+    denials = PermissionCache()
+    for kind in (GetParameters, GetParameter):
         denials.learn(kind, denied(kind))
-    scan = began([Want(names=(A,), may_list=False)], denials=denials)
+    scan = began([Query(names=(A,), may_list=False)], denials=denials)
 
     asked: list[type[Request]] = []
     while job := scan.next(0.0):
         asked.append(type(job.request))
-        scan.failed(job, error if isinstance(job.request, One) else denied(ByName), 0.0)
+        scan.failed(job, error if isinstance(job.request, GetParameter) else denied(GetParameters), 0.0)
 
-    assert asked == ([One] if error.transient else [One, ByName])
+    assert asked == ([GetParameter] if error.transient else [GetParameter, GetParameters])
     assert scan.done == (not error.transient)
 
 
@@ -1458,7 +1469,7 @@ def test_digest_of_what_did_not_change_is_kept() -> None:
     """A read that decrypts all keeps the digests of what it found as it was."""
     known = {name: made(name) for name in ("/P/a", "/P/b")}
     digests = {name: digest_of(item) for name, item in known.items()}
-    scan = began([Want(path="/P")], known=known, digests=digests)
+    scan = began([Query(path="/P")], known=known, digests=digests)
 
     scan.answered(take(scan), Page((made("/P/a", 2), made("/P/b"))), 0.0)
 
@@ -1472,7 +1483,7 @@ def test_digest_of_what_did_not_change_is_kept() -> None:
 @given(st.lists(st.integers(0, 40).map("/N/{}".format), max_size=60))
 def test_names_are_asked_for_in_tens(names: list[str]) -> None:
     """Names are asked for once each, in their order, ten to a request but for the last."""
-    scan = began([Want(names=tuple(names))], width=10)
+    scan = began([Query(names=tuple(names))], width=10)
 
     requests = [job.names for job in sendable(scan)]
 
@@ -1482,7 +1493,7 @@ def test_names_are_asked_for_in_tens(names: list[str]) -> None:
 
 def test_versions_of_one_parameter_are_asked_for_apart() -> None:
     """Two selectors of one parameter are never in one request, for its answer would not say which is which."""
-    scan = began([Want(names=(A, "/A:1", B, "/A:live", "/B:1"), may_list=False)])
+    scan = began([Query(names=(A, "/A:1", B, "/A:live", "/B:1"), may_list=False)])
 
     assert [(A,), ("/A:1", B), ("/A:live", "/B:1")] == [job.names for job in sendable(scan)]
 
@@ -1490,7 +1501,7 @@ def test_versions_of_one_parameter_are_asked_for_apart() -> None:
 def test_answers_in_any_order_and_by_arn() -> None:
     """Answers are matched by name or ARN, whatever their order; what was not answered is unknown."""
     asked = ("/B", f"{ACCOUNT}/A", f"{ACCOUNT}/C:1", "/D")
-    scan = began([Want(names=asked, may_list=False)])
+    scan = began([Query(names=asked, may_list=False)])
 
     scan.answered(
         take(scan), Page((made("/A"), made("/B"), made("/C", selector=":1"), made("/not/asked")), unknown=("/D",)), 0.0
@@ -1505,10 +1516,10 @@ def test_answers_in_any_order_and_by_arn() -> None:
 
 def test_version_that_was_seen_is_asked_for_singly_too() -> None:
     """Where ten at once are denied, a version that a replica has not heard of is asked for again, too."""
-    denials = Denials()
-    denials.learn(ByName, denied(ByName))
+    denials = PermissionCache()
+    denials.learn(GetParameters, denied(GetParameters))
     old, new = made(A), made(A, 2)
-    scan = began([Want(names=(A,), may_list=False)], decrypt="changed", known={A: old}, denials=denials)
+    scan = began([Query(names=(A,), may_list=False)], decrypt="changed", known={A: old}, denials=denials)
     scan.answered(take(scan), Page((sealed(new),)), 0.0)
     scan.answered(take(scan), Page((old,)), 0.0)
 
@@ -1530,15 +1541,15 @@ def test_what_was_opened_by_its_version_has_no_selector() -> None:
 
 def test_group_across_paths_where_only_listing_is_allowed() -> None:
     """Groups may span paths, also where names cannot be read."""
-    denials = Denials()
-    for kind in (ByName, One):
+    denials = PermissionCache()
+    for kind in (GetParameters, GetParameter):
         denials.learn(kind, denied(kind))
     known = {name: made(name) for name in ("/P/a", "/Q/b")}
     scan = began(
-        [Want(path="/P"), Want(path="/Q")], decrypt="changed", known=known, denials=denials, groups=[frozenset(known)]
+        [Query(path="/P"), Query(path="/Q")], decrypt="changed", known=known, denials=denials, groups=[frozenset(known)]
     )
     while job := scan.next(0.0):
-        assert isinstance(job.request, ByPath)
+        assert isinstance(job.request, GetParametersByPath)
         item = made("/P/a" if job.request.path == "/P" else "/Q/b", 2)
         scan.answered(job, Page((item if job.request.decrypt else sealed(item),)), 0.0)
 
@@ -1548,31 +1559,31 @@ def test_group_across_paths_where_only_listing_is_allowed() -> None:
 
 def test_many_changes_are_listed_where_tens_are_denied() -> None:
     """Where ten at once are denied and many names are to be opened, their path is listed instead of each name read."""
-    denials = Denials()
-    denials.learn(ByName, denied(ByName))
+    denials = PermissionCache()
+    denials.learn(GetParameters, denied(GetParameters))
     known = {f"/P/{number:02}": made(f"/P/{number:02}") for number in range(30)}
-    scan = began([Want(path="/P")], decrypt="changed", known=known, denials=denials)
+    scan = began([Query(path="/P")], decrypt="changed", known=known, denials=denials)
     scan.answered(take(scan), Page(tuple(sealed(made(name, 2)) for name in known)), 0.0)
 
-    assert [ByPath("/P", recursive=True)] == [job.request for job in sendable(scan)]
+    assert [GetParametersByPath("/P", recursive=True)] == [job.request for job in sendable(scan)]
 
 
 def test_request_under_way_is_not_sent_again_after_a_denial() -> None:
     """A call for ten that was under way when it was learned that ten are denied goes another way when it fails."""
     scan = began(singles(A, B))
     first, second = take(scan), take(scan)
-    scan.failed(first, denied(ByName), 0.0)
+    scan.failed(first, denied(GetParameters), 0.0)
     scan.answered(take(scan), Page((made(A),)), 0.0)
 
     scan.failed(second, StoreUnavailable("no answer"), 0.0)
 
-    assert One(B) == take(scan).request
+    assert GetParameter(B) == take(scan).request
 
 
 @pytest.mark.parametrize("other", [f"{ACCOUNT}/A", f"{ACCOUNT}/A:1", "A"])
 def test_spellings_of_one_parameter_are_asked_for_apart(other: str) -> None:
     """A name and an ARN of one parameter are never in one request."""
-    scan = began([Want(names=(A, other), may_list=False)])
+    scan = began([Query(names=(A, other), may_list=False)])
 
     assert [(A,), (other,)] == [job.names for job in sendable(scan)]
 
@@ -1581,7 +1592,7 @@ def test_parameter_of_another_account_is_not_ours() -> None:
     """The same name in two accounts is two parameters, and neither has the other's value."""
     foreign = "arn:aws:ssm:eu-west-1:999988887777:parameter/A"
     theirs = replace(made(foreign, value="theirs"), arn=foreign)
-    scan = began([Want(names=(foreign, A), may_list=False)])
+    scan = began([Query(names=(foreign, A), may_list=False)])
     answers = {A: made(A, value="ours"), foreign: theirs}
 
     while job := scan.next(0.0):
@@ -1592,7 +1603,7 @@ def test_parameter_of_another_account_is_not_ours() -> None:
 
 def test_name_with_a_selector_is_opened_as_itself() -> None:
     """What is wanted by a version or a label is found by that name, also when it was looked at first."""
-    scan = began([Want(names=("/A:live",), may_list=False)], decrypt="changed", known={"/A:live": made(A)})
+    scan = began([Query(names=("/A:live",), may_list=False)], decrypt="changed", known={"/A:live": made(A)})
     scan.answered(take(scan), Page((sealed(made(A, 2)),)), 0.0)
 
     scan.answered(take(scan), Page((made(A, 2, selector=":live"),)), 0.0)
@@ -1602,7 +1613,7 @@ def test_name_with_a_selector_is_opened_as_itself() -> None:
 
 def test_older_duplicate_across_pages() -> None:
     """Of one name on two pages the newer version counts, whatever the order."""
-    scan = began([Want(path="/P")])
+    scan = began([Query(path="/P")])
 
     listed(scan, Page((made("/P/a", 2),), "1"), Page((made("/P/a", 1),)))
 
@@ -1611,19 +1622,19 @@ def test_older_duplicate_across_pages() -> None:
 
 def test_older_duplicate_of_a_look() -> None:
     """Of one name on two pages that are looked at, the newer version is the one to be opened."""
-    scan = began([Want(path="/P")], decrypt="changed", known={A: made(A)})
+    scan = began([Query(path="/P")], decrypt="changed", known={A: made(A)})
     scan.answered(take(scan), Page((sealed(made(A, 3)),), "1"), 0.0)
     scan.answered(take(scan), Page((sealed(made(A, 2)),)), 0.0)
 
     scan.answered(take(scan), Page((made(A, 2),)), 0.0)
 
-    assert ByName((f"{A}:3",)) == take(scan, scan.wait(0.0)).request
+    assert GetParameters((f"{A}:3",)) == take(scan, scan.wait(0.0)).request
 
 
 def test_duplicate_of_a_look_that_is_what_is_known() -> None:
     """What a later page shows to be as it was known need not be opened for what an earlier one showed."""
     known = made(A, 1, minute=5)
-    scan = began([Want(path="/P")], decrypt="changed", known={A: known})
+    scan = began([Query(path="/P")], decrypt="changed", known={A: known})
 
     scan.answered(take(scan), Page((sealed(made(A, 3, minute=3)),), "1"), 0.0)
     scan.answered(take(scan), Page((sealed(known),)), 0.0)
@@ -1634,27 +1645,27 @@ def test_duplicate_of_a_look_that_is_what_is_known() -> None:
 
 def test_listing_that_opens_an_older_version_begins_anew() -> None:
     """Where what changed is opened by a listing, one from a replica that has not heard of it is read again."""
-    denials = Denials()
-    for kind in (ByName, One):
+    denials = PermissionCache()
+    for kind in (GetParameters, GetParameter):
         denials.learn(kind, denied(kind))
-    scan = began([Want(path="/P")], decrypt="changed", known={A: made(A)}, denials=denials)
+    scan = began([Query(path="/P")], decrypt="changed", known={A: made(A)}, denials=denials)
     scan.answered(take(scan), Page((sealed(made(A, 2)),)), 0.0)
 
     scan.answered(take(scan), Page((made(A),)), 0.0)
     again = take(scan, scan.wait(0.0))
     scan.answered(again, Page((made(A, 2),)), 1.0)
 
-    assert ByPath("/P", recursive=True) == again.request
+    assert GetParametersByPath("/P", recursive=True) == again.request
     assert scan.done
     assert {A: made(A, 2)} == scan.found
 
 
 def test_listing_that_opens_and_cannot_decrypt_is_the_end() -> None:
     """Where what changed is opened by a listing, one that cannot be decrypted is an error, and nothing is taken for gone."""
-    denials = Denials()
-    for kind in (ByName, One):
+    denials = PermissionCache()
+    for kind in (GetParameters, GetParameter):
         denials.learn(kind, denied(kind))
-    scan = began([Want(path="/P")], decrypt="changed", known={A: made(A)}, denials=denials)
+    scan = began([Query(path="/P")], decrypt="changed", known={A: made(A)}, denials=denials)
     scan.answered(take(scan), Page((sealed(made(A, 2)),)), 0.0)
 
     scan.failed(take(scan), DecryptionFailed("no"), 0.0)
@@ -1673,7 +1684,7 @@ def test_group_of_more_than_a_call_holds() -> None:
 
 def test_paths_that_overlap_give_the_newest() -> None:
     """What two listings show is taken from the one that does not lag: the other is read again."""
-    scan = began([Want(path="/P"), Want(path="/P/Q")])
+    scan = began([Query(path="/P"), Query(path="/P/Q")])
     outer, inner = sendable(scan)
 
     scan.answered(outer, Page((made("/P/Q/a", 2),)), 0.0)
@@ -1706,12 +1717,12 @@ def test_digest_of_a_mate_that_changed_meanwhile_is_forgotten() -> None:
 def test_what_is_known_is_decrypted_again_where_a_page_is_not() -> None:
     """When all is to be decrypted and a page cannot be, its names are read one ten after the other, unchanged ones too."""
     known = {"/P/a": made("/P/a"), "/P/b": made("/P/b")}
-    scan = began([Want(path="/P")], known=known)
+    scan = began([Query(path="/P")], known=known)
     scan.failed(take(scan), DecryptionFailed("no"), 0.0)
 
     scan.answered(take(scan), Page(tuple(map(sealed, known.values()))), 0.0)
 
-    assert ByName(("/P/a", "/P/b")) == take(scan).request
+    assert GetParameters(("/P/a", "/P/b")) == take(scan).request
 
 
 def test_digest_of_an_older_look_is_not_taken() -> None:
@@ -1731,9 +1742,9 @@ def test_mates_that_are_gone_are_not_asked_for() -> None:
 
 def test_lenient_listing_that_fails() -> None:
     """An error without names is an error of the whole read, also where others are errors of names."""
-    scan = began([Want(path="/P")], lenient=True)
+    scan = began([Query(path="/P")], lenient=True)
 
-    scan.failed(take(scan), denied(ByPath), 0.0)
+    scan.failed(take(scan), denied(GetParametersByPath), 0.0)
 
     assert scan.error or scan.errors
 

@@ -24,23 +24,23 @@ EVENTS = st.lists(st.tuples(st.floats(0.0, 1000.0), st.none() | st.integers(0, 3
 def scheduled(
     ttl: float | None,
     *,
-    relist: float | None = None,
-    revalidate: float | None = None,
+    list_interval: float | None = None,
+    revalidate_interval: float | None = None,
     max_stale: float | None = None,
     now: float = 0.0,
     random: Callable[[], float] = lambda: 0.5,
 ) -> Schedule:
     """Return the schedule of an `Env` that was first read at *now*, which is noon."""
-    schedule = Schedule(ttl=ttl, relist=relist, revalidate=revalidate, max_stale=max_stale, random=random)
+    schedule = Schedule(ttl=ttl, list_interval=list_interval, revalidate_interval=revalidate_interval, max_stale=max_stale, random=random)
     schedule.loaded(now=now, wall=NOON)
     return schedule
 
 
 def succeed(
-    schedule: Schedule, kind: Kind = "poll", *, now: float = 0.0, changes: int = 0, missed: bool = False
+    schedule: Schedule, kind: Kind = "poll", *, now: float = 0.0, changes: int = 0, missing_once: bool = False
 ) -> None:
     """Note a success."""
-    schedule.succeeded(kind, now=now, wall=NOON, changes=changes, missed=missed)
+    schedule.succeeded(kind, now=now, wall=NOON, changes=changes, missing_once=missing_once)
 
 
 DOWN, FULL = StoreUnavailable("no answer"), Throttled("slow down")
@@ -160,11 +160,11 @@ def test_only_polls_without_other_intervals() -> None:
 
 
 @given(DRAWS, st.floats(1.0, 1e5), st.floats(1.0, 1e5), TIMES)
-def test_kinds_are_due_late_in_their_intervals(draw: float, relist: float, revalidate: float, now: float) -> None:
+def test_kinds_are_due_late_in_their_intervals(draw: float, list_interval: float, revalidate_interval: float, now: float) -> None:
     """A listing, and a decryption of all, is due between 0.8 and 0.95 of its interval; the latter goes first."""
-    schedule = scheduled(60.0, relist=relist, revalidate=revalidate, now=now, random=lambda: draw)
+    schedule = scheduled(60.0, list_interval=list_interval, revalidate_interval=revalidate_interval, now=now, random=lambda: draw)
     part = 0.8 + 0.15 * draw
-    listing, decryption = now + part * relist, now + part * revalidate
+    listing, decryption = now + part * list_interval, now + part * revalidate_interval
 
     for when in (now, listing - 0.01, listing + 0.01, decryption - 0.01, decryption + 0.01):
         expected = "revalidate" if when >= decryption else "list" if when >= listing else "poll"
@@ -173,7 +173,7 @@ def test_kinds_are_due_late_in_their_intervals(draw: float, relist: float, reval
 
 def test_kinds_are_due_at_their_time() -> None:
     """A listing, and a decryption of all, is due from its very time on."""
-    schedule = scheduled(10.0, relist=100.0, revalidate=1000.0, random=lambda: 0.0)
+    schedule = scheduled(10.0, list_interval=100.0, revalidate_interval=1000.0, random=lambda: 0.0)
 
     assert ["poll", "list", "list", "revalidate"] == [schedule.kind(now) for now in (79.9, 80.0, 799.9, 800.0)]
 
@@ -184,20 +184,20 @@ def test_kinds_are_due_at_their_time() -> None:
 )
 def test_each_kind_puts_off_what_it_covers(done: Kind, then: list[Kind]) -> None:
     """A listing puts off the next listing; a decryption of all puts off both; a poll neither."""
-    schedule = scheduled(10.0, relist=100.0, revalidate=1000.0, random=lambda: 0.0)
+    schedule = scheduled(10.0, list_interval=100.0, revalidate_interval=1000.0, random=lambda: 0.0)
 
     succeed(schedule, done, now=800.0)
 
     assert then == [schedule.kind(now) for now in (800.0, 880.0)]
     if done == "list":
-        early = scheduled(10.0, relist=100.0, revalidate=1000.0, random=lambda: 0.0)
+        early = scheduled(10.0, list_interval=100.0, revalidate_interval=1000.0, random=lambda: 0.0)
         succeed(early, "list", now=100.0)
         assert ["poll", "list"] == [early.kind(now) for now in (179.0, 180.0)]
 
 
 def test_poll_does_not_put_off_a_listing() -> None:
     """A poll that succeeds, and any refresh that fails, leaves a listing due."""
-    schedule = scheduled(10.0, relist=100.0, random=lambda: 0.0)
+    schedule = scheduled(10.0, list_interval=100.0, random=lambda: 0.0)
 
     succeed(schedule, "poll", now=90.0)
     schedule.failed(DOWN, now=95.0)
@@ -208,7 +208,7 @@ def test_poll_does_not_put_off_a_listing() -> None:
 def test_jitter_differs_from_one_refresh_to_the_next() -> None:
     """The dice are thrown for each interval anew."""
     draws = iter([0.0, 0.0, 0.0, 1.0, 0.0, 0.5])
-    schedule = scheduled(100.0, relist=100.0, revalidate=100.0, random=lambda: next(draws))
+    schedule = scheduled(100.0, list_interval=100.0, revalidate_interval=100.0, random=lambda: next(draws))
 
     succeed(schedule, "revalidate")
 
@@ -275,13 +275,13 @@ def test_status_is_true_at_any_time(
     events: list[tuple[float, int | None]],
     ttl: float | None,
     max_stale: float | None,
-    dice: Random,
+    rng: Random,
     later: float,
 ) -> None:
     """Whatever happened, and however long ago: the status says it, and a snapshot is due within its TTL."""
     now, read_at, wall, failures, refreshes, changes = 5.0, 5.0, NOON, 0, 0, 0
     error: AiossmenvError | None = None
-    schedule = scheduled(ttl, max_stale=max_stale, now=now, random=dice.random)
+    schedule = scheduled(ttl, max_stale=max_stale, now=now, random=rng.random)
 
     for seconds, brought in events:
         now += seconds
@@ -343,9 +343,9 @@ def test_status_is_frozen() -> None:
 @pytest.mark.parametrize("kind", ["poll", "list", "revalidate"])
 def test_what_is_missed_is_looked_for_by_a_listing(kind: Kind) -> None:
     """When a read misses what was there, the next one is a listing, once."""
-    schedule = scheduled(60.0, relist=300.0)
+    schedule = scheduled(60.0, list_interval=300.0)
 
-    succeed(schedule, kind, now=50.0, missed=True)
+    succeed(schedule, kind, now=50.0, missing_once=True)
     assert "list" == schedule.kind(100.0)
     succeed(schedule, "list", now=100.0)
     assert "poll" == schedule.kind(150.0)

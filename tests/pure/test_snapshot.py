@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiossmenv import Change, KeyCollision, Parameter, Snapshot, diff
+from aiossmenv._models import coalesce
 from aiossmenv._naming import upper_snake
-from aiossmenv._snapshot import Known, coalesce
+from aiossmenv._ssm.merge import StoreState
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SECRET = "hunter2"
@@ -65,7 +66,7 @@ def test_no_text_shows_a_value() -> None:
     snapshot = Snapshot({"X": made("/P/X")}, NOON)
 
     assert "<Snapshot of 1 parameters, taken 2026-01-01 12:00:00+0000>" == repr(snapshot)
-    for thing in (snapshot, snapshot.parameters, diff(Snapshot({}, NOON), snapshot), Known(snapshot.parameters)):
+    for thing in (snapshot, snapshot.parameters, diff(Snapshot({}, NOON), snapshot), StoreState(snapshot.parameters)):
         assert SECRET not in f"{thing!r} {thing}"
 
 
@@ -135,7 +136,7 @@ def test_change_can_be_sent_on() -> None:
 def test_absent_once_is_kept_and_twice_is_gone() -> None:
     """A parameter that one read misses stays; the next read that misses it, too, is believed."""
     x, y = made("/P/X"), made("/P/Y")
-    known = Known(by_name(x, y))
+    known = StoreState(by_name(x, y))
 
     once = known.merge(by_name(y), {})
     twice = once.merge(by_name(y), {})
@@ -148,7 +149,7 @@ def test_absences_count_in_a_row_only() -> None:
     """A parameter that is seen between two reads that miss it is kept."""
     x = made("/P/X")
 
-    known = Known(by_name(x)).merge({}, {}).merge(by_name(x), {}).merge({}, {})
+    known = StoreState(by_name(x)).merge({}, {}).merge(by_name(x), {}).merge({}, {})
 
     assert by_name(x) == known.parameters
 
@@ -159,13 +160,13 @@ READS = st.lists(st.dictionaries(st.sampled_from(["/P/X", "/P/Y", "/P/Z"]), st.n
 @given(READS)
 def test_known_is_what_one_of_the_last_two_reads_saw(reads: list[dict[str, None]]) -> None:
     """However reads come and miss, what is known is what the last or the one before it saw, of the same version."""
-    known = Known({})
+    known = StoreState({})
     for read in reads:
         known = known.merge(by_name(*map(made, read)), {})
 
     last, before = ([*reads[::-1], {}, {}])[:2]
     assert {name: made(name) for name in last | before} == known.parameters
-    assert before.keys() - last.keys() == known.missed
+    assert before.keys() - last.keys() == known.missing_once
 
 
 @pytest.mark.parametrize(
@@ -187,17 +188,17 @@ def test_only_an_answer_older_in_both_is_ignored(version: int, minute: int, *, i
     known = made("/P/X", version=3, minute=5)
     read = made("/P/X", version=version, minute=minute, value="other")
 
-    merged = Known(by_name(known)).merge(by_name(read), {})
+    merged = StoreState(by_name(known)).merge(by_name(read), {})
 
     assert by_name(read if is_taken else known) == merged.parameters
-    assert frozenset() == merged.missed
+    assert frozenset() == merged.missing_once
 
 
 def test_what_a_selector_found_never_lags() -> None:
     """A label that moved back to an older version is followed."""
     back = made("/P/X", version=1, minute=0, selector=":live")
 
-    assert by_name(back) == Known(by_name(made("/P/X", version=3, minute=5))).merge(by_name(back), {}).parameters
+    assert by_name(back) == StoreState(by_name(made("/P/X", version=3, minute=5))).merge(by_name(back), {}).parameters
 
 
 @pytest.mark.parametrize(("known", "read"), [(None, 0), (0, None), (None, None)])
@@ -205,17 +206,17 @@ def test_without_a_date_the_answer_is_taken(known: int | None, read: int | None)
     """Where a date is missing there is no telling, and the newest answer counts."""
     old, new = made("/P/X", version=3, minute=known), made("/P/X", version=1, minute=read)
 
-    assert by_name(new) == Known(by_name(old)).merge(by_name(new), {}).parameters
+    assert by_name(new) == StoreState(by_name(old)).merge(by_name(new), {}).parameters
 
 
 def test_merge_leaves_what_was_known() -> None:
     """A read that turns out to be unusable has changed nothing: merging makes a new `Known`."""
     parameters = by_name(made("/P/X"))
-    known = Known(MappingProxyType(parameters))
+    known = StoreState(MappingProxyType(parameters))
 
     known.merge(by_name(made("/P/Y")), {})
 
-    assert Known(by_name(made("/P/X"))) == known
+    assert StoreState(by_name(made("/P/X"))) == known
 
 
 def digest(parameter: Parameter) -> bytes:
@@ -226,7 +227,7 @@ def digest(parameter: Parameter) -> bytes:
 def test_digests_follow_their_parameters() -> None:
     """A digest is kept while its parameter is missed, replaced or dropped with a new read of it, and gone with it."""
     x, y, z, new = made("/P/X"), made("/P/Y"), made("/P/Z"), made("/P/X", version=2, minute=1)
-    known = Known(by_name(x, y, z), {"/P/X": digest(x), "/P/Y": digest(y), "/P/Z": digest(z)})
+    known = StoreState(by_name(x, y, z), {"/P/X": digest(x), "/P/Y": digest(y), "/P/Z": digest(z)})
 
     once = known.merge(by_name(new, z), {"/P/X": digest(new)})
     twice = once.merge(by_name(new, z), {"/P/X": digest(new), "/P/Z": digest(z)})
@@ -239,7 +240,7 @@ def test_lagging_answer_keeps_the_old_digest() -> None:
     """The digest of an answer that is ignored is ignored with it."""
     known, lagging = made("/P/X", version=3, minute=5), made("/P/X", version=2, minute=4)
 
-    merged = Known(by_name(known), {"/P/X": digest(known)}).merge(by_name(lagging), {"/P/X": digest(lagging)})
+    merged = StoreState(by_name(known), {"/P/X": digest(known)}).merge(by_name(lagging), {"/P/X": digest(lagging)})
 
     assert (by_name(known), {"/P/X": digest(known)}) == (merged.parameters, merged.digests)
 
@@ -248,24 +249,24 @@ def test_digest_of_the_same_parameter_is_learned() -> None:
     """A read that gives back what is known, and a digest for it, teaches that."""
     x = made("/P/X")
 
-    assert {"/P/X": digest(x)} == Known(by_name(x)).merge(by_name(x), {"/P/X": digest(x)}).digests
+    assert {"/P/X": digest(x)} == StoreState(by_name(x)).merge(by_name(x), {"/P/X": digest(x)}).digests
 
 
 def test_partial_read_proves_no_absence() -> None:
     """What a partial read does not find stays, however often, and what was missed once stays missed once."""
     w, x, y, z, new = made("/P/W"), made("/P/X"), made("/P/Y"), made("/P/Z"), made("/P/Y", version=2, minute=1)
-    missed = Known(by_name(w, x, y, z), {"/P/X": digest(x)}).merge(by_name(w, y), {})
-    assert {"/P/X", "/P/Z"} == missed.missed
+    missing_once = StoreState(by_name(w, x, y, z), {"/P/X": digest(x)}).merge(by_name(w, y), {})
+    assert {"/P/X", "/P/Z"} == missing_once.missing_once
 
-    partly = missed.merge(by_name(new), {}, complete=False).merge(by_name(new, z), {}, complete=False)
+    partly = missing_once.merge(by_name(new), {}, complete=False).merge(by_name(new, z), {}, complete=False)
 
     assert by_name(w, x, new, z) == partly.parameters
     assert {"/P/X": digest(x)} == partly.digests
-    assert {"/P/X"} == partly.missed
+    assert {"/P/X"} == partly.missing_once
     assert by_name(w, new, z) == partly.merge(by_name(new, z), {}).parameters
 
 
-def below(known: Known, path: str, *, recursive: bool, to_key: Callable[[str], str]) -> dict[str, Parameter]:
+def below(known: StoreState, path: str, *, recursive: bool, to_key: Callable[[str], str]) -> dict[str, Parameter]:
     """Return all under *path* by their keys."""
     return known.keyed(path, known.names_below(path, recursive=recursive), to_key=to_key)
 
@@ -273,7 +274,7 @@ def below(known: Known, path: str, *, recursive: bool, to_key: Callable[[str], s
 def test_secret_of_secrets_manager_is_at_home_in_its_own_path() -> None:
     """A reference is below the path of references, by its id, and below no other."""
     secret = made("/aws/reference/secretsmanager/db/main")
-    known = Known(by_name(secret, made("/P/X")))
+    known = StoreState(by_name(secret, made("/P/X")))
 
     assert {"db/main": secret} == below(known, "/aws/reference/secretsmanager", recursive=True, to_key=str)
     assert ["/P/X"] == known.names_below("/", recursive=True)
@@ -282,14 +283,14 @@ def test_secret_of_secrets_manager_is_at_home_in_its_own_path() -> None:
 def test_renamed_parameter_does_not_collide() -> None:
     """A new name takes over the key of one that the same read missed for the first time."""
     old, new = made("/P/db/url"), made("/P/db.url", value="new")
-    known = Known(by_name(old)).merge(by_name(new), {})
+    known = StoreState(by_name(old)).merge(by_name(new), {})
 
     assert {"DB_URL": new} == below(known, "/P", recursive=True, to_key=upper_snake)
 
 
 def test_parameters_that_are_both_there_collide() -> None:
     """Two names of one key that the last read saw are `KeyCollision`."""
-    known = Known({}).merge(by_name(made("/P/db/url"), made("/P/db.url")), {})
+    known = StoreState({}).merge(by_name(made("/P/db/url"), made("/P/db.url")), {})
 
     with pytest.raises(KeyCollision):
         below(known, "/P", recursive=True, to_key=upper_snake)
@@ -299,7 +300,7 @@ def test_missed_parameters_keep_their_keys() -> None:
     """A parameter that was missed once is still under its key."""
     x, y = made("/P/X"), made("/P/Y")
 
-    assert {"X": x, "Y": y} == below(Known(by_name(x, y)).merge(by_name(y), {}), "/P", recursive=True, to_key=str)
+    assert {"X": x, "Y": y} == below(StoreState(by_name(x, y)).merge(by_name(y), {}), "/P", recursive=True, to_key=str)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +317,7 @@ def test_missed_parameters_keep_their_keys() -> None:
 )
 def test_below_a_path(path: str, *, recursive: bool, keys: set[str]) -> None:
     """Below a path is what follows it and a slash, at all levels or at the first; below the root is everything."""
-    known = Known(by_name(*map(made, ("/P/X", "/P/D/X", "/P/D/E/X", "/PP/X", "/ROOT", "BARE"))))
+    known = StoreState(by_name(*map(made, ("/P/X", "/P/D/X", "/P/D/E/X", "/PP/X", "/ROOT", "BARE"))))
 
     found = below(known, path, recursive=recursive, to_key=str)
 

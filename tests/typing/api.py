@@ -41,7 +41,7 @@ from aiossmenv import (
     load_env,
 )
 from aiossmenv.fastapi import EnvDep, Health, get_env, health, lifespan
-from aiossmenv.pydantic import InvalidSettings, LiveSettings, ParameterSource, following, load_settings
+from aiossmenv.pydantic import InvalidSettings, LiveSettings, ParameterSource, live_settings, load_settings
 from aiossmenv.testing import Call, ManualClock, MemoryStore
 
 assert_type(__version__, str)
@@ -78,8 +78,8 @@ async def options(store: ParameterStore, environ: dict[str, str]) -> None:
         allow_empty=True,
         deadline=5,
         max_stale=3600,
-        relist=300,
-        revalidate=None,
+        list_interval=300,
+        revalidate_interval=None,
         store=store,
     )
     await load_env("/A", to_key=lambda name: name.upper(), environ=None)
@@ -288,8 +288,8 @@ async def tests() -> None:
     assert_type(store.calls[0].names, tuple[str, ...])
     assert_type(store.calls[0].decrypt, bool)
     assert_type(store.decrypted, int)
-    with store.installed() as installed:
-        assert_type(installed, MemoryStore)
+    with store.patch_default() as patch_default:
+        assert_type(patch_default, MemoryStore)
     async with load_env("/A", store=store) as env:
         assert_type(env, Env)
     assert_type(await store.get("/A/X:blue"), Parameter)
@@ -335,7 +335,7 @@ class Settings(BaseSettings):
 async def typed_settings(env: Env) -> None:
     """Load settings in each of the ways there are, and follow them."""
     assert_type(await load_settings(Settings, "/A", "/B", deadline=5), Settings)
-    async with following(Settings, "/A", ttl=60, keys=None, environ={}) as live:
+    async with live_settings(Settings, "/A", ttl=60, keys=None, environ={}) as live:
         assert_type(live, LiveSettings[Settings])
         assert_type(live.current, Settings)
         assert_type(live.error, AiossmenvError | None)

@@ -11,7 +11,7 @@ from aiobotocore.config import AioConfig
 from botocore.exceptions import EndpointVariantError
 
 from aiossmenv import ParameterStore, load_env
-from aiossmenv._sdk import _part, new_session
+from aiossmenv._ssm.boto_session import _part, new_session
 from embedded import Store
 from faults import FaultProxy
 

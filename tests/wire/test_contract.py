@@ -21,8 +21,16 @@ from aiossmenv import (
     Throttled,
     load_env,
 )
-from aiossmenv._parameter import ParameterType, Reading, Sealed
-from aiossmenv._request import ByName, ByPath, One, Page, Request
+from aiossmenv._models import ParameterType
+from aiossmenv._ssm.transport import (
+    EncryptedParameter,
+    FetchedParameter,
+    GetParameter,
+    GetParameters,
+    GetParametersByPath,
+    Page,
+    Request,
+)
 from aiossmenv.testing import ManualClock, MemoryStore
 from embedded import REGION, Store
 from faults import Call, FaultProxy, error, hang, throttled
@@ -159,12 +167,12 @@ async def ask(backend: Backend, request: Request) -> Page:
     return answer
 
 
-async def walk(backend: Backend, path: str, *, recursive: bool = True, decrypt: bool = True) -> list[Reading]:
+async def walk(backend: Backend, path: str, *, recursive: bool = True, decrypt: bool = True) -> list[FetchedParameter]:
     """Return all that the pages of a path hold."""
-    items: list[Reading] = []
+    items: list[FetchedParameter] = []
     token: str | None = None
     while True:
-        page = await ask(backend, ByPath(path, recursive, decrypt, token))
+        page = await ask(backend, GetParametersByPath(path, recursive, decrypt, token))
         assert len(page.items) <= 10
         assert () == page.unknown
         items += page.items
@@ -173,7 +181,7 @@ async def walk(backend: Backend, path: str, *, recursive: bool = True, decrypt: 
             return items
 
 
-def names(items: list[Reading]) -> list[str]:
+def names(items: list[FetchedParameter]) -> list[str]:
     """Return the names in order: that of a listing is promised by nobody."""
     return sorted(item.name for item in items)
 
@@ -212,14 +220,14 @@ async def test_by_name(backend: Backend) -> None:
     backend.put("/C/A", "a")
     backend.put("/C/B", "b")
 
-    page = await ask(backend, ByName(("/C/B", "/C/NOT", "/C/A", "/C/NEITHER")))
+    page = await ask(backend, GetParameters(("/C/B", "/C/NOT", "/C/A", "/C/NEITHER")))
 
     assert ["/C/A", "/C/B"] == names(list(page.items))
     assert {"/C/NOT", "/C/NEITHER"} == set(page.unknown)
     assert None is page.token
-    assert ["/C/A"] == names(list((await ask(backend, One("/C/A"))).items))
+    assert ["/C/A"] == names(list((await ask(backend, GetParameter("/C/A"))).items))
     with pytest.raises(ParameterNotFound) as caught:
-        await ask(backend, One("/C/NOT"))
+        await ask(backend, GetParameter("/C/NOT"))
     assert ("/C/NOT", REGION) == (caught.value.parameter, caught.value.region)
 
 
@@ -240,33 +248,33 @@ async def test_kinds_of_parameters(backend: Backend) -> None:
     for name, (kind, value) in written.items():
         backend.put(name, value, kind)
 
-    for page in (await walk(backend, "/C"), list((await ask(backend, ByName(tuple(written)))).items)):
+    for page in (await walk(backend, "/C"), list((await ask(backend, GetParameters(tuple(written)))).items)):
         assert written == {item.name: (item.type, item.value) for item in page if isinstance(item, Parameter)}
     for page in (
         await walk(backend, "/C", decrypt=False),
-        list((await ask(backend, ByName(tuple(written), decrypt=False))).items),
-        [(await ask(backend, One(name, decrypt=False))).items[0] for name in written],
+        list((await ask(backend, GetParameters(tuple(written), decrypt=False))).items),
+        [(await ask(backend, GetParameter(name, decrypt=False))).items[0] for name in written],
     ):
-        assert {"/C/SECRET"} == {item.name for item in page if isinstance(item, Sealed)}
+        assert {"/C/SECRET"} == {item.name for item in page if isinstance(item, EncryptedParameter)}
         assert {"/C/PLAIN", "/C/LIST"} == {item.name for item in page if isinstance(item, Parameter)}
 
 
 async def test_sealed(backend: Backend) -> None:
     """What is sealed opens as what is read decrypted, until there is another value."""
     backend.put("/C/A", "first")
-    (sealed,) = (await ask(backend, One("/C/A", decrypt=False))).items
-    (opened,) = (await ask(backend, One("/C/A"))).items
+    (sealed,) = (await ask(backend, GetParameter("/C/A", decrypt=False))).items
+    (opened,) = (await ask(backend, GetParameter("/C/A"))).items
     backend.put("/C/A", "second")
-    (later,) = (await ask(backend, One("/C/A", decrypt=False))).items
-    (anew,) = (await ask(backend, One("/C/A"))).items
+    (later,) = (await ask(backend, GetParameter("/C/A", decrypt=False))).items
+    (anew,) = (await ask(backend, GetParameter("/C/A"))).items
 
     assert isinstance(opened, Parameter)
-    assert isinstance(sealed, Sealed)
-    assert isinstance(later, Sealed)
+    assert isinstance(sealed, EncryptedParameter)
+    assert isinstance(later, EncryptedParameter)
     assert isinstance(anew, Parameter)
-    assert sealed.opens_as(opened, sealed.digest)
-    assert later.opens_as(anew, None)
-    assert not later.opens_as(opened, None)
+    assert sealed.matches(opened, sealed.digest)
+    assert later.matches(anew, None)
+    assert not later.matches(opened, None)
     assert sealed.digest != later.digest
 
 
@@ -275,12 +283,12 @@ async def test_versions(backend: Backend) -> None:
     seen = []
     for value in ("a", "b", "b"):
         backend.put("/C/A", value)
-        seen.append((await ask(backend, One("/C/A"))).items[0])
+        seen.append((await ask(backend, GetParameter("/C/A"))).items[0])
     backend.delete("/C/A")
-    assert ("/C/A",) == (await ask(backend, ByName(("/C/A",)))).unknown
+    assert ("/C/A",) == (await ask(backend, GetParameters(("/C/A",)))).unknown
     assert [] == await walk(backend, "/C")
     backend.put("/C/A", "b")
-    seen.append((await ask(backend, One("/C/A"))).items[0])
+    seen.append((await ask(backend, GetParameter("/C/A"))).items[0])
 
     assert [1, 2, 3, 1] == [item.version for item in seen]
     dates = [item.last_modified or datetime.min.replace(tzinfo=UTC) for item in seen]
@@ -294,7 +302,7 @@ async def test_selectors(backend: Backend) -> None:
         backend.put("/C/A", value)
     backend.label("/C/A", "blue", 1)
     backend.label("/C/A", "green")
-    arn = (await ask(backend, One("/C/A"))).items[0].arn
+    arn = (await ask(backend, GetParameter("/C/A"))).items[0].arn
 
     async def read(*asked: str) -> list[str]:
         return [parameter.value for parameter in (await backend.store.get_many(asked)).values()]
@@ -302,22 +310,22 @@ async def test_selectors(backend: Backend) -> None:
     assert ["3", "1", "2", "1", "3"] == await read("/C/A", "/C/A:1", "/C/A:2", "/C/A:blue", "/C/A:green")
     assert ["3", "2", "1"] == await read(arn, f"{arn}:2", f"{arn}:blue")
     assert {"/C/A:9", "/C/A:red"} == set(
-        (await ask(backend, ByName(("/C/A:9",)))).unknown + (await ask(backend, ByName(("/C/A:red",)))).unknown
+        (await ask(backend, GetParameters(("/C/A:9",)))).unknown + (await ask(backend, GetParameters(("/C/A:red",)))).unknown
     )
     for missing in ("/C/A:9", "/C/A:red", "/C/B:1"):
         with pytest.raises(ParameterNotFound):
-            await ask(backend, One(missing))
+            await ask(backend, GetParameter(missing))
     backend.label("/C/A", "blue", 2)
-    assert "2" == (await ask(backend, One("/C/A:blue"))).items[0].value  # type: ignore[union-attr] # decrypted
+    assert "2" == (await ask(backend, GetParameter("/C/A:blue"))).items[0].value  # type: ignore[union-attr] # decrypted
 
 
 async def test_references(backend: Backend) -> None:
     """A secret of Secrets Manager comes by its reference, decrypted only, and in no listing."""
     backend.secret("first")
     backend.put("/C/A", "a")
-    (first,) = (await ask(backend, One(REFERENCE))).items
+    (first,) = (await ask(backend, GetParameter(REFERENCE))).items
     backend.secret("second")
-    (second,) = (await ask(backend, One(REFERENCE))).items
+    (second,) = (await ask(backend, GetParameter(REFERENCE))).items
 
     assert isinstance(first, Parameter)
     assert isinstance(second, Parameter)
@@ -325,9 +333,9 @@ async def test_references(backend: Backend) -> None:
         (item.name, item.value, item.type, item.version) for item in (first, second)
     ]
     with pytest.raises(InvalidPath):
-        await ask(backend, One(REFERENCE, decrypt=False))
+        await ask(backend, GetParameter(REFERENCE, decrypt=False))
     with pytest.raises(ParameterNotFound):
-        await ask(backend, One(REFERENCE + "/not"))
+        await ask(backend, GetParameter(REFERENCE + "/not"))
     assert ["/C/A"] == names(await walk(backend, "/"))
     assert [] == await walk(backend, "/aws/reference/secretsmanager")
     assert {"A": "a", "DB_MAIN": "second"} == dict(await load_env("/C", keys=["A", REFERENCE], store=backend.store))

@@ -37,12 +37,12 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize("denied", [(TENS,), (TENS, SINGLY)])
 @pytest.mark.parametrize("relist", [300, 3600])
 async def test_passing_denial_is_forgotten_by_the_next_listing(
-    clock: ManualClock, caplog: pytest.LogCaptureFixture, denied: tuple[str, ...], relist: float
+    clock: ManualClock, caplog: pytest.LogCaptureFixture, denied: tuple[str, ...], list_interval: float
 ) -> None:
     """A right that is back is used again after the next planned listing, and the log says once that it went and came."""
     caplog.set_level(logging.INFO, "aiossmenv")
     store = filled(clock)
-    async with load_env("/R", ttl=60, relist=relist, environ=None, store=store) as env:
+    async with load_env("/R", ttl=60, list_interval=list_interval, environ=None, store=store) as env:
         for action in denied:
             store.deny(action)
         await clock.advance(120)
@@ -51,7 +51,7 @@ async def test_passing_denial_is_forgotten_by_the_next_listing(
 
         store.heal()
         store.put("/R/K0000", "2")
-        await clock.advance(relist + 120)
+        await clock.advance(list_interval + 120)
         assert "2" == env["K0000"]
         actions(store)
 
@@ -81,17 +81,17 @@ async def test_passing_denial_of_single_reads_is_forgotten(clock: ManualClock) -
 
 @pytest.mark.parametrize(("count", "ttl", "relist"), [(450, 60, None), (25, 60, 3600), (25, 600, 1800)])
 async def test_lasting_denial_costs_one_request_for_each_listing(
-    clock: ManualClock, count: int, ttl: float, relist: float | None
+    clock: ManualClock, count: int, ttl: float, list_interval: float | None
 ) -> None:
     """However many names there are, a right that stays away is asked for once in each listing interval."""
     store = filled(clock, count)
-    async with load_env("/R", ttl=ttl, relist=relist, environ=None, store=store) as env:
+    async with load_env("/R", ttl=ttl, list_interval=list_interval, environ=None, store=store) as env:
         store.deny(TENS)
         # The first time nobody knows, and as many are under way as the pace allows.
         await clock.advance(2 * ttl)
         assert actions(store)[TENS] <= 20
 
-        interval = relist or 5 * ttl
+        interval = list_interval or 5 * ttl
         await clock.advance(10 * interval)
         assert 1 <= actions(store)[TENS] <= ceil(10 / 0.8)
         assert 0 == env.status.failures
@@ -99,12 +99,12 @@ async def test_lasting_denial_costs_one_request_for_each_listing(
 
 @pytest.mark.parametrize("relist", [None, 300])
 async def test_total_denial_teaches_nothing(
-    clock: ManualClock, caplog: pytest.LogCaptureFixture, relist: float | None
+    clock: ManualClock, caplog: pytest.LogCaptureFixture, list_interval: float | None
 ) -> None:
     """When everything is denied, the credentials are what is wrong: the first refresh that is allowed goes by name."""
     caplog.set_level(logging.INFO, "aiossmenv")
     store = filled(clock)
-    async with load_env("/R", ttl=60, relist=relist, environ=None, store=store) as env:
+    async with load_env("/R", ttl=60, list_interval=list_interval, environ=None, store=store) as env:
         store.deny("ssm:*")
         await clock.advance(150)
         assert isinstance(env.status.last_error, AccessDenied)
@@ -189,8 +189,8 @@ async def test_two_envs_share_what_is_denied(clock: ManualClock) -> None:
     """Several `Env`s of one store ask for a missing right no more often than each of them lists."""
     store = filled(clock)
     async with (
-        load_env("/R", ttl=60, relist=300, environ=None, store=store),
-        load_env("/R", ttl=60, relist=3600, environ=None, store=store),
+        load_env("/R", ttl=60, list_interval=300, environ=None, store=store),
+        load_env("/R", ttl=60, list_interval=3600, environ=None, store=store),
     ):
         store.deny(TENS)
         await clock.advance(120)
@@ -210,7 +210,7 @@ async def test_over_http(ssm: Store, proxy: FaultProxy, store: ParameterStore, c
         await clock.advance(env.status.next_refresh or 0)
         await eventually(lambda: env.status.refreshes > done)
 
-    async with load_env("/R", ttl=60, relist=150, environ=None, store=store) as env:
+    async with load_env("/R", ttl=60, list_interval=150, environ=None, store=store) as env:
         text = "User: arn:aws:iam::1:user/u is not authorized to perform: ssm:GetParameters on resource: *"
         proxy.add(error("AccessDeniedException", text), operation="GetParameters", times=2)
         for _ in range(6):

@@ -261,7 +261,7 @@ async def test_everything_is_decrypted_again_in_time(
     twelve: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock
 ) -> None:
     """After `revalidate` seconds, less some jitter, one refresh decrypts all, and notices a key that was taken away."""
-    async with load_env("/R", ttl=3600, relist=7200, store=store) as env:
+    async with load_env("/R", ttl=3600, list_interval=7200, store=store) as env:
         proxy.clear()
         while not decrypting(proxy):
             await clock.advance(env.status.next_refresh or 0)
@@ -438,7 +438,7 @@ async def test_throttled_refreshes_come_more_rarely(
 ) -> None:
     """A background refresh that is throttled doubles its interval, up to an hour, and comes back by halves."""
     ssm.put("/R/A", "1")
-    async with load_env("/R", ttl=600, relist=1e6, revalidate=None, deadline=0.05, store=store) as env:
+    async with load_env("/R", ttl=600, list_interval=1e6, revalidate_interval=None, deadline=0.05, store=store) as env:
         proxy.add(throttled(), times=4)
         intervals: list[float] = []
         for _ in range(10):

@@ -119,11 +119,11 @@ async def test_failure_is_of_those_who_asked_before(ssm: Store, proxy: FaultProx
 @pytest.mark.parametrize("keys", [(), ("A",), ("NONE",)])
 @pytest.mark.parametrize("gap", [0.25, 30])
 async def test_polls_do_not_put_off_who_waits(
-    clock: ManualClock, ttl: float, relist: float | None, keys: tuple[str, ...], gap: float
+    clock: ManualClock, ttl: float, list_interval: float | None, keys: tuple[str, ...], gap: float
 ) -> None:
     """Who keeps a distance waits no longer than that, however often there are refreshes in the background."""
     store = MemoryStore({"/R/A": "1"}, clock=clock)
-    async with load_env("/R", ttl=ttl, relist=relist, environ=None, store=store) as env:
+    async with load_env("/R", ttl=ttl, list_interval=list_interval, environ=None, store=store) as env:
         await clock.advance(17)
         store.put("/R/A", "2")
         waiting = asyncio.create_task(env.refresh(*keys, min_gap=gap))

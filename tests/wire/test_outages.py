@@ -267,7 +267,7 @@ async def test_read_while_the_time_of_day_was_wrong() -> None:
 async def test_revoked_key_is_not_decrypted_at_each_try(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:
     """A revalidation that a revoked key fails is reported, and does not have every try decrypt everything."""
     store = MemoryStore({f"/R/K{number}": "1" for number in range(9)}, clock=clock)
-    async with load_env("/R", ttl=60, revalidate=600, environ=None, store=store) as env:
+    async with load_env("/R", ttl=60, revalidate_interval=600, environ=None, store=store) as env:
         store.deny("kms:Decrypt", "/R/K3")
         await clock.advance(600)
         assert "DecryptionFailed" in caplog.text

@@ -24,7 +24,7 @@ def scheme(request: pytest.FixtureRequest) -> str:
 async def test_values_follow_the_store(ssm: Store, store: ParameterStore, clock: ManualClock) -> None:
     """With a TTL a change is in the `Env` and in the environment within that time, and what is new with a listing."""
     ssm.put("/R/A", "1")
-    async with load_env("/R", ttl=60, relist=100, store=store) as env:
+    async with load_env("/R", ttl=60, list_interval=100, store=store) as env:
         changes = env.changes()
         ssm.put("/R/A", "2")
         ssm.put("/R/B", "new")
@@ -51,9 +51,9 @@ async def test_values_follow_the_store(ssm: Store, store: ParameterStore, clock:
 async def test_refreshes_begin_within_the_ttl(ssm: Store, proxy: FaultProxy, clock: ManualClock) -> None:
     """The first one begins anywhere in the TTL, each later one after 80 to 95 % of it."""
     ssm.put("/R/A", "1")
-    dice = iter([0.1, 0.5, 0.5, 0.0, 1.0, 0.5])
+    rng = iter([0.1, 0.5, 0.5, 0.0, 1.0, 0.5])
     async with (
-        ParameterStore(clock=clock, random=lambda: next(dice)) as store,
+        ParameterStore(clock=clock, random=lambda: next(rng)) as store,
         load_env("/R", ttl=100, store=store) as env,
     ):
         for seconds in (9.5, 80.0, 95.0):
@@ -231,7 +231,7 @@ async def test_everything_gone_is_a_failed_refresh(ssm: Store, store: ParameterS
 async def test_the_only_parameter_is_renamed(ssm: Store, store: ParameterStore, clock: ManualClock) -> None:
     """A refresh by name that misses a parameter is followed by a listing, which finds what it is called now."""
     ssm.put("/R/OLD", "1")
-    async with load_env("/R", ttl=60, relist=1e6, store=store) as env:
+    async with load_env("/R", ttl=60, list_interval=1e6, store=store) as env:
         ssm.put("/R/NEW", "1")
         ssm.delete("/R/OLD")
         for _ in range(2):

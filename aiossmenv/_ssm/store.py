@@ -4,7 +4,7 @@
 import asyncio
 import logging
 import os
-import random as dice
+import random as rng
 import sys
 import warnings
 import weakref
@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from cachetools import TTLCache
 
-from aiossmenv._clock import Clock, LoopClock
+from aiossmenv._concurrency import Clock, Home, LoopClock, SingleFlight
 from aiossmenv._errors import AiossmenvError, InvalidPath, ParameterNotFound
-from aiossmenv._flights import Home, SingleFlight
-from aiossmenv._pace import Pace
-from aiossmenv._parameter import Parameter, normal_path
-from aiossmenv._request import Answer, Request, Want
-from aiossmenv._scan import DENIED_FOR, Denials, Job, Scan
-from aiossmenv._snapshot import Known
+from aiossmenv._models import Parameter
+from aiossmenv._naming import normal_path
+from aiossmenv._ssm.limiter import AdaptiveRateLimiter
+from aiossmenv._ssm.merge import Results, StoreState
+from aiossmenv._ssm.reader import DENIED_FOR, Job, PermissionCache, Scan
+from aiossmenv._ssm.transport import Answer, GetParameters, Page, Query, Request
 
 if TYPE_CHECKING:
-    from aiossmenv._sdk import Pins
+    from aiossmenv._ssm.boto_session import Pins
 
 logger = logging.getLogger("aiossmenv")
 
@@ -45,7 +45,7 @@ _parents: list[object] = []
 _CACHED = 10_000
 
 
-class Caller(Protocol):
+class Transport(Protocol):
     """What sends one request; it is open from its first call on."""
 
     @property
@@ -57,6 +57,15 @@ class Caller(Protocol):
 
     async def aclose(self) -> None:
         """Let go of all connections; idempotent."""
+
+
+@dataclass(slots=True)
+class ReadStats:
+    """What reads cost: *requests* sent, how many of them were *throttled*, and how many values KMS *decrypted*."""
+
+    requests: int = 0
+    throttled: int = 0
+    decrypted: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -96,7 +105,7 @@ class ParameterStore:
     """
 
     # For the repr of one that was not made whole.
-    _caller: Caller | None = None
+    _caller: Transport | None = None
 
     def __init__(
         self,
@@ -107,7 +116,7 @@ class ParameterStore:
         max_concurrency: int = 20,
         ttl: float = 60.0,
         deadline: float = 30.0,
-        caller: Callable[[], Caller] | None = None,
+        caller: Callable[[], Transport] | None = None,
         clock: Clock | None = None,
         random: Callable[[], float] | None = None,
     ) -> None:
@@ -116,13 +125,13 @@ class ParameterStore:
         connect, time, chance = _outside or (
             _client(session, region, endpoint_url, max_concurrency),
             LoopClock(),
-            dice.random,
+            rng.random,
         )
         self.clock: Clock = clock or time
         self.random = random or chance
         self._connect = caller or connect
         self._most = max_concurrency
-        self._denials = Denials()
+        self._denials = PermissionCache()
         self._deadline = deadline
         self._cache: TTLCache[str, Parameter] = TTLCache(_CACHED, ttl, timer=self.clock.now)
         self._inherited = 0
@@ -137,7 +146,7 @@ class ParameterStore:
         # How often it was entered, how many Envs read through it now, and whether it is open for single reads.
         self._entered = self._readers = 0
         self._kept = False
-        self._pace = Pace(self._most)
+        self._pace = AdaptiveRateLimiter(self._most)
         self._flights: SingleFlight[str, Parameter] = SingleFlight()
         self._batches: SingleFlight[_Batch, Scan] = SingleFlight()
         self._batch: _Batch | None = None
@@ -189,17 +198,17 @@ class ParameterStore:
         """Iterate over all parameters under *path*, decrypted, in the order of their names, after the last page is in."""
         self._arrive()
         self._kept = self._kept or not self._entered
-        scan = self._scan_for([Want(path=normal_path(path), recursive=recursive)])
+        scan = self._scan_for([Query(path=normal_path(path), recursive=recursive)])
         await self._drive(scan)
         for _, parameter in sorted(scan.found.items()):
             yield parameter
 
     def _scan_for(
         self,
-        wants: Iterable[Want],
+        wants: Iterable[Query],
         *,
         deadline: float | None = None,
-        known: Known | None = None,
+        known: StoreState | None = None,
         decrypt: Literal["all", "changed"] = "all",
         groups: Iterable[frozenset[str]] = (),
         lenient: bool = False,
@@ -219,6 +228,46 @@ class ParameterStore:
             lenient=lenient,
             denied_for=denied_for,
         )
+
+    async def read(
+        self,
+        queries: Iterable[Query],
+        known: StoreState | None = None,
+        *,
+        decrypt: Literal["all", "changed"] = "all",
+        groups: Iterable[frozenset[str]] = (),
+        deadline: float | None = None,
+        denied_for: float = DENIED_FOR,
+        stats: ReadStats | None = None,
+    ) -> Results:
+        """Return one complete read of *queries*, or raise; *stats* counts what it costs, also if it fails."""
+        scan = self._scan_for(
+            queries, deadline=deadline, known=known, decrypt=decrypt, groups=groups, denied_for=denied_for
+        )
+        try:
+            await self._drive(scan)
+        finally:
+            if stats:
+                stats.requests += scan.requests
+                stats.throttled += scan.throttled
+                stats.decrypted += scan.decrypted
+        return Results(scan.found, scan.digests)
+
+    async def is_parameter(self, name: str, *, within: float) -> bool:
+        """Return whether a parameter is called *name*; `False` where one request, within so many seconds, does not say so."""
+        call = asyncio.create_task(self._open().call(GetParameters((name,), decrypt=False)), name="aiossmenv name")
+        alarm = asyncio.create_task(self.clock.sleep(within), name="aiossmenv alarm")
+        try:
+            await asyncio.wait({call, alarm}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            alarm.cancel()
+            call.cancel()
+            answer, _ = await asyncio.gather(call, alarm, return_exceptions=True)
+        return isinstance(answer, Page) and bool(answer.items)
+
+    def account_for_suspend(self, seconds: float) -> None:
+        """Note that the process slept, and the clock with it: denials end sooner."""
+        self._denials.age(seconds)
 
     async def _drive(self, scan: Scan) -> None:
         """Do what *scan* asks for until it is done; raises its error."""
@@ -280,12 +329,12 @@ class ParameterStore:
         self._kept = False
         await self._close_unused()
 
-    def _join(self) -> None:
+    def retain(self) -> None:
         """Stay open for an `Env`, until it leaves."""
         self._arrive()
         self._readers += 1
 
-    async def _leave(self) -> None:
+    async def release(self) -> None:
         self._arrive()
         self._readers = max(0, self._readers - 1)  # it may have joined on a loop that is over
         await self._close_unused()
@@ -301,11 +350,11 @@ class ParameterStore:
     def __repr__(self) -> str:
         return f"<ParameterStore {self.region or 'not connected'}>"
 
-    def _open(self) -> Caller:
+    def _open(self) -> Transport:
         self._caller = self._caller or self._connect()
         return self._caller
 
-    async def _opened(self) -> Caller:
+    async def _opened(self) -> Transport:
         """Return the caller, which the running loop closes if it ends before."""
         caller = self._open()
         if self._guard is None:
@@ -336,7 +385,7 @@ class ParameterStore:
 
     async def _read(self, batch: "_Batch") -> Scan:
         self._batch = None
-        scan = self._scan_for([Want(names=tuple(batch.names), may_list=False)], lenient=True)
+        scan = self._scan_for([Query(names=tuple(batch.names), may_list=False)], lenient=True)
         await self._drive(scan)
         return scan
 
@@ -387,7 +436,7 @@ class ParameterStore:
                 wait.cancel()
 
 
-async def _closing(caller: Caller, store: "weakref.ref[ParameterStore]") -> AsyncGenerator[None, None]:
+async def _closing(caller: Transport, store: "weakref.ref[ParameterStore]") -> AsyncGenerator[None, None]:
     """
     Close *caller* when this is closed.
 
@@ -405,13 +454,13 @@ async def _closing(caller: Caller, store: "weakref.ref[ParameterStore]") -> Asyn
 
 def _client(
     session: object | None, region: str | None, endpoint_url: str | None, max_concurrency: int
-) -> Callable[[], Caller]:
+) -> Callable[[], Transport]:
     pins: Pins | None = None
 
-    def connect() -> Caller:
+    def connect() -> Transport:
         nonlocal pins
-        from aiossmenv._client import Client
-        from aiossmenv._sdk import Pins
+        from aiossmenv._ssm.boto import Client
+        from aiossmenv._ssm.boto_session import Pins
 
         # Every connection of a store, in a forked child too, has the region, identity and proxies of the first one.
         pins = pins or Pins()
@@ -431,4 +480,4 @@ if sys.platform != "win32":
 ParameterStore.__module__ = "aiossmenv"
 
 # How a store connects, its clock and its dice, where it is not told: `aiossmenv.testing` puts others here.
-_outside: tuple[Callable[[], Caller], Clock, Callable[[], float]] | None = None
+_outside: tuple[Callable[[], Transport], Clock, Callable[[], float]] | None = None

@@ -25,7 +25,7 @@ _LONGEST, _NONE = 1.0, 0.0001
 _LOOK_AGAIN = 0.01
 
 
-class Pace:
+class AdaptiveRateLimiter:
     """*most*: requests under way at once, at most."""
 
     def __init__(self, most: int) -> None:

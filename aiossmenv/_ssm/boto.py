@@ -11,10 +11,9 @@ from hashlib import sha256
 from typing import Any, get_args
 
 from aiossmenv._errors import AiossmenvError, InvalidVariable, StoreUnavailable
-from aiossmenv._parameter import Parameter, ParameterType, Reading, Sealed, is_reference
-from aiossmenv._request import BATCH, Answer, ByName, ByPath, One, Page, Request, TokenRefused
-from aiossmenv._sdk import Pins, Surroundings, new_client, new_session, region_of, reopened
-from aiossmenv._sdk_errors import (
+from aiossmenv._models import Parameter, ParameterType
+from aiossmenv._naming import is_reference
+from aiossmenv._ssm.boto_errors import (
     InvalidToken,
     check_region,
     check_session,
@@ -24,6 +23,19 @@ from aiossmenv._sdk_errors import (
     source_of,
     step,
     unreadable,
+)
+from aiossmenv._ssm.boto_session import Pins, Surroundings, new_client, new_session, region_of, reopened
+from aiossmenv._ssm.transport import (
+    BATCH,
+    Answer,
+    EncryptedParameter,
+    FetchedParameter,
+    GetParameter,
+    GetParameters,
+    GetParametersByPath,
+    Page,
+    Request,
+    TokenRefused,
 )
 
 _TYPES = frozenset(get_args(ParameterType))
@@ -92,11 +104,11 @@ class Client:
                 return answer
             fault = answer or unreadable("Parameter Store")
         if isinstance(fault, InvalidToken):
-            if isinstance(request, ByPath):
+            if isinstance(request, GetParametersByPath):
                 return TokenRefused()
             fault = StoreUnavailable(str(fault), remedy=fault.remedy)
         fault.region = self.region
-        fault.path = request.path if isinstance(request, ByPath) else None
+        fault.path = request.path if isinstance(request, GetParametersByPath) else None
         fault.parameter = fault.parameter or _names(request)
         raise fault from cause
 
@@ -133,16 +145,16 @@ class Client:
         await self._have_credentials()
         step.set("request")
         match request:
-            case ByPath(path, recursive, decrypt, token):
+            case GetParametersByPath(path, recursive, decrypt, token):
                 more = {} if token is None else {"NextToken": token}
                 response = await client.get_parameters_by_path(
                     Path=path, Recursive=recursive, WithDecryption=decrypt, MaxResults=BATCH, **more
                 )
                 return _page(response.get("Parameters"), response, decrypt=decrypt)
-            case ByName(names, decrypt):
+            case GetParameters(names, decrypt):
                 response = await client.get_parameters(Names=list(names), WithDecryption=decrypt)
                 return _page(response.get("Parameters"), response, decrypt=decrypt)
-            case One(name, decrypt):
+            case GetParameter(name, decrypt):
                 response = await client.get_parameter(Name=name, WithDecryption=decrypt)
                 item = response.get("Parameter")
                 if is_reference(name) and isinstance(item, dict) and "Value" not in item:
@@ -221,7 +233,7 @@ def _page(parameters: Any, response: Mapping[str, Any], *, decrypt: bool, name: 
     return Page(whole, token, tuple(response.get("InvalidParameters") or ()))
 
 
-def _reading(item: Any, *, decrypt: bool, asked: str) -> Reading | None:
+def _reading(item: Any, *, decrypt: bool, asked: str) -> FetchedParameter | None:
     if not isinstance(item, dict) or item.get("Type") not in _TYPES:
         return None
     name, value, number, modified = (item.get(key) for key in ("Name", "Value", "Version", "LastModifiedDate"))
@@ -230,7 +242,7 @@ def _reading(item: Any, *, decrypt: bool, asked: str) -> Reading | None:
     # In UTC: the SDK gives each a time zone object of its own.
     last_modified = modified.astimezone(UTC) if isinstance(modified, datetime) else None
     if item["Type"] == "SecureString" and not decrypt:
-        return Sealed(
+        return EncryptedParameter(
             name=name,
             type=item["Type"],
             version=number,
@@ -267,8 +279,8 @@ def _version_id(source: Any) -> str:
 
 def _names(request: Request) -> str | None:
     match request:
-        case ByName(names):
+        case GetParameters(names):
             return ", ".join(names)
-        case One(name):
+        case GetParameter(name):
             return name
     return None

@@ -1,14 +1,49 @@
 # One owner: what a complete read means for what was known before. No I/O, no clock.
 """Complete reads, how they differ, and how a new one is merged with what is known."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 from typing import Literal
 
-from aiossmenv._naming import name_keys
-from aiossmenv._parameter import REFERENCE, Parameter, is_older, is_reference, relative_name
+from aiossmenv._errors import AiossmenvError
+from aiossmenv._naming import is_reference
+
+ParameterType = Literal["String", "StringList", "SecureString"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """
+    One parameter in plaintext, as one read returned it.
+
+    *name*: full name, as `/FAKEBOOK/TEST/DB_URL`. *value*: plaintext; never in the repr. *type*: `String`,
+    `StringList` or `SecureString`. *version*: from 1; 0 for a reference to Secrets Manager. *last_modified*: with
+    time zone. *arn*, *data_type*: as the service gave them. *selector*: `:3` or `:label` when asked for by one,
+    else empty. *version_id*: that of a secret in Secrets Manager, else empty.
+    """
+
+    name: str
+    value: str = field(repr=False)
+    type: ParameterType
+    version: int
+    last_modified: datetime | None = None
+    arn: str = ""
+    data_type: str = "text"
+    selector: str = ""
+    version_id: str = ""
+
+    def __repr__(self) -> str:
+        return f"<Parameter {self.name}{self.selector} {self.type} version {self.version}>"
+
+
+Parameter.__module__ = "aiossmenv"
+
+
+def asked_name(parameter: Parameter) -> str:
+    """Return the name that *parameter* was asked for by, with its selector; that of a secret has it in its name."""
+    return parameter.name if is_reference(parameter.name) else parameter.name + parameter.selector
 
 
 class Snapshot(Mapping[str, str]):
@@ -71,6 +106,36 @@ class Change:
     new: Parameter | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """
+    How current an `Env` is, at the moment of asking.
+
+    *fresh*: the snapshot is younger than `ttl`; without a `ttl`, always. *age*: seconds since the last complete read
+    ended. *last_success*: when that was, with time zone. *last_error*: the error of the last complete refresh if it
+    failed, else `None`. *failures*: failed ones in a row. *next_refresh*: seconds until the next planned one begins, 0
+    while it runs, `None` if none is planned; without a `ttl`, after a failure, seconds until `ensure_fresh()` tries
+    again. Since the first load: *refreshes*: complete ones that succeeded; *changes*:
+    what all refreshes brought; *requests*: to Parameter Store; *throttled*: those of them that were; *decrypted*:
+    `SecureString`s that were decrypted, each of which is a call of KMS.
+    """
+
+    fresh: bool
+    age: float
+    last_success: datetime
+    last_error: AiossmenvError | None
+    failures: int
+    next_refresh: float | None
+    refreshes: int
+    changes: int
+    requests: int
+    throttled: int
+    decrypted: int
+
+
+Status.__module__ = "aiossmenv"
+
+
 def diff(old: Snapshot, new: Snapshot) -> tuple[Change, ...]:
     """Return what leads from *old* to *new*, in the order of the keys."""
     before, after = old.parameters, new.parameters
@@ -93,63 +158,3 @@ def _change(key: str, old: Parameter | None, new: Parameter | None) -> Change | 
     if old == new:
         return None
     return Change(key=key, kind="added" if old is None else "removed" if new is None else "updated", old=old, new=new)
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """
-    What is believed to be in the store: *parameters* by name, and the *digests* of their ciphertexts, where known.
-
-    *missed*: names that the last complete read did not find. Parameter Store is eventually consistent: what one read
-    misses may be there in the next one, and an older answer may follow a newer one.
-    """
-
-    parameters: Mapping[str, Parameter]
-    digests: Mapping[str, bytes] = field(default_factory=dict)
-    missed: frozenset[str] = frozenset()
-
-    def merge(self, read: Mapping[str, Parameter], digests: Mapping[str, bytes], *, complete: bool = True) -> "Known":
-        """
-        Return what is known after a *read*.
-
-        A parameter is gone when two *complete* reads in a row miss it. An answer from a replica that lags is ignored.
-        """
-        fresh = {name for name, new in read.items() if not _lags(new, self.parameters.get(name))}
-        gone = self.missed - read.keys() if complete else frozenset()
-        old = {name: parameter for name, parameter in self.parameters.items() if name not in gone}
-        return Known(
-            parameters={**old, **{name: read[name] for name in fresh}},
-            digests={
-                **{name: digest for name, digest in self.digests.items() if name in old and name not in fresh},
-                **{name: digest for name, digest in digests.items() if name in fresh},
-            },
-            missed=frozenset(old.keys() - read.keys()) if complete else self.missed - read.keys(),
-        )
-
-    def names_below(self, path: str, *, recursive: bool) -> list[str]:
-        """Return the names under *path*."""
-        return [name for name in self.parameters if is_below(path, name, recursive=recursive)]
-
-    def keyed(self, path: str, names: Iterable[str], *, to_key: Callable[[str], str]) -> dict[str, Parameter]:
-        """
-        Return the parameters of those *names*, all under *path*, that are known, by their keys.
-
-        Raises `KeyCollision` and `InvalidVariable`. A parameter that the last read missed cannot collide: if its key
-        is taken, it was renamed.
-        """
-        there = [name for name in names if name in self.parameters]
-        found = name_keys(path, (name for name in there if name not in self.missed), to_key)
-        missed = name_keys(path, (name for name in there if name in self.missed), to_key)
-        return {key: self.parameters[name] for key, name in (missed | found).items()}
-
-
-def is_below(path: str, name: str, *, recursive: bool) -> bool:
-    """Whether *name* is under *path*, and directly under it if that is not to be *recursive*."""
-    if is_reference(name):
-        return path == REFERENCE
-    relative = relative_name(path, name)
-    return (path == "/" or relative != name) and (recursive or "/" not in relative)
-
-
-def _lags(read: Parameter, known: Parameter | None) -> bool:
-    return known is not None and read is not known and is_older(read, known)

@@ -31,8 +31,8 @@ from aiossmenv._errors import (
     StoreUnavailable,
     Throttled,
 )
-from aiossmenv._parameter import base_name, is_reference
-from aiossmenv._request import ByName, ByPath, One, Request
+from aiossmenv._naming import base_name, is_reference
+from aiossmenv._ssm.transport import GetParameter, GetParameters, GetParametersByPath, Request
 
 # The step in which the request of the running task is; `None` in tasks that are not ours.
 step: ContextVar[Literal["configuration", "credentials", "request", "answer"] | None] = ContextVar(
@@ -289,7 +289,7 @@ def _refusal(response: Mapping[str, Any], request: Request) -> AiossmenvError:  
     if code == "403":
         # Parameter Store would have said which right is missing, and this says nothing of that.
         return AccessDenied(said, remedy="Check any proxy or gateway between: Parameter Store itself says more.")
-    if isinstance(request, One) and is_reference(request.name) and "dependency service" in text:
+    if isinstance(request, GetParameter) and is_reference(request.name) and "dependency service" in text:
         # What a role without the right on the secret is told, whether or not there is one.
         return AccessDenied(
             said, remedy="Allow secretsmanager:GetSecretValue on the secret, and kms:Decrypt on its key."
@@ -310,14 +310,18 @@ def _denial(said: str, text: str, request: Request) -> AiossmenvError:
         grant = f"Allow kms:Decrypt on {key[1]} for this role." if key else f"Allow kms:Decrypt for this role. {_KEY}"
         return DecryptionFailed(said, remedy=grant)
     resource = re.search(r"on resource: (arn:(\S+?):ssm:(\S*?):(\d*):\S*)", text)
-    action = {ByPath: "ssm:GetParametersByPath", ByName: "ssm:GetParameters", One: "ssm:GetParameter"}[type(request)]
+    action = {
+        GetParametersByPath: "ssm:GetParametersByPath",
+        GetParameters: "ssm:GetParameters",
+        GetParameter: "ssm:GetParameter",
+    }[type(request)]
     stem = f"arn:{resource[2]}:ssm:{resource[3]}:{resource[4]}" if resource else "arn:aws:ssm:REGION:ACCOUNT"
-    if isinstance(request, ByPath):
+    if isinstance(request, GetParametersByPath):
         # The service checks the path that was asked for, not what is under it.
         name = f"{stem}:parameter{request.path}"
         grant = f"Allow {action} on both {name} and {name.rstrip('/')}/*."
     else:
-        names = request.names if isinstance(request, ByName) else (request.name,)
+        names = request.names if isinstance(request, GetParameters) else (request.name,)
         grant = f"Allow {action} on {', '.join(stem + ':parameter/' + base_name(name).lstrip('/') for name in names)}."
     if resource and resource[1].endswith(":*"):
         grant += " Or the name is mistyped: a role without a broad grant is told so of a parameter that does not exist."

@@ -1,12 +1,15 @@
 # One owner: which calls are under way, and who waits for which.
-"""Calls that are shared by all who ask for the same."""
+"""Time, waits between tries, the event loop that an object lives on, and calls that are shared by all who ask for the same."""
 
 import asyncio
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Generic, Protocol, TypeVar
 
 from aiossmenv._errors import StoreUnavailable
 
@@ -107,3 +110,62 @@ class SingleFlight(Generic[K, T]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Clock(Protocol):
+    """What tells the time and lets it pass; tests pass in one of their own."""
+
+    def now(self) -> float:
+        """Return seconds that never run backwards, from any beginning."""
+
+    def wall(self) -> datetime:
+        """Return the time of day, with time zone."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Return after so many seconds."""
+
+
+class LoopClock:
+    """The time of this machine."""
+
+    now = staticmethod(time.monotonic)
+
+    def wall(self) -> datetime:
+        """Return the time of day in UTC."""
+        return datetime.now(UTC)
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep on the running loop."""
+        await asyncio.sleep(seconds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backoff:
+    """
+    How long to wait after a failure.
+
+    *base*: ceiling of the first wait, in seconds. *cap*: the highest ceiling, in seconds.
+    """
+
+    base: float = 0.1
+    cap: float = 60.0
+
+    def ceiling(self, failures: int) -> float:
+        """Return the longest wait in seconds after this many failures in a row (1 or more)."""
+        # The exponent is bounded first: 2.0 ** 1024 is an OverflowError, and a long outage gets there.
+        return min(self.cap, self.base * 2.0 ** min(failures - 1, 60))
+
+    def delay(self, failures: int, draw: float) -> float:
+        """Return a wait in seconds; *draw* is a random number from 0 to 1."""
+        return draw * self.ceiling(failures)
+
+    def delay_within(self, failures: int, draw: float, remaining: float) -> float | None:
+        """
+        Return a wait in seconds that ends before *remaining* seconds are over, or `None` if it is time to give up.
+
+        A ceiling beyond the deadline is lowered to it instead of giving up early; what is left at the very end is
+        not worth a try, and would be sliced ever thinner.
+        """
+        if remaining <= self.base:
+            return None
+        return draw * min(self.ceiling(failures), remaining)

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from aiossmenv._flights import Home
-from aiossmenv._snapshot import Change, coalesce
+from aiossmenv._concurrency import Home
+from aiossmenv._models import Change, coalesce
 
 logger = logging.getLogger("aiossmenv")
 
@@ -22,7 +22,7 @@ _worker: ContextVar["asyncio.Task[None] | None"] = ContextVar("aiossmenv callbac
 Callback = Callable[[Change], object]
 
 
-class Mailbox(AsyncIterator[Change]):
+class ChangeQueue(AsyncIterator[Change]):
     """
     Changes that one reader has not read yet: at most one for each key, however slow the reader.
 
@@ -67,7 +67,7 @@ class Mailbox(AsyncIterator[Change]):
 class _Subscriber:
     callback: Callback
     keys: frozenset[str]
-    mailbox: Mailbox
+    mailbox: ChangeQueue
     is_async: bool
     working: bool = False
     ended: bool = False
@@ -78,14 +78,14 @@ class Watchers:
 
     def __init__(self) -> None:
         # A reader that lets go of its iterator has unsubscribed.
-        self._mailboxes: weakref.WeakSet[Mailbox] = weakref.WeakSet()
+        self._mailboxes: weakref.WeakSet[ChangeQueue] = weakref.WeakSet()
         self._subscribers: list[_Subscriber] = []
         self._workers: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    def changes(self) -> Mailbox:
+    def changes(self) -> ChangeQueue:
         """Return a new reader, which sees every change from now on."""
-        mailbox = Mailbox()
+        mailbox = ChangeQueue()
         if self._closed:
             mailbox.close()
         self._mailboxes.add(mailbox)
@@ -96,7 +96,7 @@ class Watchers:
         keys = tuple(keys)
         if not all(isinstance(key, str) for key in keys):
             raise TypeError("several keys are several arguments: on_change(callback, 'DB_USER', 'DB_PASSWORD')")
-        subscriber = _Subscriber(callback, frozenset(keys), Mailbox(), is_async(callback))
+        subscriber = _Subscriber(callback, frozenset(keys), ChangeQueue(), is_async(callback))
         self._subscribers.append(subscriber)
 
         def unsubscribe() -> None:
@@ -121,7 +121,7 @@ class Watchers:
                 if not subscriber.ended and (not subscriber.keys or change.key in subscriber.keys):
                     self._call(subscriber, change)
 
-    def at_work(self) -> bool:
+    def in_callback(self) -> bool:
         """Whether this is called in a callback, or in what one started."""
         return _worker.get() in self._workers
 

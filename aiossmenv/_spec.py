@@ -4,11 +4,12 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from aiossmenv._environ import Edit
 from aiossmenv._errors import EmptyPath, MissingParameters
-from aiossmenv._parameter import REFERENCE, Parameter, is_reference, nearest
-from aiossmenv._publish import Edit
-from aiossmenv._request import Want
-from aiossmenv._snapshot import Change, Known, Snapshot, is_below
+from aiossmenv._models import Change, Parameter, Snapshot
+from aiossmenv._naming import REFERENCE, is_below, is_reference, nearest
+from aiossmenv._ssm.merge import StoreState
+from aiossmenv._ssm.transport import Query
 
 
 class MayBeAbsent(tuple[str, ...]):
@@ -18,7 +19,7 @@ class MayBeAbsent(tuple[str, ...]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class EnvSpec:
     """What one `Env` is made of."""
 
     paths: tuple[str, ...]
@@ -37,21 +38,21 @@ class Wanted:
         """The paths, for a text."""
         return ", ".join(self.paths) or REFERENCE
 
-    def wants(self) -> tuple[Want, ...]:
+    def wants(self) -> tuple[Query, ...]:
         """Return what to look at to read all of it."""
         if self.names is None:
-            return tuple(Want(path=path, recursive=self.recursive) for path in self.paths)
+            return tuple(Query(path=path, recursive=self.recursive) for path in self.paths)
         secrets = tuple(name for name in self.names if is_reference(name))
         of_path: dict[str, dict[str, None]] = {path: {} for path in self.paths}
         for key in self.names:
             for path, name in self._spelled_out(key):
                 of_path[path][name] = None
         return (
-            *(Want(path=path, names=tuple(names), may_list=False) for path, names in of_path.items() if names),
-            *([Want(path=REFERENCE, names=secrets, may_list=False)] if secrets else []),
+            *(Query(path=path, names=tuple(names), may_list=False) for path, names in of_path.items() if names),
+            *([Query(path=REFERENCE, names=secrets, may_list=False)] if secrets else []),
         )
 
-    def missing(self, known: Known) -> tuple[str, ...]:
+    def missing(self, known: StoreState) -> tuple[str, ...]:
         """Return the full names, sorted, of the keys that no path has."""
         if self.names is None:
             return ()
@@ -69,34 +70,34 @@ class Wanted:
             return [(path, key)]
         return [(path, f"{path.rstrip('/')}/{key}") for path in self.paths]
 
-    def polls(self, known: Known) -> tuple[Want, ...]:
+    def polls(self, known: StoreState) -> tuple[Query, ...]:
         """Return what to look at to read by name all that is *known*; a path of which nothing is known is listed."""
         if self.names is not None:
             return self.wants()
-        polls: list[Want] = []
+        polls: list[Query] = []
         taken: set[str] = set()
         for path in self.paths:
             below = known.names_below(path, recursive=self.recursive)
             names = tuple(name for name in below if name not in taken)
             taken.update(names)
             if names or not below:
-                polls.append(Want(path=path, recursive=self.recursive, names=names or None))
+                polls.append(Query(path=path, recursive=self.recursive, names=names or None))
         return tuple(polls)
 
-    def some(self, names: Iterable[str]) -> tuple[Want, ...]:
+    def some(self, names: Iterable[str]) -> tuple[Query, ...]:
         """Return what to look at to read these *names* of those that are known."""
         if self.names is not None:
-            return (Want(names=tuple(names), may_list=False),)
+            return (Query(names=tuple(names), may_list=False),)
         of_path: dict[str, list[str]] = {}
         for name in names:
             path = next(path for path in self.paths if is_below(path, name, recursive=self.recursive))
             of_path.setdefault(path, []).append(name)
-        return tuple(Want(path=path, recursive=self.recursive, names=tuple(some)) for path, some in of_path.items())
+        return tuple(Query(path=path, recursive=self.recursive, names=tuple(some)) for path, some in of_path.items())
 
-    def arrange(self, known: Known, region: str | None) -> dict[str, Parameter]:
+    def arrange(self, known: StoreState, region: str | None) -> dict[str, Parameter]:
         """Return the parameters by key, or raise what is wrong with the set as a whole."""
         parameters: dict[str, Parameter] = {}
-        for want in self.wants() or (Want(path=self.where, names=()),):
+        for want in self.wants() or (Query(path=self.where, names=()),):
             names = known.names_below(want.path, recursive=self.recursive) if want.names is None else want.names
             below = known.keyed(want.path, names, to_key=self.to_key)
             if not below and not self.allow_empty:
@@ -124,11 +125,11 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class RefreshResult:
     """What a read leads to."""
 
-    known: Known
-    polls: tuple[Want, ...]
+    known: StoreState
+    polls: tuple[Query, ...]
     snapshot: Snapshot
     changes: tuple[Change, ...]
     edit: Edit | None

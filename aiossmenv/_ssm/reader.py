@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from aiossmenv._backoff import Backoff
+from aiossmenv._concurrency import Backoff
 from aiossmenv._errors import (
     AccessDenied,
     AiossmenvError,
@@ -28,10 +28,24 @@ from aiossmenv._errors import (
     StoreUnavailable,
     Throttled,
 )
-from aiossmenv._pace import Pace
-from aiossmenv._parameter import Parameter, Reading, answers, is_reference, split_selector
-from aiossmenv._readings import Bag, Readings
-from aiossmenv._request import BATCH, Answer, ByName, ByPath, One, Page, Request, TokenRefused, Want, tens
+from aiossmenv._models import Parameter
+from aiossmenv._naming import is_reference, split_selector
+from aiossmenv._ssm.limiter import AdaptiveRateLimiter
+from aiossmenv._ssm.merge import ResultMerger, Results
+from aiossmenv._ssm.transport import (
+    BATCH,
+    Answer,
+    FetchedParameter,
+    GetParameter,
+    GetParameters,
+    GetParametersByPath,
+    Page,
+    Query,
+    Request,
+    TokenRefused,
+    answers,
+    batches,
+)
 
 # Seconds for which a denial holds where no listing is planned; five times the default `ttl` of a store.
 DENIED_FOR = 300.0
@@ -41,12 +55,12 @@ DENIED_FOR = 300.0
 class _Listing:
     """One walk through a path; *only* these names count, unless it is `None`."""
 
-    want: Want
-    root: ByPath
+    want: Query
+    root: GetParametersByPath
     only: set[str] | None
     opening: bool
     tokens: set[str] = field(default_factory=set)
-    bag: Bag = field(default_factory=Bag)
+    bag: Results = field(default_factory=Results)
     restarts: int = 0
     lags: bool = False
     complete: bool = False
@@ -57,7 +71,7 @@ class Job:
     """A request to send, and what the scan knows of it."""
 
     request: Request
-    want: Want
+    want: Query
     opening: bool = False
     listing: _Listing | None = None
     failures: int = 0
@@ -71,14 +85,14 @@ class Job:
     def names(self) -> tuple[str, ...]:
         """The names that it asks for."""
         match self.request:
-            case ByName(names):
+            case GetParameters(names):
                 return names
-            case One(name):
+            case GetParameter(name):
                 return (name,)
         return ()
 
 
-class Denials:
+class PermissionCache:
     """
     What the role may not do: kinds of requests, each with the error that said so, shared by all scans of a store.
 
@@ -153,10 +167,10 @@ class Scan:
 
     def __init__(
         self,
-        wants: Iterable[Want],
+        wants: Iterable[Query],
         *,
-        pace: Pace,
-        denials: Denials,
+        pace: AdaptiveRateLimiter,
+        denials: PermissionCache,
         deadline: float,
         random: Callable[[], float],
         known: Mapping[str, Parameter] | None = None,
@@ -168,7 +182,7 @@ class Scan:
         backoff: Backoff | None = None,
     ) -> None:
         self._decrypt_all = decrypt == "all"
-        self._readings = Readings(known or {}, digests or {}, decrypt_all=self._decrypt_all)
+        self._readings = ResultMerger(known or {}, digests or {}, decrypt_all=self._decrypt_all)
         self._groups = tuple(groups)
         self._lenient = lenient
         self._pace = pace
@@ -183,7 +197,7 @@ class Scan:
         self._later: list[tuple[float, int, Job]] = []
         self._turn = itertools.count()
         self._out: set[Job] = set()
-        self._wants_of: dict[str, Want] = {}
+        self._wants_of: dict[str, Query] = {}
         self._listings: dict[tuple[int, bool], _Listing] = {}
         self._looking = True
         # Denials of calls for ten, and how many of their names are still to be read singly.
@@ -191,8 +205,8 @@ class Scan:
         # Denials of calls for ten that were for this scan.
         self._met: set[AiossmenvError] = set()
         # Names to ask for, of which the jobs are made as they are sent: for 10,000 it would hold the loop.
-        self._packs: Iterator[tuple[Want, tuple[str, ...]]] = iter(())
-        self._pack: tuple[Want, tuple[str, ...]] | None = None
+        self._packs: Iterator[tuple[Query, tuple[str, ...]]] = iter(())
+        self._pack: tuple[Query, tuple[str, ...]] | None = None
         self.unknown: set[str] = set()
         self.errors: dict[str, AiossmenvError] = {}
         self.error: AiossmenvError | None = None
@@ -249,7 +263,7 @@ class Scan:
         """Give up if the deadline is over; *unsent*: why requests under way have not been sent, if they have not."""
         if now >= self._deadline and not self.done:
             left = (self._pack, *self._packs) if self._pack else ()
-            unmade = [Job(ByName(names), want) for want, names in left]
+            unmade = [Job(GetParameters(names), want) for want, names in left]
             late = [*self._out, *self._ready, *(job for _, _, job in self._later), *unmade]
             late.sort(key=lambda job: job.last_error is None)  # those first that know why
             for job in late:
@@ -287,13 +301,13 @@ class Scan:
         throttled = isinstance(error, Throttled)
         self._pace.answered(job, now, "throttled" if throttled else "failed")
         self.throttled += throttled
-        if isinstance(error, ParameterNotFound) and isinstance(job.request, One):
+        if isinstance(error, ParameterNotFound) and isinstance(job.request, GetParameter):
             if job.called:
                 self._again(job, _late(job.names), now)
             else:
                 self.unknown.update(job.names)
                 self._cleared(job, now)
-                self._went_well(One)
+                self._went_well(GetParameter)
         elif isinstance(error, DecryptionFailed) and job.listing and not job.opening and job.listing.root.decrypt:
             # One of them fails the page, and the answer does not say which; opened by name, it does.
             job.listing.root = replace(job.listing.root, decrypt=False)
@@ -301,7 +315,7 @@ class Scan:
         elif self._has_another_way(job, self._denials.learned.get(type(job.request), error)):
             kind = type(job.request)
             self._met.add(error)
-            if _is_denial(error) and not job.want.may_list and kind is ByName:
+            if _is_denial(error) and not job.want.may_list and kind is GetParameters:
                 # It may be one of them that is forbidden. If each can be read singly, it is not.
                 self._suspects[error] = len(job.names)
             elif _is_denial(error):
@@ -328,9 +342,9 @@ class Scan:
         if job.because in self._suspects:
             self._suspects[job.because] -= 1
             if not self._suspects[job.because]:
-                self._denials.learn(ByName, job.because, now + self._denied_for)
-                self._denials.confirm(ByName)
-                self._withdraw(ByName)
+                self._denials.learn(GetParameters, job.because, now + self._denied_for)
+                self._denials.confirm(GetParameters)
+                self._withdraw(GetParameters)
 
     def _read_otherwise(self, job: Job, because: AiossmenvError) -> None:
         names = [job.called.get(name, name) for name in job.names]
@@ -349,7 +363,7 @@ class Scan:
         for mate in mates:
             self._read_otherwise(mate, because)
 
-    def _look(self, want: Want) -> Iterable[tuple[Want, tuple[str, ...]]]:
+    def _look(self, want: Query) -> Iterable[tuple[Query, tuple[str, ...]]]:
         """Return the names to look at by tens; what is not asked for by tens is ready now."""
         if want.names is None:
             self._list(want, decrypt=self._decrypt_all, opening=False)
@@ -358,12 +372,12 @@ class Scan:
         for name in dict.fromkeys(want.names):
             self._wants_of.setdefault(name, want)
             if is_reference(name):
-                self._ready.append(Job(One(name), want))
+                self._ready.append(Job(GetParameter(name), want))
             else:
                 natives.append(name)
-        return ((want, ten) for ten in tens(natives))
+        return ((want, ten) for ten in batches(natives))
 
-    def _list(self, want: Want, *, decrypt: bool, opening: bool, only: Iterable[str] | None = None) -> None:
+    def _list(self, want: Query, *, decrypt: bool, opening: bool, only: Iterable[str] | None = None) -> None:
         listing = self._listings.get((id(want), opening))
         if listing and listing.only is not None and only is not None:
             # Several singles that were denied at once need one listing between them.
@@ -371,14 +385,14 @@ class Scan:
             self._take(listing)
             return
         names = None if only is None else set(only)
-        listing = _Listing(want, ByPath(want.path, want.recursive, decrypt), names, opening)
+        listing = _Listing(want, GetParametersByPath(want.path, want.recursive, decrypt), names, opening)
         self._listings[id(want), opening] = listing
         self._ready.append(self._first_page(listing))
 
     def _read(
         self,
         names: Iterable[str],
-        want: Want,
+        want: Query,
         *,
         decrypt: bool,
         opening: bool,
@@ -386,30 +400,30 @@ class Scan:
     ) -> None:
         """Ask for *names* in the best way that the role is not known to be denied."""
         denied = self._denials.learned
-        if not because and ByName not in denied:
-            self._ready.extend(Job(ByName(batch, decrypt), want, opening) for batch in tens(names))
+        if not because and GetParameters not in denied:
+            self._ready.extend(Job(GetParameters(batch, decrypt), want, opening) for batch in batches(names))
             return
-        because = because or denied[ByName]
-        of_want: dict[int, tuple[Want, list[str]]] = {}
+        because = because or denied[GetParameters]
+        of_want: dict[int, tuple[Query, list[str]]] = {}
         for name in names:
             # A group may have names of several paths.
             own = self._wants_of.get(name, want)
             of_want.setdefault(id(own), (own, []))[1].append(name)
         for own, some in of_want.values():
             listable = own.may_list and _is_denial(because)
-            if listable and (One in denied or not decrypt or len(some) > BATCH):
+            if listable and (GetParameter in denied or not decrypt or len(some) > BATCH):
                 self._list(own, decrypt=decrypt, opening=opening, only=(split_selector(name)[0] for name in some))
             else:
-                self._ready.extend(Job(One(name, decrypt), own, opening, because=because) for name in some)
+                self._ready.extend(Job(GetParameter(name, decrypt), own, opening, because=because) for name in some)
 
     def _has_another_way(self, job: Job, error: AiossmenvError) -> bool:
-        singly = One not in self._denials.learned
+        singly = GetParameter not in self._denials.learned
         match job.request:
-            case ByName():
+            case GetParameters():
                 # One bad name, or one that cannot be decrypted, fails all ten; singly it is known which.
                 listable = job.want.may_list and _is_denial(error)
                 return listable or (singly and (_is_denial(error) or isinstance(error, DecryptionFailed | InvalidPath)))
-            case One(name):
+            case GetParameter(name):
                 return _is_denial(error) and job.want.may_list and not is_reference(name)
         return False
 
@@ -424,7 +438,7 @@ class Scan:
         if page.token is not None:
             listing.tokens.add(page.token)
             root = listing.root
-            following = ByPath(root.path, root.recursive, root.decrypt, page.token)
+            following = GetParametersByPath(root.path, root.recursive, root.decrypt, page.token)
             self._ready.append(Job(following, job.want, job.opening, listing))
         elif listing.lags:
             self._restart(job, now)
@@ -468,7 +482,7 @@ class Scan:
         if late:
             # This replica has not heard of the version that another one showed: by its number it cannot be mistaken.
             names = tuple(late)
-            request = One(names[0]) if isinstance(job.request, One) else ByName(names)
+            request = GetParameter(names[0]) if isinstance(job.request, GetParameter) else GetParameters(names)
             again = Job(request, job.want, opening=True, failures=job.failures, because=job.because, called=late)
             self._again(again, _late(names), now)
         else:
@@ -484,16 +498,16 @@ class Scan:
         singles = ((name,) for name in sorted(self._readings.bag.sealed.keys() - grouped))
         self._unpack(self._packed(itertools.chain(clusters, singles)))
 
-    def _unpack(self, packs: Iterable[tuple[Want, tuple[str, ...]]]) -> None:
+    def _unpack(self, packs: Iterable[tuple[Query, tuple[str, ...]]]) -> None:
         self._packs = iter(packs)
         self._pack = next(self._packs, None)
 
     def _fill(self) -> None:
         """Make the next job from the names that are left, if there are any."""
         decrypt, opening = self._decrypt_all or not self._looking, not self._looking
-        if self._pack and ByName in self._denials.learned:
+        if self._pack and GetParameters in self._denials.learned:
             # All that is left at once: a few are read singly, but many are better listed.
-            left: dict[int, tuple[Want, list[str]]] = {}
+            left: dict[int, tuple[Query, list[str]]] = {}
             for want, names in (self._pack, *self._packs):
                 left.setdefault(id(want), (want, []))[1].extend(names)
             self._pack = None
@@ -504,9 +518,9 @@ class Scan:
             self._pack = next(self._packs, None)
             self._read(names, want, decrypt=decrypt, opening=opening)
 
-    def _packed(self, clusters: Iterable[tuple[str, ...]]) -> Iterable[tuple[Want, tuple[str, ...]]]:
+    def _packed(self, clusters: Iterable[tuple[str, ...]]) -> Iterable[tuple[Query, tuple[str, ...]]]:
         """Put clusters of names into tens, by the want they came from, without breaking one that fits."""
-        open_tens: dict[int, tuple[Want, list[str]]] = {}
+        open_tens: dict[int, tuple[Query, list[str]]] = {}
         for cluster in clusters:
             natives = [name for name in cluster if not is_reference(name)]
             want = self._wants_of[cluster[0]]
@@ -526,9 +540,9 @@ class Scan:
         elif _is_denial(error) and job.because:
             if job.because not in self._met:
                 # That was of other names, or some time ago, and leaves no way for these.
-                if self._denials.learned.get(ByName) is job.because:
-                    self._denials.forget(ByName)
-                request = ByName(job.names, job.request.decrypt)
+                if self._denials.learned.get(GetParameters) is job.because:
+                    self._denials.forget(GetParameters)
+                request = GetParameters(job.names, job.request.decrypt)
                 self._ready.append(Job(request, job.want, job.opening, called=job.called))
                 return
             # The role may not read singly either; what the call for ten said was the matter.
@@ -544,7 +558,7 @@ class Scan:
 
     def _first_page(self, listing: _Listing) -> Job:
         listing.tokens.clear()
-        listing.bag, listing.lags = Bag(), False
+        listing.bag, listing.lags = Results(), False
         return Job(listing.root, listing.want, listing.opening, listing)
 
     def _restart(self, job: Job, now: float) -> None:
@@ -566,7 +580,7 @@ def _unanswered(job: Job, unsent: str) -> StoreUnavailable:
     return StoreUnavailable(
         f"{unsent or 'Parameter Store did not answer'} before the deadline",
         parameter=", ".join(job.names) or None,
-        path=job.request.path if isinstance(job.request, ByPath) else None,
+        path=job.request.path if isinstance(job.request, GetParametersByPath) else None,
         remedy=f"Check {'where they come from' if unsent else 'the network and the endpoint'}, or pass a longer deadline.",
     )
 
@@ -576,7 +590,7 @@ def _is_denial(error: AiossmenvError) -> bool:
     return isinstance(error, AccessDenied) and (error.action or "").startswith("ssm:")
 
 
-def _as_asked(item: Reading, name: str) -> Reading:
+def _as_asked(item: FetchedParameter, name: str) -> FetchedParameter:
     # Not every answer says by which selector it was asked for; and read by its version's number for once, a parameter is
     # the same as without.
     selector = split_selector(name)[1]

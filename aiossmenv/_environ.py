@@ -11,7 +11,7 @@ from functools import cache
 from types import MappingProxyType
 
 from aiossmenv._errors import InvalidVariable
-from aiossmenv._parameter import Parameter
+from aiossmenv._models import Parameter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Reading Parameter Store."""
