@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
@@ -15,6 +15,7 @@ from aiossmenv._errors import StoreUnavailable
 
 K = TypeVar("K")
 T = TypeVar("T")
+V = TypeVar("V")
 
 
 class Home:
@@ -34,6 +35,10 @@ class Home:
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The loop; `None` before the first use, when it is gone, and in a child process."""
         return self._loop() if self._loop and self._pid == os.getpid() else None
+
+    def is_forked(self) -> bool:
+        """Whether this process is a child of the one that this was used in."""
+        return self._pid not in (0, os.getpid())
 
     def is_elsewhere(self) -> bool:
         """Whether there is a home, and the loop that runs here, if one does, is another; changes nothing."""
@@ -169,3 +174,39 @@ class Backoff:
         if remaining <= self.base:
             return None
         return draw * min(self.ceiling(failures), remaining)
+
+
+async def wait_for(task: "asyncio.Task[object]", clock: Clock, seconds: float) -> bool:
+    """Wait until *task* has ended, at most so many *seconds* of *clock*; return whether it has."""
+    alarm = asyncio.create_task(clock.sleep(seconds), name="aiossmenv alarm")
+    try:
+        await asyncio.wait({task, alarm}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        alarm.cancel()
+    return task.done()
+
+
+async def for_each(items: Iterable[V], do: Callable[[V], Awaitable[None]], *, at_once: int) -> None:
+    """
+    Call *do* with each of *items*, *at_once* at a time, and wait for all.
+
+    The items are taken as there is room for them. The first error cancels the others, and is raised as it is.
+    """
+    left = iter(items)
+
+    async def work() -> None:
+        for item in left:
+            await do(item)
+
+    failure: BaseException | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(work(), name="aiossmenv request")
+    except BaseExceptionGroup as errors:
+        failure = errors
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    # Not raised above, where it would get the group as its context.
+    if failure:
+        raise failure

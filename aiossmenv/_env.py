@@ -24,10 +24,11 @@ from aiossmenv._events import Callback, Watchers
 from aiossmenv._models import Change, Parameter, Snapshot, Status, asked_name, diff
 from aiossmenv._schedule import Kind, Schedule
 from aiossmenv._spec import EnvSpec, RefreshResult
-from aiossmenv._ssm.merge import StoreState
-from aiossmenv._ssm.reader import DENIED_FOR, Scan
-from aiossmenv._ssm.store import ParameterStore, alive
-from aiossmenv._ssm.transport import BATCH, GetParameters, Page, Query
+from aiossmenv._ssm.merge import Results, StoreState
+from aiossmenv._ssm.permissions import DENIED_FOR
+from aiossmenv._ssm.reader import ReadStats
+from aiossmenv._ssm.store import ParameterStore
+from aiossmenv._ssm.transport import BATCH, Query
 
 logger = logging.getLogger("aiossmenv")
 
@@ -99,7 +100,7 @@ class Env(Mapping[str, str]):
         self._environ = environ
         self._override = override
         self._deadline = deadline
-        self._known = StoreState(MappingProxyType({}))
+        self._known = StoreState()
         self._snapshot = Snapshot({}, self._clock.wall())
         self._owned: Mapping[str, str] = {}
         self._polls: tuple[Query, ...] = ()
@@ -125,7 +126,6 @@ class Env(Mapping[str, str]):
         self._closed = self._released = self._inherited = False
         # One flag for all reasons to refuse a read, so that a read costs no more than a lookup.
         self._guarded = max_stale is not None
-        alive[id(self)] = self
         self.shadowed: frozenset[str] = frozenset()
 
     def __getitem__(self, key: str) -> str:
@@ -358,22 +358,14 @@ class Env(Mapping[str, str]):
             refresh.scope = "list"  # one of the keys went while this waited for another refresh
         known = self._known
         self._store.retain()
-        self._store._denials.age(self._schedule.newly_slept())
+        self._store.account_for_suspend(self._schedule.newly_slept())
         try:
-            ask = await self._off_loop(len(known.parameters), self._ask, refresh)
+            options = await self._off_loop(len(known.parameters), self._query, refresh)
             stats = ReadStats()
             try:
                 self._turns += 1
                 refresh.turn = self._turns
-                results = await self._store.read(
-                    ask.queries,
-                    known,
-                    decrypt=ask.decrypt,
-                    groups=ask.groups,
-                    deadline=ask.deadline,
-                    denied_for=ask.denied_for,
-                    stats=stats,
-                )
+                results = await self._store.read(known=known, stats=stats, **options)
             finally:
                 self._schedule.count(requests=stats.requests, throttled=stats.throttled, decrypted=stats.decrypted)
             self._region = self._store.region
@@ -383,7 +375,7 @@ class Env(Mapping[str, str]):
         # has published nothing.
         complete = not isinstance(refresh.scope, frozenset)
         try:
-            prepared = await self._off_loop(len(scan.found), self._prepare, known, scan, complete)
+            prepared = await self._off_loop(len(results.parameters), self._prepare, known, results, complete)
         except EmptyPath as error:
             if not known.parameters and self._wanted.names is None:
                 await self._explain(error)
@@ -398,20 +390,10 @@ class Env(Mapping[str, str]):
             return
         self._store.retain()
         try:
-            # Not by a Scan, which would try again, and remember a denial.
-            call = asyncio.create_task(
-                self._store._open().call(GetParameters((name,), decrypt=False)), name="aiossmenv name"
-            )
-            alarm = asyncio.create_task(self._clock.sleep(seconds), name="aiossmenv alarm")
-            try:
-                await asyncio.wait({call, alarm}, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                alarm.cancel()
-                call.cancel()
-                answer, _ = await asyncio.gather(call, alarm, return_exceptions=True)
+            answer = await self._store.is_parameter(name, within=seconds)
         finally:
             await self._store.release()
-        if isinstance(answer, Page) and answer.items:
+        if answer:
             parent, _, last = name.rpartition("/")
             error.args = ("this is the name of a parameter, and no parameter is under it",)
             error.remedy = (
@@ -419,8 +401,8 @@ class Env(Mapping[str, str]):
                 f" load_env('{parent or '/'}', keys=['{last}'])."
             )
 
-    def _scan(self, refresh: _Refresh, known: StoreState) -> Scan:
-        """Return the scan that reads what *refresh* covers; changes nothing, and waits for nothing."""
+    def _query(self, refresh: _Refresh) -> dict[str, Any]:
+        """Return how to read what *refresh* covers; changes nothing, and waits for nothing."""
         wants, groups, few, wanted = self._wanted.wants(), self._groups(), False, refresh.scope
         limits = [seconds for seconds in (refresh.deadline, self._deadline) if seconds is not None]
         until_listing = self._schedule.until_listing(self._clock.now())
@@ -432,14 +414,13 @@ class Env(Mapping[str, str]):
             groups = [] if few and len(wants) == 1 else groups
         elif wanted == "poll":
             wants = self._polls
-        return self._store._scan_for(
-            wants,
-            deadline=min(limits, default=None),
-            known=known,
-            decrypt="all" if few or wanted == "revalidate" else "changed",
-            groups=groups,
-            denied_for=DENIED_FOR if until_listing is None else until_listing,
-        )
+        return {
+            "queries": wants,
+            "deadline": min(limits, default=None),
+            "decrypt": "all" if few or wanted == "revalidate" else "changed",
+            "groups": groups,
+            "denied_for": DENIED_FOR if until_listing is None else until_listing,
+        }
 
     def _with_their_groups(self, wanted: frozenset[str]) -> frozenset[str]:
         """Add what somebody follows together with *wanted*, as far as one call can hold it."""
@@ -455,9 +436,9 @@ class Env(Mapping[str, str]):
             for keys in self._watchers.groups()
         ]
 
-    def _prepare(self, known: StoreState, scan: Scan, complete: bool) -> RefreshResult:
+    def _prepare(self, known: StoreState, results: Results, complete: bool) -> RefreshResult:
         """Work out what a read leads to; changes nothing, and waits for nothing."""
-        now_known = known.merge(scan.found, scan.digests, complete=complete)
+        now_known = known.merge(results, complete=complete)
         # After a read of some keys the others are as old as they were.
         taken_at = self._clock.wall() if complete else self._snapshot.taken_at
         unchanged = known.parameters and (now_known.parameters, now_known.missing_once) == (
