@@ -395,10 +395,10 @@ def test_a_store_that_was_entered_before_a_fork() -> None:
         return await load_env("/P", store=store, environ={})
 
     env = asyncio.run(begin())
-    for copy in (store, env):
-        copy._forked()
+    for home in (store._home, env._home):
+        home._pid += 1  # as a child sees them
     for _ in range(2):
         asyncio.run(env.refresh())
-        assert store._caller is None
+        assert store._transport is None
     asyncio.run(store.__aexit__(None, None, None))
-    assert (0, 0) == (store._entered, store._inherited)
+    assert not store._users

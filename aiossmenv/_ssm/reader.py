@@ -502,8 +502,8 @@ class _Read:
         Returns an error that another request makes up for, or that is an answer; raises one that no retry can mend.
         """
         operation = type(request)
-        self._attempts[attempts] = None
         while True:
+            self._attempts[attempts] = None
             denial = self._permissions.denial(operation)
             if denial and self._has_another_way(query, request, denial):
                 result: Page | AiossmenvError = denial

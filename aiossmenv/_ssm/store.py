@@ -5,7 +5,7 @@ import random as rng
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -136,7 +136,7 @@ class ParameterStore:
         # What keeps it open, by kind: blocks, `Env`s, and single reads outside of a block, which count once.
         self._users: Counter[str] = Counter()
         self._reader = Reader(
-            self._connected,
+            _weakly(self),
             permissions=self._permissions,
             max_in_flight=self._max_in_flight,
             clock=self.clock,
@@ -354,6 +354,18 @@ class ParameterStore:
         self._batch = None
         errors: dict[str, AiossmenvError] = {}
         return await self.read([Query(names=tuple(batch.names), may_list=False)], errors=errors), errors
+
+
+def _weakly(store: ParameterStore) -> Callable[[], Awaitable[Transport]]:
+    """Return what connects *store*, without a cycle: a store that was left open is reported when its last user drops it."""
+    reference = weakref.ref(store)
+
+    async def connected() -> Transport:
+        open_store = reference()
+        assert open_store  # it is what reads
+        return await open_store._connected()
+
+    return connected
 
 
 async def _closing(transport: Transport, store: "weakref.ref[ParameterStore]") -> AsyncGenerator[None, None]:
