@@ -10,7 +10,7 @@ from aiossmenv.testing import MemoryStore
 
 async def turns() -> None:
     """Let what is ready run."""
-    for _ in range(10):
+    for _ in range(100):
         await asyncio.sleep(0)
 
 

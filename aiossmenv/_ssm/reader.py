@@ -376,6 +376,12 @@ class _Read:
     # By name.
 
     async def _read_batch(self, query: Query, names: tuple[str, ...]) -> None:
+        if GetParameters in self._permissions.doubted:
+            # One batch tries it, to its end, so that a denial that lasts costs one request.
+            async with self._reader.trial_lock(GetParameters):
+                if GetParameters in self._permissions.doubted:
+                    await self._read_ten(query, names, with_decryption=self._with_decryption)
+                    return
         denial = self._permissions.denial(GetParameters)
         if not denial:
             await self._read_ten(query, names, with_decryption=self._with_decryption)
@@ -508,8 +514,7 @@ class _Read:
             if denial and self._has_another_way(query, request, denial):
                 result: Page | AiossmenvError = denial
                 break
-            if operation in self._permissions.doubted:
-                # One request tries it, so that it costs one denial.
+            if operation is GetParameter and operation in self._permissions.doubted:
                 async with self._reader.trial_lock(operation):
                     if operation not in self._permissions.doubted:
                         continue

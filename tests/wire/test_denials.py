@@ -31,7 +31,7 @@ def actions(store: MemoryStore) -> Counter[str]:
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return what the log says of rights: `lost` and `back`."""
     texts = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
-    return ["lost" if "without a right" in text else "back" for text in texts if "right" in text or "again" in text]
+    return ["lost" if "lacks a right" in text else "back" for text in texts if "right" in text or "again" in text]
 
 
 @pytest.mark.parametrize("denied", [(TENS,), (TENS, SINGLY)])
