@@ -18,6 +18,24 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 
+class Process:
+    """The id of this process, kept because to ask for it takes longer than to read a value."""
+
+    __slots__ = ("id",)
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Ask for it; in a child process after a fork."""
+        self.id = os.getpid()
+
+
+process = Process()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=process.renew)
+
+
 class Home:
     """
     The event loop that an object lives on.
@@ -34,11 +52,11 @@ class Home:
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The loop; `None` before the first use, when it is gone, and in a child process."""
-        return self._loop() if self._loop and self._pid == os.getpid() else None
+        return self._loop() if self._loop and self._pid == process.id else None
 
     def is_forked(self) -> bool:
         """Whether this process is a child of the one that this was used in."""
-        return self._pid not in (0, os.getpid())
+        return self._pid not in (0, process.id)
 
     def is_elsewhere(self) -> bool:
         """Whether there is a home, and the loop that runs here, if one does, is another; changes nothing."""
@@ -59,7 +77,7 @@ class Home:
         with self._lock:
             self.refuse_other_thread(what)
             elsewhere = self.is_elsewhere()
-            self._loop, self._pid = weakref.ref(asyncio.get_running_loop()), os.getpid()
+            self._loop, self._pid = weakref.ref(asyncio.get_running_loop()), process.id
             return elsewhere
 
 
@@ -128,6 +146,9 @@ class Clock(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Return after so many seconds."""
+
+
+Clock.__module__ = "aiossmenv"
 
 
 class LoopClock:

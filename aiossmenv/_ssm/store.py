@@ -99,7 +99,7 @@ class ParameterStore:
         self._connect = _given(given) if given else _boto(session, region, endpoint_url, max_concurrency)
         self._max_in_flight = max_concurrency
         self._permissions = PermissionCache()
-        self._deadline = deadline
+        self.deadline = deadline
         self._cache: TTLCache[str, Parameter] = TTLCache(_CACHED, ttl, timer=self.clock.now)
         self._home = Home()
         self._begin()
@@ -239,7 +239,7 @@ class ParameterStore:
             return await self._reader.read(
                 queries,
                 known or StoreState(),
-                deadline=self._deadline if deadline is None else deadline,
+                deadline=self.deadline if deadline is None else deadline,
                 decrypt=decrypt,
                 groups=groups,
                 denied_for=denied_for,

@@ -312,7 +312,8 @@ async def test_selectors(backend: Backend) -> None:
     assert ["3", "1", "2", "1", "3"] == await read("/C/A", "/C/A:1", "/C/A:2", "/C/A:blue", "/C/A:green")
     assert ["3", "2", "1"] == await read(arn, f"{arn}:2", f"{arn}:blue")
     assert {"/C/A:9", "/C/A:red"} == set(
-        (await ask(backend, GetParameters(("/C/A:9",)))).invalid_parameters + (await ask(backend, GetParameters(("/C/A:red",)))).invalid_parameters
+        (await ask(backend, GetParameters(("/C/A:9",)))).invalid_parameters
+        + (await ask(backend, GetParameters(("/C/A:red",)))).invalid_parameters
     )
     for missing in ("/C/A:9", "/C/A:red", "/C/B:1"):
         with pytest.raises(ParameterNotFound):
