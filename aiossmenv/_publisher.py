@@ -76,7 +76,6 @@ class Publisher:
         self.groups: list[frozenset[str]] = []
         self.events = Events()
         self.region: str | None = None
-        # How long ago listings and the suspension of the process are is the refresher's to know.
         self._store = store
         self._clock = store.clock
         self._environ = environ
@@ -90,7 +89,7 @@ class Publisher:
         # What the log has said of variables that the SDK reads: ("sets", "AWS_REGION").
         self._logged: set[tuple[str, str]] = set()
         if holds_store:
-            store.retain()
+            store._retain()
 
     def __repr__(self) -> str:
         read = f"{self.snapshot.taken_at:%Y-%m-%d %H:%M:%S%z}"
@@ -123,18 +122,18 @@ class Publisher:
             await self.events.aclose()
         finally:
             if self._holds_store:
-                await self._store.release()
+                await self._store._release()
 
     async def read(self, refresh: Refresh) -> Refreshed:
         """Read what *refresh* covers, and publish it."""
         state, began = self._state, self._clock.now()
-        self._store.retain()
-        self._store.account_for_suspend(refresh.suspended)
+        self._store._retain()
+        self._store._account_for_suspend(refresh.suspended)
         try:
             queries, groups, decrypt = await self._off_loop(len(state.parameters), self._plan, refresh)
             limits = [seconds for seconds in (refresh.deadline, self._deadline) if seconds is not None]
             refresh.sending()
-            results = await self._store.read(
+            results = await self._store._read(
                 queries,
                 state,
                 decrypt="all" if decrypt else "changed",
@@ -145,7 +144,7 @@ class Publisher:
             )
             self.region = self._store.region
         finally:
-            await self._store.release()
+            await self._store._release()
         # After the store is closed, if it is: nothing is awaited behind the publication, so a read that is cancelled
         # has published nothing.
         complete = not isinstance(refresh.scope, frozenset)
@@ -233,14 +232,14 @@ class Publisher:
     async def _explain(self, error: EmptyPath, began: float) -> None:
         """Say so in *error* if its path is the name of a parameter."""
         name = error.path or "/"
-        seconds = began + (self._deadline or self._store.deadline) - self._clock.now()
+        seconds = began + (self._deadline or self._store._deadline) - self._clock.now()
         if name == "/" or seconds <= 0:
             return
-        self._store.retain()
+        self._store._retain()
         try:
-            is_parameter = await self._store.is_parameter(name, within=seconds)
+            is_parameter = await self._store._is_parameter(name, within=seconds)
         finally:
-            await self._store.release()
+            await self._store._release()
         if is_parameter:
             parent, _, last = name.rpartition("/")
             error.args = ("this is the name of a parameter, and no parameter is under it",)

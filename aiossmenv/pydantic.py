@@ -4,7 +4,7 @@ Typed settings from Parameter Store, validated again on each change: `pip instal
     from pydantic import BaseModel, SecretStr
     from pydantic_settings import BaseSettings
 
-    from aiossmenv.pydantic import following
+    from aiossmenv.pydantic import live_settings
 
 
     class Database(BaseModel):
@@ -18,7 +18,7 @@ Typed settings from Parameter Store, validated again on each change: `pip instal
         regions: list[str] = []
 
 
-    async with following(Settings, "/FAKEBOOK/TEST/", ttl=60) as live:
+    async with live_settings(Settings, "/FAKEBOOK/TEST/", ttl=60) as live:
         live.on_change(lambda old, new: print("from", old.db.host, "to", new.db.host))
         print(live.current.db.host)
 
@@ -26,7 +26,7 @@ Typed settings from Parameter Store, validated again on each change: `pip instal
 that was valid: if a refresh brings one that is not, it stays, and `live.error` and the log say which fields and
 parameters are wrong, in pydantic's types of error and never in values. `await load_settings(Settings, path)` loads once.
 Both take what `load_env` takes, but `environ` is `None` unless you pass one: the settings are where the values go. An
-`Env` that you have already is followed by `LiveSettings(Settings, env)`, and that of `following` is `live.env`. More than
+`Env` that you have already is followed by `LiveSettings(Settings, env)`, and that of `live_settings` is `live.env`. More than
 ten parameters take several calls; those of one model within are read in one moment, as far as one call holds them: let
 what changes together be a model.
 
@@ -97,7 +97,7 @@ class ParameterSource(EnvSettingsSource):
     """
     The parameters of *env*, by their names below its paths, as a source for `settings_customise_sources`.
 
-    Without *env* it marks the place for what `following`, `load_settings` and `LiveSettings` read. Raises `KeyCollision`
+    Without *env* it marks the place for what `live_settings`, `load_settings` and `LiveSettings` read. Raises `KeyCollision`
     when two parameters fill one field and neither is spelled like it.
     """
 

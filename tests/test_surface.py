@@ -20,10 +20,11 @@ from aiossmenv import (
     DecryptionFailed,
     InvalidPath,
     ParameterNotFound,
+    ServiceError,
     StoreUnavailable,
     Throttled,
 )
-from aiossmenv._ssm.boto_errors import InvalidToken, _refusal
+from aiossmenv._ssm.faults import InvalidNextToken, error_of_answer
 from aiossmenv._ssm.transport import GetParameter, GetParameters, GetParametersByPath, Request
 
 BY_PATH = GetParametersByPath("/FAKEBOOK/TEST", recursive=True)
@@ -39,8 +40,9 @@ names = pytest.mark.parametrize("name", aiossmenv.__all__)
 def exported() -> Iterator[str]:
     """Find the names that any room says are the package's."""
     package = Path(aiossmenv.__file__).parent
-    for path in package.glob("_[a-z]*.py"):
-        for name, value in vars(import_module(f"aiossmenv.{path.stem}")).items():
+    for path in (*package.glob("_[a-z]*.py"), *package.glob("_ssm/[a-z]*.py")):
+        module = ".".join(path.relative_to(package.parent).with_suffix("").parts)
+        for name, value in vars(import_module(module)).items():
             if not name.startswith("_") and getattr(value, "__module__", "") == "aiossmenv":
                 yield name
 
@@ -133,8 +135,7 @@ def test_names_can_be_imported_without_the_sdk() -> None:
 
 def refusal(code: str, text: str = "", status: int = 400, request: Request = ONE) -> AiossmenvError:
     """Translate an answer as botocore gives it."""
-    response = {"Error": {"Code": code, "Message": text}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    return _refusal(response, request)
+    return error_of_answer(ServiceError(code, text, status), request)
 
 
 def modelled() -> Iterator[tuple[Request, str, int]]:
@@ -155,9 +156,10 @@ def test_every_modelled_error_is_translated() -> None:
     for request, code, status in walked:
         error = refusal(code, "", status, request)
         assert type(error) is not AiossmenvError, code
-        assert (status == 500) == isinstance(error, StoreUnavailable), code
-        assert isinstance(error, InvalidToken) == (code == "InvalidNextToken"), code
-        assert (status == 500) == error.transient, code
+        # A listing that cannot go on begins again.
+        begins_again = code == "InvalidNextToken"
+        assert begins_again == isinstance(error, InvalidNextToken), code
+        assert (status == 500 or begins_again) == isinstance(error, StoreUnavailable) == error.transient, code
 
 
 ROLE = "User: arn:aws:sts::111122223333:assumed-role/app/i-0 is not authorized to perform"
@@ -195,7 +197,7 @@ KMS_RATE = (
         ("403", "Forbidden", 403, AccessDenied, False),
         ("ValidationException", "Parameter name: can't be prefixed with ssm", 400, InvalidPath, False),
         ("InvalidFilterKey", "", 400, InvalidPath, False),
-        ("InvalidNextToken", "", 400, InvalidToken, False),
+        ("InvalidNextToken", "", 400, StoreUnavailable, True),
         ("SomethingNew", "nobody knows", 400, StoreUnavailable, False),
         ("404", "Not Found", 404, StoreUnavailable, False),
         ("", "", 0, StoreUnavailable, False),
@@ -207,7 +209,7 @@ def test_refusals(code: str, text: str, status: int, kind: type[AiossmenvError],
 
     assert kind is type(error)
     assert transient == error.transient
-    assert error.remedy or kind is InvalidToken
+    assert error.remedy
 
 
 # Not all of these are Parameter Store's own: proxies, STS and the services behind it speak through it.

@@ -99,7 +99,7 @@ class ParameterStore:
         self._connect = _given(given) if given else _boto(session, region, endpoint_url, max_concurrency)
         self._max_in_flight = max_concurrency
         self._permissions = PermissionCache()
-        self.deadline = deadline
+        self._deadline = deadline
         self._cache: TTLCache[str, Parameter] = TTLCache(_CACHED, ttl, timer=self.clock.now)
         self._home = Home()
         self._begin()
@@ -218,11 +218,11 @@ class ParameterStore:
         """
         self._arrive()
         self._stay_open()
-        results = await self.read([Query(path=normal_path(path), recursive=recursive)])
+        results = await self._read([Query(path=normal_path(path), recursive=recursive)])
         for _, parameter in sorted(results.parameters.items()):
             yield parameter
 
-    async def read(
+    async def _read(
         self,
         queries: Iterable[Query],
         known: StoreState | None = None,
@@ -239,7 +239,7 @@ class ParameterStore:
             return await self._reader.read(
                 queries,
                 known or StoreState(),
-                deadline=self.deadline if deadline is None else deadline,
+                deadline=self._deadline if deadline is None else deadline,
                 decrypt=decrypt,
                 groups=groups,
                 denied_for=denied_for,
@@ -250,7 +250,7 @@ class ParameterStore:
             error.region = error.region or self.region
             raise
 
-    async def is_parameter(self, name: str, *, within: float) -> bool:
+    async def _is_parameter(self, name: str, *, within: float) -> bool:
         """Return whether a parameter is called *name*; `False` too if one request, in so many seconds, does not tell."""
         asking = asyncio.create_task(
             self._reader.send(GetParameters((name,), with_decryption=False), ReadStats()), name="aiossmenv name"
@@ -264,7 +264,7 @@ class ParameterStore:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
 
-    def account_for_suspend(self, seconds: float) -> None:
+    def _account_for_suspend(self, seconds: float) -> None:
         """Note that the process was suspended, and the clock with it: denials end sooner."""
         self._permissions.account_for_suspend(seconds)
 
@@ -283,7 +283,7 @@ class ParameterStore:
 
     async def __aenter__(self) -> Self:
         """Stay open until the end of the block."""
-        self.retain("block")
+        self._retain("block")
         return self
 
     async def __aexit__(
@@ -292,14 +292,14 @@ class ParameterStore:
         """Close, unless an `Env` still reads through this store."""
         self._arrive()
         del self._users["single reads"]
-        await self.release("block")
+        await self._release("block")
 
-    def retain(self, user: str = "Env") -> None:
+    def _retain(self, user: str = "Env") -> None:
         """Stay open until this is released."""
         self._arrive()
         self._users[user] += 1
 
-    async def release(self, user: str = "Env") -> None:
+    async def _release(self, user: str = "Env") -> None:
         """Close if nothing else keeps this open; what was retained on an earlier loop counts no more."""
         self._arrive()
         self._users[user] -= 1
@@ -353,7 +353,7 @@ class ParameterStore:
     async def _read_batch(self, batch: _Batch) -> tuple[Results, dict[str, AiossmenvError]]:
         self._batch = None
         errors: dict[str, AiossmenvError] = {}
-        return await self.read([Query(names=tuple(batch.names), may_list=False)], errors=errors), errors
+        return await self._read([Query(names=tuple(batch.names), may_list=False)], errors=errors), errors
 
 
 def _weakly(store: ParameterStore) -> Callable[[], Awaitable[Transport]]:

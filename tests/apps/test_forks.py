@@ -61,7 +61,7 @@ async def test_env_that_follows_is_refused(ssm: Store, proxy: FaultProxy) -> Non
 
 WORKS = [
     *("env[] 1", "get 1", "in True", "values ['1']", "parameters 1", "snapshot 1"),
-    *("changes Mailbox", "on_change function", "keys ['A']", "next_refresh None"),
+    *("changes ChangeQueue", "on_change function", "keys ['A']", "next_refresh None"),
     *("refresh []", "ensure_fresh []", "get 1", "closed", "child ended 0", "parent 1 0"),
 ]
 

@@ -176,9 +176,9 @@ def test_waking_twice_counts_once() -> None:
     schedule = Schedule(ttl=60, list_interval=None, revalidate_interval=None, max_stale=None, random=lambda: 0.5)
     schedule.loaded(now=5.0, wall=noon)
     for _ in range(3):
-        schedule.woke(now=15.0, wall=noon + timedelta(seconds=110))
+        schedule.account_for_suspend(now=15.0, wall=noon + timedelta(seconds=110))
         assert 110 == schedule.status(15.0).age
 
     schedule.succeeded("poll", now=15.0, wall=noon + timedelta(seconds=110), changes=0)
-    schedule.woke(now=20.0, wall=noon + timedelta(seconds=115))
+    schedule.account_for_suspend(now=20.0, wall=noon + timedelta(seconds=115))
     assert 5 == schedule.status(20.0).age

@@ -872,7 +872,7 @@ async def test_a_model_is_read_in_one_moment() -> None:
 
     held = database(**{f"a{number}": "1" for number in range(20)})
     async with live_settings(Many, "/app", ttl=60, keys=None, store=held.store) as live:
-        assert [frozenset({"db/host", "db/password"})] == live.env._watchers.groups()
+        assert [frozenset({"db/host", "db/password"})] == live.env._publisher.groups
 
 
 async def test_callable_objects_are_called_one_at_a_time() -> None:

@@ -43,10 +43,10 @@ def scheduled(
 
 
 def succeed(
-    schedule: Schedule, kind: Kind = "poll", *, now: float = 0.0, changes: int = 0, missing_once: bool = False
+    schedule: Schedule, kind: Kind = "poll", *, now: float = 0.0, changes: int = 0, missing: bool = False
 ) -> None:
     """Note a success."""
-    schedule.succeeded(kind, now=now, wall=NOON, changes=changes, missing_once=missing_once)
+    schedule.succeeded(kind, now=now, wall=NOON, changes=changes, missing=missing)
 
 
 DOWN, FULL = StoreUnavailable("no answer"), Throttled("slow down")
@@ -162,7 +162,7 @@ def test_interval_comes_back_by_halves() -> None:
 
 def test_only_polls_without_other_intervals() -> None:
     """Where nothing is to be listed or decrypted again, every refresh is a poll."""
-    assert "poll" == scheduled(60.0).kind(1e12)
+    assert "poll" == scheduled(60.0).next_kind(1e12)
 
 
 @given(DRAWS, st.floats(1.0, 1e5), st.floats(1.0, 1e5), TIMES)
@@ -178,14 +178,14 @@ def test_kinds_are_due_late_in_their_intervals(
 
     for when in (now, listing - 0.01, listing + 0.01, decryption - 0.01, decryption + 0.01):
         expected = "revalidate" if when >= decryption else "list" if when >= listing else "poll"
-        assert expected == schedule.kind(when) or min(abs(when - listing), abs(when - decryption)) < 1e-6
+        assert expected == schedule.next_kind(when) or min(abs(when - listing), abs(when - decryption)) < 1e-6
 
 
 def test_kinds_are_due_at_their_time() -> None:
     """A listing, and a decryption of all, is due from its very time on."""
     schedule = scheduled(10.0, list_interval=100.0, revalidate_interval=1000.0, random=lambda: 0.0)
 
-    assert ["poll", "list", "list", "revalidate"] == [schedule.kind(now) for now in (79.9, 80.0, 799.9, 800.0)]
+    assert ["poll", "list", "list", "revalidate"] == [schedule.next_kind(now) for now in (79.9, 80.0, 799.9, 800.0)]
 
 
 @pytest.mark.parametrize(
@@ -198,11 +198,11 @@ def test_each_kind_puts_off_what_it_covers(done: Kind, then: list[Kind]) -> None
 
     succeed(schedule, done, now=800.0)
 
-    assert then == [schedule.kind(now) for now in (800.0, 880.0)]
+    assert then == [schedule.next_kind(now) for now in (800.0, 880.0)]
     if done == "list":
         early = scheduled(10.0, list_interval=100.0, revalidate_interval=1000.0, random=lambda: 0.0)
         succeed(early, "list", now=100.0)
-        assert ["poll", "list"] == [early.kind(now) for now in (179.0, 180.0)]
+        assert ["poll", "list"] == [early.next_kind(now) for now in (179.0, 180.0)]
 
 
 def test_poll_does_not_put_off_a_listing() -> None:
@@ -212,7 +212,7 @@ def test_poll_does_not_put_off_a_listing() -> None:
     succeed(schedule, "poll", now=90.0)
     schedule.failed(DOWN, now=95.0)
 
-    assert "list" == schedule.kind(95.0)
+    assert "list" == schedule.next_kind(95.0)
 
 
 def test_jitter_differs_from_one_refresh_to_the_next() -> None:
@@ -223,7 +223,7 @@ def test_jitter_differs_from_one_refresh_to_the_next() -> None:
     succeed(schedule, "revalidate")
 
     assert 95.0 == pytest.approx(schedule.seconds_left(0.0))
-    assert ["poll", "list", "revalidate"] == [schedule.kind(now) for now in (79.9, 80.1, 87.6)]
+    assert ["poll", "list", "revalidate"] == [schedule.next_kind(now) for now in (79.9, 80.1, 87.6)]
 
 
 # --- Status
@@ -355,7 +355,7 @@ def test_what_is_missed_is_looked_for_by_a_listing(kind: Kind) -> None:
     """When a read misses what was there, the next one is a listing, once."""
     schedule = scheduled(60.0, list_interval=300.0)
 
-    succeed(schedule, kind, now=50.0, missing_once=True)
-    assert "list" == schedule.kind(100.0)
+    succeed(schedule, kind, now=50.0, missing=True)
+    assert "list" == schedule.next_kind(100.0)
     succeed(schedule, "list", now=100.0)
-    assert "poll" == schedule.kind(150.0)
+    assert "poll" == schedule.next_kind(150.0)

@@ -18,24 +18,32 @@ from aiossmenv import (
     AccessDenied,
     AiossmenvError,
     Change,
+    Clock,
     DecryptionFailed,
     EmptyPath,
+    EncryptedParameter,
     Env,
+    GetParameter,
+    GetParameters,
+    GetParametersByPath,
     InvalidPath,
     InvalidVariable,
     KeyCollision,
     MissingParameters,
+    Page,
     Parameter,
     ParameterNotFound,
     ParameterStore,
     Rotating,
     RotatingStatus,
     RotationFailed,
+    ServiceError,
     Snapshot,
     StaleEnv,
     Status,
     StoreUnavailable,
     Throttled,
+    Transport,
     __version__,
     diff,
     load_env,
@@ -85,6 +93,51 @@ async def options(store: ParameterStore, environ: dict[str, str]) -> None:
     await load_env("/A", to_key=lambda name: name.upper(), environ=None)
 
 
+class Recorder:
+    """A transport of one's own, in front of another."""
+
+    def __init__(self, inner: Transport) -> None:
+        self.inner = inner
+
+    @property
+    def region(self) -> str | None:
+        """See `Transport`."""
+        return self.inner.region
+
+    async def send(self, request: GetParametersByPath | GetParameters | GetParameter) -> Page:
+        """Look at each part of a request and of its page."""
+        match request:
+            case GetParametersByPath(path, recursive, with_decryption, next_token):
+                assert_type((path, recursive, with_decryption, next_token), tuple[str, bool, bool, str | None])
+            case GetParameters(names, with_decryption):
+                assert_type((names, with_decryption), tuple[tuple[str, ...], bool])
+            case GetParameter(name, with_decryption):
+                if name == "/A":
+                    error = ServiceError("ThrottlingException", "Rate exceeded", status=400)
+                    assert_type((error.code, error.message, error.status), tuple[str, str, int])
+                    raise error
+        page = await self.inner.send(request)
+        assert_type(page.parameters, tuple[Parameter | EncryptedParameter, ...])
+        assert_type((page.next_token, page.invalid_parameters), tuple[str | None, tuple[str, ...]])
+        for parameter in page.parameters:
+            if isinstance(parameter, EncryptedParameter):
+                assert_type((parameter.name, parameter.version, parameter.digest), tuple[str, int, bytes])
+                assert_type(parameter.matches(Parameter(name="/A", value="", type="String", version=1), None), bool)
+        return page
+
+    async def aclose(self) -> None:
+        """See `Transport`."""
+        await self.inner.aclose()
+
+
+def transports(inner: Transport, clock: Clock) -> None:
+    """Pass a transport of one's own, to one store and to all."""
+    ParameterStore(transport=Recorder(inner), clock=clock)
+    ParameterStore(transport=object())  # type: ignore[arg-type]
+    with ParameterStore.override_defaults(transport=Recorder(inner), clock=clock, random=lambda: 0.5):
+        ParameterStore()
+
+
 async def reads(env: Env) -> None:
     """Use an `Env` as the mapping it is, and all it has besides."""
     assert_type(env["X"], str)
@@ -107,6 +160,8 @@ async def reads(env: Env) -> None:
     assert_type(await env.ensure_fresh(60), tuple[Change, ...])
     env.ensure_fresh(60)  # type: ignore[unused-coroutine]
     await env.ensure_fresh()  # type: ignore[call-arg]
+    ungroup = env.group("X", "Y")
+    assert_type(ungroup(), None)
     await env.aclose()
 
 
