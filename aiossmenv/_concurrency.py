@@ -2,6 +2,7 @@
 """Time, waits between tries, the event loop that an object lives on, and calls that are shared by all who ask for the same."""
 
 import asyncio
+import itertools
 import os
 import threading
 import time
@@ -215,15 +216,16 @@ async def for_each(items: Iterable[V], do: Callable[[V], Awaitable[None]], *, at
     """
     left = iter(items)
 
-    async def work() -> None:
+    async def work(first: V) -> None:
+        await do(first)
         for item in left:
             await do(item)
 
     failure: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(at_once):
-                group.create_task(work(), name="aiossmenv request")
+            for first in itertools.islice(left, at_once):
+                group.create_task(work(first), name="aiossmenv request")
     except BaseExceptionGroup as errors:
         failure = errors
     while isinstance(failure, BaseExceptionGroup):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from aiossmenv import AccessDenied, DecryptionFailed, Env, InvalidVariable, Parameter, ParameterStore, load_env
+from aiossmenv._refresher import Refresh
 from aiossmenv.testing import ManualClock
 from embedded import Store
 from faults import Call, FaultProxy, Json, changed, error, hang, raw, throttled
@@ -42,7 +43,7 @@ def decrypting(proxy: FaultProxy) -> list[list[str]]:
 
 async def poll(env: Env) -> None:
     """Refresh as the background does: by name, undecrypted."""
-    await env._share("poll")
+    await env._refresher._join_or_start(Refresh("poll"))
 
 
 @pytest.fixture
