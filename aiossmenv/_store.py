@@ -10,6 +10,7 @@ import warnings
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
+from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
@@ -121,6 +122,7 @@ class ParameterStore:
         self.clock: Clock = clock or time
         self.random = random or chance
         self._connect = caller or connect
+        self._is_sdk = not (caller or _outside)
         self._most = max_concurrency
         self._denials = Denials()
         self._deadline = deadline
@@ -307,6 +309,9 @@ class ParameterStore:
 
     async def _opened(self) -> Caller:
         """Return the caller, which the running loop closes if it ends before."""
+        if self._caller is None and self._is_sdk:
+            # In a thread: to import this takes 10 to 50 ms, without the SDK, which it imports in a thread of its own.
+            await asyncio.to_thread(import_module, "aiossmenv._client")
         caller = self._open()
         if self._guard is None:
             self._guard = _closing(caller, weakref.ref(self))
@@ -360,10 +365,11 @@ class ParameterStore:
         """
         try:
             while job:
-                async with crew.gate:
-                    await asyncio.sleep(0)
                 try:
-                    answer = await (await self._opened()).call(job.request)
+                    async with crew.gate:
+                        await asyncio.sleep(0)
+                        caller = await self._opened()
+                    answer = await caller.call(job.request)
                 except AiossmenvError as error:
                     scan.failed(job, error, self.clock.now())
                     crew.news.set()  # it may be due again before all that is waited for
