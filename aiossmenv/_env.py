@@ -410,7 +410,7 @@ class Env(Mapping[str, str]):
 
     def _scan(self, refresh: _Refresh, known: Known) -> Scan:
         """Return the scan that reads what *refresh* covers; changes nothing, and waits for nothing."""
-        wants, groups, few, wanted = self._wanted.wants(), self._groups(), False, refresh.scope
+        wants, groups, few, wanted = self._wanted.wants, self._groups(), False, refresh.scope
         limits = [seconds for seconds in (refresh.deadline, self._deadline) if seconds is not None]
         until_listing = self._schedule.until_listing(self._clock.now())
         if isinstance(wanted, frozenset):

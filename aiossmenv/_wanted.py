@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from aiossmenv._errors import EmptyPath, MissingParameters
 from aiossmenv._parameter import REFERENCE, Parameter, is_reference, nearest
@@ -17,7 +18,7 @@ class MayBeAbsent(tuple[str, ...]):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Wanted:
     """What one `Env` is made of."""
 
@@ -37,8 +38,9 @@ class Wanted:
         """The paths, for a text."""
         return ", ".join(self.paths) or REFERENCE
 
+    @cached_property
     def wants(self) -> tuple[Want, ...]:
-        """Return what to look at to read all of it."""
+        """What to look at to read all of it."""
         if self.names is None:
             return tuple(Want(path=path, recursive=self.recursive) for path in self.paths)
         secrets = tuple(name for name in self.names if is_reference(name))
@@ -56,6 +58,8 @@ class Wanted:
         if self.names is None:
             return ()
         found = known.parameters
+        if all(name in found for want in self.wants for name in want.names or ()):
+            return ()
         names = [[key] if is_reference(key) else [name for _, name in self._spelled_out(key)] for key in self.names]
         return tuple(sorted(name for same in names if found.keys().isdisjoint(same) for name in same))
 
@@ -72,7 +76,7 @@ class Wanted:
     def polls(self, known: Known) -> tuple[Want, ...]:
         """Return what to look at to read by name all that is *known*; a path of which nothing is known is listed."""
         if self.names is not None:
-            return self.wants()
+            return self.wants
         polls: list[Want] = []
         taken: set[str] = set()
         for path in self.paths:
@@ -96,7 +100,7 @@ class Wanted:
     def arrange(self, known: Known, region: str | None) -> dict[str, Parameter]:
         """Return the parameters by key, or raise what is wrong with the set as a whole."""
         parameters: dict[str, Parameter] = {}
-        for want in self.wants() or (Want(path=self.where, names=()),):
+        for want in self.wants or (Want(path=self.where, names=()),):
             names = known.names_below(want.path, recursive=self.recursive) if want.names is None else want.names
             below = known.keyed(want.path, names, to_key=self.to_key)
             if not below and not self.allow_empty:
