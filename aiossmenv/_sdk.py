@@ -281,7 +281,8 @@ def _quick_loader() -> Any:
 
     The SDK's own lists 400 directories and all in them to learn whether there is an "ssm", parses two megabytes of
     legacy endpoints although it finds endpoints by rules, and one megabyte of a model with 146 operations, of which we
-    call three; that is most of the time to make a client, and the parser holds the loop from its thread.
+    call three; that is most of the time to make a client, and the parser holds the loop from its thread. Whatever is not
+    as expected is left to the SDK's own loader.
     """
     from botocore.loaders import JSONFileLoader, Loader
 
@@ -290,7 +291,8 @@ def _quick_loader() -> Any:
             packed = Path(f"{file_path}.json.gz")
             part = None
             if "ssm" in packed.parts and packed.name.startswith("service-2.") and packed.is_file():
-                part = _part(gzip.decompress(packed.read_bytes()).decode())
+                with contextlib.suppress(Exception):
+                    part = _part(gzip.decompress(packed.read_bytes()).decode())
             return part or super().load_file(file_path)
 
     class QuickLoader(Loader):  # type: ignore[misc] # untyped base
@@ -299,11 +301,13 @@ def _quick_loader() -> Any:
             return sorted({service.name for folder in folders for service in folder.iterdir()})
 
         def load_data_with_path(self, name: str) -> Any:
-            if name != "endpoints":
-                return super().load_data_with_path(name)
-            # The same partitions as the rules have, without exceptions for single services: the rules have those.
-            partitions, path = super().load_data_with_path("partitions")
-            return {"version": 3, "partitions": [_partition(partition) for partition in partitions["partitions"]]}, path
+            if name == "endpoints":
+                with contextlib.suppress(Exception):
+                    # The same partitions as the rules have, without exceptions for single services: the rules have
+                    # those.
+                    partitions, path = super().load_data_with_path("partitions")
+                    return {"version": 3, "partitions": list(map(_partition, partitions["partitions"]))}, path
+            return super().load_data_with_path(name)
 
     return QuickLoader(file_loader=FileLoader())
 
