@@ -67,7 +67,7 @@ class Surroundings(Mapping[str, str]):
     def proxies_for(self, url: str) -> dict[str, str]:
         """Return the proxies for *url* by scheme, as the SDK finds them in the environment or in the system."""
         host = urlsplit(url).netloc
-        # Found once for each host: it takes as long as signing a request, and what it depends on is a copy.
+        # Found once for each host: it takes half as long as signing a request, and more with many variables.
         if host not in self._bypassed:
             self._bypassed[host] = self._bypasses(url, host)
         return {} if self._bypassed[host] else self._proxies
