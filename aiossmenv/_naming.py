@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from aiossmenv._errors import InvalidPath, InvalidVariable, KeyCollision
 
 # Letters, digits and these, says PutParameter's documentation; a path may be the bare slash.
-_PATH = re.compile(r"/(?:[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*)?")
+_RELATIVE = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*")
+_PATH = re.compile(rf"/(?:{_RELATIVE.pattern})?")
 # A version's number or a label, says the documentation of LabelParameterVersion.
 _SELECTOR = re.compile(r"[A-Za-z0-9_.-]+")
 # What is taken for a path by mistake.
@@ -123,7 +124,8 @@ def normal_key(key: str, paths: Iterable[str]) -> str:
     Raises `InvalidPath` for what can be neither.
     """
     text = key.strip()
-    if is_reference(text):
+    # At once, because there may be thousands of these, and this is on the event loop.
+    if _RELATIVE.fullmatch(text) or is_reference(text):
         return text
     fault = _mistake(text, _KEY_REMEDIES)
     name = text.rstrip("/")

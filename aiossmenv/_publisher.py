@@ -164,7 +164,7 @@ class Publisher:
         if scope == "poll":
             return self._polls, groups, False
         if not isinstance(scope, frozenset):
-            return self.spec.queries(), groups, scope == "revalidate"
+            return self.spec.queries, groups, scope == "revalidate"
         few = len(scope) <= BATCH
         queries = self.spec.some(asked_name(parameters[key]) for key in sorted(self._with_their_groups(scope)))
         # What is read in one call is read together.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from aiossmenv._errors import EmptyPath, MissingParameters
 from aiossmenv._models import Parameter
@@ -16,7 +17,7 @@ class MayBeAbsent(tuple[str, ...]):
     __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class EnvSpec:
     """What one `Env` is made of."""
 
@@ -36,8 +37,9 @@ class EnvSpec:
         """The paths, for a text."""
         return ", ".join(self.paths) or REFERENCE
 
+    @cached_property
     def queries(self) -> tuple[Query, ...]:
-        """Return what to look at to read all of it."""
+        """What to look at to read all of it."""
         if self.names is None:
             return tuple(Query(path=path, recursive=self.recursive) for path in self.paths)
         secrets = tuple(name for name in self.names if is_reference(name))
@@ -55,6 +57,8 @@ class EnvSpec:
         if self.names is None:
             return ()
         found = known.parameters
+        if all(name in found for query in self.queries for name in query.names or ()):
+            return ()
         names = [[key] if is_reference(key) else [name for _, name in self._spelled_out(key)] for key in self.names]
         return tuple(sorted(name for same in names if found.keys().isdisjoint(same) for name in same))
 
@@ -71,7 +75,7 @@ class EnvSpec:
     def polls(self, known: StoreState) -> tuple[Query, ...]:
         """Return what to look at to read by name all that is *known*; a path of which nothing is known is listed."""
         if self.names is not None:
-            return self.queries()
+            return self.queries
         polls: list[Query] = []
         taken: set[str] = set()
         for path in self.paths:
@@ -95,7 +99,7 @@ class EnvSpec:
     def arrange(self, known: StoreState, region: str | None) -> dict[str, Parameter]:
         """Return the parameters by key, or raise what is wrong with the set as a whole."""
         parameters: dict[str, Parameter] = {}
-        for query in self.queries() or (Query(path=self.where, names=()),):
+        for query in self.queries or (Query(path=self.where, names=()),):
             names = known.names_below(query.path, recursive=self.recursive) if query.names is None else query.names
             below = known.keyed(query.path, names, to_key=self.to_key)
             if not below and not self.allow_empty:

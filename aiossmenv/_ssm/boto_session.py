@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib import request
@@ -47,6 +48,7 @@ class Surroundings(Mapping[str, str]):
             self._variables["AWS_DEFAULT_REGION"] = region
         self._proxies = request.getproxies()
         self._named = request.getproxies_environment()
+        self._bypassed: dict[str, bool] = {}
 
     def __getitem__(self, name: str) -> str:
         return self._variables[name]
@@ -64,14 +66,20 @@ class Surroundings(Mapping[str, str]):
 
     def proxies_for(self, url: str) -> dict[str, str]:
         """Return the proxies for *url* by scheme, as the SDK finds them in the environment or in the system."""
+        host = urlsplit(url).netloc
+        # Found once for each host: it takes half as long as signing a request, and more with many variables.
+        if host not in self._bypassed:
+            self._bypassed[host] = self._bypasses(url, host)
+        return {} if self._bypassed[host] else self._proxies
+
+    def _bypasses(self, url: str, host: str) -> bool:
         from botocore.utils import should_bypass_proxies
 
         if not self._named:
-            return {} if should_bypass_proxies(url) else self._proxies
-        bypassed = request.proxy_bypass_environment(  # type: ignore[attr-defined] # for typeshed it is not there
-            urlsplit(url).netloc, self._named
+            return bool(should_bypass_proxies(url))
+        return bool(
+            request.proxy_bypass_environment(host, self._named)  # type: ignore[attr-defined] # typeshed has it not
         )
-        return {} if bypassed else self._proxies
 
 
 # Where the SDK looks for these files unless a variable says otherwise.
@@ -94,12 +102,14 @@ class Pins:
 
 def new_session(surroundings: Surroundings | None = None) -> Any:
     """Return a session with all that the SDK honours, in *surroundings*, by default those of now; imports the SDK."""
+    environ = surroundings or Surroundings()
+    _prepare_tls(environ)
+
     import aioboto3
     from aiobotocore.config import AioConfig
     from aiobotocore.session import AioSession
     from botocore.configprovider import ConfigChainFactory, ConfiguredEndpointProvider
 
-    environ = surroundings or Surroundings()
     http_session_class = _in_surroundings(_http_session_class(), environ)
 
     class Session(AioSession):  # type: ignore[misc] # untyped base
@@ -138,10 +148,8 @@ def new_session(surroundings: Surroundings | None = None) -> Any:
         )
     for provider in session.get_component("credential_provider").providers:
         _surround(provider, environ)
-    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_timestamp)
     if not session.get_config_variable("data_path"):
         session.register_component("data_loader", _quick_loader())
-    _prepare_tls(session, environ)
     return aioboto3.Session(botocore_session=session)
 
 
@@ -257,14 +265,14 @@ def _set_proxies(http_session: Any, surroundings: Surroundings) -> None:
     http_session._proxy_config = Proxies(proxies_settings=http_session._proxy_config.settings)
 
 
-def _timestamp(value: Any) -> datetime:
-    """Read a date: seconds since 1970, as Parameter Store has them, for which the SDK tries each time zone it knows."""
+def timestamp(value: Any) -> datetime:
+    """Read a date, in UTC: seconds since 1970, as Parameter Store has them, or a text."""
     if isinstance(value, int | float):
         return datetime.fromtimestamp(value, UTC)
     from botocore.utils import parse_timestamp
 
     parsed: datetime = parse_timestamp(value)
-    return parsed
+    return parsed.astimezone(UTC)
 
 
 def _quick_loader() -> Any:
@@ -273,7 +281,8 @@ def _quick_loader() -> Any:
 
     The SDK's own lists 400 directories and all in them to learn whether there is an "ssm", parses two megabytes of
     legacy endpoints although it finds endpoints by rules, and one megabyte of a model with 146 operations, of which we
-    call three; that is most of the time to make a client, and the parser holds the loop from its thread.
+    call three; that is most of the time to make a client, and the parser holds the loop from its thread. Whatever is not
+    as expected is left to the SDK's own loader.
     """
     from botocore.loaders import JSONFileLoader, Loader
 
@@ -282,7 +291,8 @@ def _quick_loader() -> Any:
             packed = Path(f"{file_path}.json.gz")
             part = None
             if "ssm" in packed.parts and packed.name.startswith("service-2.") and packed.is_file():
-                part = _part(gzip.decompress(packed.read_bytes()).decode())
+                with contextlib.suppress(Exception):
+                    part = _part(gzip.decompress(packed.read_bytes()).decode())
             return part or super().load_file(file_path)
 
     class QuickLoader(Loader):  # type: ignore[misc] # untyped base
@@ -291,11 +301,13 @@ def _quick_loader() -> Any:
             return sorted({service.name for folder in folders for service in folder.iterdir()})
 
         def load_data_with_path(self, name: str) -> Any:
-            if name != "endpoints":
-                return super().load_data_with_path(name)
-            # The same partitions as the rules have, without exceptions for single services: the rules have those.
-            partitions, path = super().load_data_with_path("partitions")
-            return {"version": 3, "partitions": [_partition(partition) for partition in partitions["partitions"]]}, path
+            if name == "endpoints":
+                with contextlib.suppress(Exception):
+                    # The same partitions as the rules have, without exceptions for single services: the rules have
+                    # those.
+                    partitions, path = super().load_data_with_path("partitions")
+                    return {"version": 3, "partitions": list(map(_partition, partitions["partitions"]))}, path
+            return super().load_data_with_path(name)
 
     return QuickLoader(file_loader=FileLoader())
 
@@ -362,18 +374,21 @@ def _partition(partition: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _prepare_tls(session: Any, surroundings: Mapping[str, str]) -> None:
+def _prepare_tls(surroundings: Mapping[str, str]) -> None:
     """
-    Begin to make the TLS context that a client of *session* will want, in a thread.
+    Begin to make the TLS context that a client will want, in a thread.
 
-    Reading certificates takes as long as reading the SDK's models, and OpenSSL does not need the interpreter for it.
-    A guess that is wrong costs only time: the HTTP session asks for the context by what it was really made with.
+    Reading certificates takes as long as making the session, and OpenSSL does not need the interpreter for it. So this
+    comes before the SDK's other modules are imported. A guess that is wrong, because a file of the SDK's configuration
+    names other certificates, costs only time: the HTTP session asks for the context by what it was really made with.
     """
     urls = (surroundings.get(name) for name in ("AWS_ENDPOINT_URL_SSM", "AWS_ENDPOINT_URL"))
     if next((url for url in urls if url), "https:").startswith("http:"):
         return
-    with contextlib.suppress(Exception):
-        verify = _trusted(session, surroundings)
+    # Here, because two threads that import modules which import each other may find them half made.
+    import_module("botocore.httpsession")
+    verify = surroundings.get("AWS_CA_BUNDLE") or surroundings.get("REQUESTS_CA_BUNDLE") or True
+    with contextlib.suppress(RuntimeError):  # no thread can be started: the first request makes the context
         threading.Thread(target=_try, args=(verify,), name="aiossmenv certificates", daemon=True).start()
 
 

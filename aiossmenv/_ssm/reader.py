@@ -150,15 +150,14 @@ class Reader:
     async def send(self, request: Request, stats: ReadStats) -> Page | AiossmenvError:
         """Send one request, once, as soon as the rate limit allows; return its page, or what is wrong."""
         key = object()
-        await self._wait_for_turn(key)
+        transport = self._transport = await self._wait_for_turn(key)
         stats.requests += 1
         result: Page | AiossmenvError
         try:
-            self._transport = await self._connect()
-            result = await self._transport.send(request)
+            result = await transport.send(request)
         except ServiceError as answer:
             result = error_of_answer(answer, request)
-            locate(result, request, self._transport.region if self._transport else None)
+            locate(result, request, transport.region)
         except AiossmenvError as error:
             result = error
         except BaseException:
@@ -172,7 +171,7 @@ class Reader:
         self._wakeup.set()
         return result
 
-    async def _wait_for_turn(self, key: object) -> None:
+    async def _wait_for_turn(self, key: object) -> Transport:
         async with self._send_lock:
             # One request in a turn of the loop: making and signing one takes the SDK half a millisecond, and twenty of
             # them in one turn would hold the loop.
@@ -184,7 +183,9 @@ class Reader:
                     await wait_for(woken, self.clock, seconds)
                 finally:
                     woken.cancel()
+            transport = await self._connect()
             self._limiter.sent(key, self.clock.now())
+            return transport
 
     def trial_lock(self, operation: type[Request]) -> asyncio.Lock:
         """Return what a request holds while it tries an *operation* again that was denied before."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -97,6 +98,7 @@ class ParameterStore:
         self.random = random or self._defaults.random or rng.random
         given = transport or self._defaults.transport
         self._connect = _given(given) if given else _boto(session, region, endpoint_url, max_concurrency)
+        self._uses_sdk = given is None
         self._max_in_flight = max_concurrency
         self._permissions = PermissionCache()
         self._deadline = deadline
@@ -323,6 +325,9 @@ class ParameterStore:
 
     async def _connected(self) -> Transport:
         """Return the transport, which the running loop closes if it ends before this is closed."""
+        if self._transport is None and self._uses_sdk:
+            # In a thread: to import this takes 10 to 50 ms, without the SDK, which it imports in a thread of its own.
+            await asyncio.to_thread(import_module, "aiossmenv._ssm.boto")
         transport = self._transport = self._transport or self._connect()
         if self._guard is None:
             self._guard = _closing(transport, weakref.ref(self))

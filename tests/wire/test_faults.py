@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 
 import pytest
 
@@ -46,6 +47,9 @@ TRANSIENT: dict[str, Fault] = {
     ),
     "an unknown type": changed(
         lambda _, page: page | {"Parameters": [p | {"Type": "Hologram"} for p in page["Parameters"]]}
+    ),
+    "a date of another type": changed(
+        lambda _, page: page | {"Parameters": [p | {"LastModifiedDate": ["now"]} for p in page["Parameters"]]}
     ),
     "bad token": error("InvalidNextToken"),
     "a token that repeats": changed(lambda _, page: page | {"NextToken": "10"}),
@@ -98,6 +102,29 @@ async def test_what_passes_is_tried_again(
 
         assert NAMES == dict(await passing(clock, load_env(PATH, store=store, environ=None)))
         assert 0 == proxy._rules.pop().times
+
+
+@pytest.mark.parametrize(
+    ("date", "expected"),
+    [
+        (1_715_940_000.5, datetime(2024, 5, 17, 10, 0, 0, 500_000, UTC)),
+        ("2024-05-17T12:00:00+02:00", datetime(2024, 5, 17, 10, tzinfo=UTC)),
+        (None, None),
+    ],
+)
+async def test_dates_and_null(
+    proxy: FaultProxy, store: ParameterStore, clock: ManualClock, date: object, expected: datetime | None
+) -> None:
+    """A date is read from seconds and from a text, in UTC; a member that is null counts as one that is not there."""
+    null = {"ARN": None, "DataType": None, "LastModifiedDate": date}
+    proxy.add(changed(lambda _, page: page | {"Parameters": [p | null for p in page["Parameters"]]}))
+
+    env = await passing(clock, load_env(PATH, store=store, environ=None))
+
+    assert NAMES == dict(env)
+    parameters = env.parameters.values()
+    assert {("", "text", expected)} == {(p.arn, p.data_type, p.last_modified) for p in parameters}
+    assert all(p.last_modified is None or p.last_modified.tzinfo is UTC for p in parameters)
 
 
 @pytest.mark.parametrize("name", TRANSIENT)

@@ -408,6 +408,33 @@ async def test_a_locale_without_the_character(ssm: Store) -> None:
     assert "{'GREETING': 'gr\\xfcn', 'PLAIN': 'x'}" == second
 
 
+ON_WHICH_THREAD = """
+import asyncio, sys, threading
+from aiossmenv import load_env
+imported = set()
+def note(event, arguments):
+    if event == "import" and threading.current_thread() is threading.main_thread():
+        imported.add(arguments[0])
+async def main():
+    sys.addaudithook(note)
+    await load_env("/P", environ=None)
+asyncio.run(main())
+print(*sorted(imported & {"aiossmenv._client", "urllib.request", "http.client", "aioboto3", "botocore", "aiohttp"}))
+"""
+
+
+async def test_the_loop_imports_nothing_large(ssm: Store) -> None:
+    """What the first request of a process needs is imported in threads, so that the event loop goes on."""
+    await write(ssm, {"/P/PLAIN": "x"})
+
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", ON_WHICH_THREAD), env=os.environ, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+
+    assert (0, "") == (process.returncode, out.decode().strip())
+
+
 async def test_required_keys(ssm: Store) -> None:
     """What is required and missing is named all at once, sorted, and nothing is set."""
     await write(ssm, {"/R/DB_URL": "here"})
