@@ -23,7 +23,8 @@ from aiossmenv._ssm.boto_errors import (
     step,
     unreadable,
 )
-from aiossmenv._ssm.boto_session import Pins, Surroundings, new_client, new_session, region_of, reopened, timestamp
+from aiossmenv._ssm.boto_session import Pins, new_client, new_session, region_of, reopened, timestamp
+from aiossmenv._ssm.boto_surroundings import Surroundings
 from aiossmenv._ssm.faults import locate
 from aiossmenv._ssm.transport import (
     BATCH,

@@ -11,7 +11,8 @@ from aiobotocore.config import AioConfig
 from botocore.exceptions import EndpointVariantError
 
 from aiossmenv import ParameterStore, load_env
-from aiossmenv._ssm.boto_session import _part, new_session
+from aiossmenv._ssm.boto_loader import _part
+from aiossmenv._ssm.boto_session import new_session
 from embedded import Store
 from faults import FaultProxy
 

@@ -18,7 +18,7 @@ from aiobotocore.config import AioConfig
 from aiohttp import web
 
 from aiossmenv import Env, ParameterStore, load_env
-from aiossmenv._ssm.boto_session import Surroundings
+from aiossmenv._ssm.boto_surroundings import Surroundings
 from embedded import Store
 from faults import FaultProxy
 
