@@ -1,7 +1,7 @@
 """
 Rotate the database password of a service under load, and count failed queries: `examples/run`.
 
-`examples/run --mimic` uses the server in Python even if MariaDB is installed. `examples/run python FILE`, or any other
+`examples/run --mimic` uses the server in Python also where MariaDB is. `examples/run python FILE`, or any other
 command, runs that against the embedded Parameter Store and database.
 """
 

@@ -205,7 +205,7 @@ async def mysql(*options: str) -> AsyncIterator[MySQL]:
     """Run a private MySQL with a database `app`: 4 s to start, 90 MB on disk."""
     root = find_mysql()
     if not root:
-        raise RuntimeError("mysqld is not installed: unpack Debian's mysql-server-core and set MYSQL_ROOT to the folder")
+        raise RuntimeError("there is no mysqld: set MYSQL_ROOT to an unpacked mysql-server-core of Debian")
     # Its libraries are not where the system looks, so its own loader gets their paths.
     loader = next(path for path in sorted(root.glob("usr/lib*/**/ld-linux*.so*")) if path.is_file())
     libraries = [*root.glob("usr/lib/*-linux-gnu*"), root / "usr/lib/mysql/private"]
