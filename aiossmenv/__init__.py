@@ -88,6 +88,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from aiossmenv._concurrency import Clock
     from aiossmenv._env import Env
     from aiossmenv._errors import (
         AccessDenied,
@@ -108,6 +109,15 @@ if TYPE_CHECKING:
     from aiossmenv._models import Change, Parameter, Snapshot, Status, diff
     from aiossmenv._rotating import Rotating, RotatingStatus
     from aiossmenv._ssm.store import ParameterStore
+    from aiossmenv._ssm.transport import (
+        EncryptedParameter,
+        GetParameter,
+        GetParameters,
+        GetParametersByPath,
+        Page,
+        ServiceError,
+        Transport,
+    )
 
     __version__: str
 
@@ -115,37 +125,53 @@ __all__ = [
     "AccessDenied",
     "AiossmenvError",
     "Change",
+    "Clock",
     "DecryptionFailed",
     "EmptyPath",
+    "EncryptedParameter",
     "Env",
+    "GetParameter",
+    "GetParameters",
+    "GetParametersByPath",
     "InvalidPath",
     "InvalidVariable",
     "KeyCollision",
     "MissingParameters",
+    "Page",
     "Parameter",
     "ParameterNotFound",
     "ParameterStore",
     "Rotating",
     "RotatingStatus",
     "RotationFailed",
+    "ServiceError",
     "Snapshot",
     "StaleEnv",
     "Status",
     "StoreUnavailable",
     "Throttled",
+    "Transport",
     "diff",
     "load_env",
 ]
 
 _MODULES = {
     "Change": "_models",
+    "Clock": "_concurrency",
+    "EncryptedParameter": "_ssm.transport",
     "Env": "_env",
+    "GetParameter": "_ssm.transport",
+    "GetParameters": "_ssm.transport",
+    "GetParametersByPath": "_ssm.transport",
+    "Page": "_ssm.transport",
     "Parameter": "_models",
     "ParameterStore": "_ssm.store",
     "Rotating": "_rotating",
     "RotatingStatus": "_rotating",
+    "ServiceError": "_ssm.transport",
     "Snapshot": "_models",
     "Status": "_models",
+    "Transport": "_ssm.transport",
     "diff": "_models",
     "load_env": "_load",
 }

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
@@ -15,6 +15,25 @@ from aiossmenv._errors import StoreUnavailable
 
 K = TypeVar("K")
 T = TypeVar("T")
+V = TypeVar("V")
+
+
+class Process:
+    """The id of this process, kept because to ask for it takes longer than to read a value."""
+
+    __slots__ = ("id",)
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Ask for it; in a child process after a fork."""
+        self.id = os.getpid()
+
+
+process = Process()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=process.renew)
 
 
 class Home:
@@ -33,7 +52,11 @@ class Home:
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The loop; `None` before the first use, when it is gone, and in a child process."""
-        return self._loop() if self._loop and self._pid == os.getpid() else None
+        return self._loop() if self._loop and self._pid == process.id else None
+
+    def is_forked(self) -> bool:
+        """Whether this process is a child of the one that this was used in."""
+        return self._pid not in (0, process.id)
 
     def is_elsewhere(self) -> bool:
         """Whether there is a home, and the loop that runs here, if one does, is another; changes nothing."""
@@ -54,7 +77,7 @@ class Home:
         with self._lock:
             self.refuse_other_thread(what)
             elsewhere = self.is_elsewhere()
-            self._loop, self._pid = weakref.ref(asyncio.get_running_loop()), os.getpid()
+            self._loop, self._pid = weakref.ref(asyncio.get_running_loop()), process.id
             return elsewhere
 
 
@@ -125,6 +148,9 @@ class Clock(Protocol):
         """Return after so many seconds."""
 
 
+Clock.__module__ = "aiossmenv"
+
+
 class LoopClock:
     """The time of this machine."""
 
@@ -169,3 +195,39 @@ class Backoff:
         if remaining <= self.base:
             return None
         return draw * min(self.ceiling(failures), remaining)
+
+
+async def wait_for(task: "asyncio.Task[object]", clock: Clock, seconds: float) -> bool:
+    """Wait until *task* has ended, at most so many *seconds* of *clock*; return whether it has."""
+    alarm = asyncio.create_task(clock.sleep(seconds), name="aiossmenv alarm")
+    try:
+        await asyncio.wait({task, alarm}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        alarm.cancel()
+    return task.done()
+
+
+async def for_each(items: Iterable[V], do: Callable[[V], Awaitable[None]], *, at_once: int) -> None:
+    """
+    Call *do* with each of *items*, *at_once* at a time, and wait for all.
+
+    The items are taken as there is room for them. The first error cancels the others, and is raised as it is.
+    """
+    left = iter(items)
+
+    async def work() -> None:
+        for item in left:
+            await do(item)
+
+    failure: BaseException | None = None
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(work(), name="aiossmenv request")
+    except BaseExceptionGroup as errors:
+        failure = errors
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    # Not raised above, where it would get the group as its context.
+    if failure:
+        raise failure

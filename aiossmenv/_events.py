@@ -1,5 +1,4 @@
-# One owner: who is told of changes, and what each has not read yet.
-"""Delivery of changes: a coalescing mailbox for each reader, and callbacks that cannot hurt."""
+"""Delivery of changes: a queue for each reader, with one change for each key, and callbacks whose failure ends nothing."""
 
 import asyncio
 import inspect
@@ -18,7 +17,7 @@ logger = logging.getLogger("aiossmenv")
 # The task in which a callback runs, in it and in all that it starts.
 _worker: ContextVar["asyncio.Task[None] | None"] = ContextVar("aiossmenv callback", default=None)
 
-# What it returns is awaited if it can be, and forgotten.
+# What it returns is awaited if that is possible, and dropped.
 Callback = Callable[[Change], object]
 
 
@@ -67,29 +66,29 @@ class ChangeQueue(AsyncIterator[Change]):
 class _Subscriber:
     callback: Callback
     keys: frozenset[str]
-    mailbox: ChangeQueue
+    queue: ChangeQueue
     is_async: bool
     working: bool = False
     ended: bool = False
 
 
-class Watchers:
+class Events:
     """All readers and callbacks of one `Env`."""
 
     def __init__(self) -> None:
-        # A reader that lets go of its iterator has unsubscribed.
-        self._mailboxes: weakref.WeakSet[ChangeQueue] = weakref.WeakSet()
+        # Weak: a reader that drops its iterator has unsubscribed.
+        self._queues: weakref.WeakSet[ChangeQueue] = weakref.WeakSet()
         self._subscribers: list[_Subscriber] = []
         self._workers: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def changes(self) -> ChangeQueue:
         """Return a new reader, which sees every change from now on."""
-        mailbox = ChangeQueue()
+        queue = ChangeQueue()
         if self._closed:
-            mailbox.close()
-        self._mailboxes.add(mailbox)
-        return mailbox
+            queue.close()
+        self._queues.add(queue)
+        return queue
 
     def subscribe(self, callback: Callback, keys: Iterable[str]) -> Callable[[], None]:
         """Have *callback* called with each change of *keys*, of all if there are none; returns what ends it."""
@@ -106,26 +105,22 @@ class Watchers:
 
         return unsubscribe
 
-    def groups(self) -> list[frozenset[str]]:
-        """Return the keys of each callback that follows several: what belongs together."""
-        return [subscriber.keys for subscriber in self._subscribers if len(subscriber.keys) > 1]
-
     def deliver(self, changes: Iterable[Change]) -> None:
-        """Tell everybody; nothing that a callback does gets out of here."""
-        mailboxes, subscribers = tuple(self._mailboxes), tuple(self._subscribers)
-        for change in changes if mailboxes or subscribers else ():
-            for mailbox in mailboxes:
-                mailbox.put(change)
+        """Tell all readers and callbacks; what a callback raises is logged, and goes no further."""
+        queues, subscribers = tuple(self._queues), tuple(self._subscribers)
+        for change in changes if queues or subscribers else ():
+            for queue in queues:
+                queue.put(change)
             for subscriber in subscribers:
                 # A callback may have ended one of them, itself among them.
                 if not subscriber.ended and (not subscriber.keys or change.key in subscriber.keys):
                     self._call(subscriber, change)
 
     def in_callback(self) -> bool:
-        """Whether this is called in a callback, or in what one started."""
+        """Return whether this is called in a callback, or in a task that one started."""
         return _worker.get() in self._workers
 
-    def moved(self) -> None:
+    def forget_callbacks(self) -> None:
         """Forget the callbacks under way, which are of the parent process or of another event loop."""
         self._workers.clear()
         for subscriber in self._subscribers:
@@ -134,12 +129,12 @@ class Watchers:
     async def aclose(self) -> None:
         """End all readers and all callbacks under way, but for the one that this is called in."""
         self._closed = True
-        for mailbox in tuple(self._mailboxes):
-            mailbox.close()
+        for queue in tuple(self._queues):
+            queue.close()
         for subscriber in self._subscribers:
             subscriber.ended = True
         self._subscribers.clear()
-        # A callback may be what closes the Env, in its own task or in one that it waits for, and cannot wait for itself.
+        # A callback that closes the Env, in its own task or in one that it waits for, must not wait for itself.
         others = self._workers - {_worker.get()}
         for worker in others:
             worker.cancel()
@@ -153,11 +148,11 @@ class Watchers:
                 _report(subscriber.callback, change, error)
                 return
             if inspect.isawaitable(result):
-                # A lambda around a coroutine function: known for one only now.
+                # A lambda that returns a coroutine: only its result shows it.
                 self._spawn(_finish(result, subscriber.callback, change))
             return
         # One call at a time, in order, and coalesced while one runs: a slow callback gets fewer calls, not a queue.
-        subscriber.mailbox.put(change)
+        subscriber.queue.put(change)
         if not subscriber.working:
             subscriber.working = True
             self._spawn(self._work(subscriber))
@@ -170,7 +165,7 @@ class Watchers:
     async def _work(self, subscriber: _Subscriber) -> None:
         _worker.set(asyncio.current_task())
         try:
-            while not subscriber.ended and (change := subscriber.mailbox.take()):
+            while not subscriber.ended and (change := subscriber.queue.take()):
                 try:
                     result = subscriber.callback(change)
                 except Exception as error:

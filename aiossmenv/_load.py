@@ -11,6 +11,8 @@ from aiossmenv._env import Env
 from aiossmenv._environ import PROTECTED
 from aiossmenv._errors import InvalidPath
 from aiossmenv._naming import is_reference, normal_key, normal_path, split_names, upper_snake
+from aiossmenv._publisher import Publisher
+from aiossmenv._refresher import Refresher
 from aiossmenv._schedule import Schedule
 from aiossmenv._spec import EnvSpec, MayBeAbsent
 from aiossmenv._ssm.store import ParameterStore
@@ -56,7 +58,7 @@ class _LoadEnvContextManager(Coroutine[object, None, Env]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Hidden:
+class _Target:
     environ: MutableMapping[str, str] | None = field(repr=False)
 
 
@@ -93,33 +95,50 @@ def load_env(
         env = await load_env("/FAKEBOOK/TEST/")                    # once
         async with load_env("/FAKEBOOK/TEST/", ttl=60) as env:     # kept current until the block ends
 
-    *paths*: with or without a final slash, the same; default: `$SSM_PATH`, comma separated (secrets of Secrets Manager
-    as the only *keys* need none). Of two paths that give one key, the later wins. *ttl*: seconds that a snapshot is
-    fresh; `None`: it is never refreshed, and nothing stays open. *keys*: names relative to the paths, or full names
-    below one of them, where they are known up front, with `:3` or `:label` for a version: no listing; what is not there
-    is left out, and named in a warning of the log. *required*: keys that must be there, as they are in the environment.
-    *recursive*: all levels, or direct children only. *to_key*: relative name -> key; by default `/ . -` become `_`, in
-    upper case; `str` keeps it as it is. *environ*: the mapping to fill; `None`: none. *override*: whether a variable
-    that was there before is replaced. *protected*: keys that are refused with `InvalidVariable`, also by a refresh,
-    which then keeps the last good values; patterns like `LD_*`, in the case of the variable (on Windows in any case);
-    default: variables that make programs run other code, such as `PATH`, `LD_PRELOAD` and `PYTHONPATH`; `()`: none.
-    *allow_empty*: whether a path may hold nothing. *deadline*: seconds for the first load, and for each refresh,
-    retries and all; default: the store's, 30. *max_stale*: seconds, *ttl* at least, after which `env[key]` raises
-    `StaleEnv` instead (`env.parameters` and `env.snapshot` do not); `None`: never. *relist*: seconds between two
-    listings, which find what was added; default: five times *ttl*. Between them names are read that are known, and
-    decrypted when they changed. *revalidate*: seconds after which everything is decrypted again, changed or not, which
-    notices a right that was taken away; default: 12 hours; `None`: never. *store*: a `ParameterStore` to share;
-    default: a new one.
+    With *ttl* and `await`, end it with `await env.aclose()`. Region, identity, endpoint, proxies and certificates are
+    those of the first request of *store*, for its life: a parameter that becomes `AWS_REGION` changes the environment,
+    and not where the next refresh goes.
 
-    Region, identity, endpoint, proxies and certificates are those of the first request of *store*, for its life: a
-    parameter that becomes `AWS_REGION` changes the environment, and not where the next refresh goes.
+    Args:
+        paths: With or without a final slash, the same. Of two paths that give one key, the later wins. Default:
+            `$SSM_PATH`, comma separated; none is needed if all *keys* are secrets of Secrets Manager.
+        ttl: Seconds for which a snapshot is fresh; it is refreshed before they are over. Default: `None`, no refreshes.
+        keys: Names that are known up front, relative to the paths or in full, with `:3` or `:label` for a version: no
+            listing. What is not there is left out, and named in a warning of the log. Default: `None`, everything.
+        required: Keys that must be there, spelled as they are in the environment. Default: none.
+        recursive: All levels, or direct children only. Default: `True`.
+        to_key: Relative name -> key. Default: `/ . -` become `_`, in upper case; `str` keeps the name as it is.
+        environ: The mapping to fill; `None`: none. Default: `os.environ`.
+        override: Whether a variable that was there before is replaced. Default: `True`.
+        protected: Keys, as patterns like `LD_*`, that are refused with `InvalidVariable`, by a refresh too. Default:
+            variables that make programs run other code, such as `PATH` and `PYTHONPATH`; `()`: none.
+        allow_empty: Whether a path may hold nothing. Default: `False`.
+        deadline: Seconds for the first load, and for each refresh, retries and all. Default: the store's, 30.
+        max_stale: Seconds, *ttl* at least, after which `env[key]` raises `StaleEnv`; `env.parameters` and `env.snapshot`
+            do not. Default: `None`, never.
+        list_interval: Seconds between two listings, which find what was added; between them the known names are read,
+            and decrypted when they changed. Default: five times *ttl*.
+        revalidate_interval: Seconds after which everything is decrypted again, changed or not, which notices a right that
+            was taken away; `None`: never. Default: 43,200, 12 hours.
+        store: A `ParameterStore` to share. Default: a new one.
 
-    Raises, always before anything is set: `InvalidPath`, `EmptyPath`, `MissingParameters`, `KeyCollision`,
-    `InvalidVariable`, `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable` when *deadline* is over;
-    at once `TypeError` or `ValueError` for an option that cannot be.
-    With *ttl* and `await`, end it with `await env.aclose()`.
+    Returns:
+        What to await for an `Env`, or to enter with `async with`.
+
+    Raises:
+        InvalidPath: A path or a name cannot exist, or there is none.
+        EmptyPath: There is nothing under a path.
+        MissingParameters: *required* keys are missing.
+        KeyCollision: Two parameters of one path have one key.
+        InvalidVariable: The environment cannot hold a key or a value, or the key is protected.
+        AccessDenied: There are no usable credentials, or the role may not read this.
+        DecryptionFailed: KMS does not decrypt a value.
+        Throttled: Requests were throttled until *deadline*.
+        StoreUnavailable: There was no usable answer until *deadline*.
+        TypeError: An option is of another type; at once.
+        ValueError: An option cannot be; at once.
     """
-    target = _Hidden(os.environ if environ is _OS_ENVIRON else environ)
+    target = _Target(os.environ if environ is _OS_ENVIRON else environ)
     del environ  # a traceback may show the variables of these frames
     texts = None if keys is None else _texts("keys", keys)
     keys_needed, keys_refused = _texts("required", required), _texts("protected", protected)
@@ -127,8 +146,8 @@ def load_env(
         ("ttl", ttl),
         ("max_stale", max_stale),
         ("deadline", deadline),
-        ("relist", list_interval),
-        ("revalidate", revalidate_interval),
+        ("list_interval", list_interval),
+        ("revalidate_interval", revalidate_interval),
     ):
         _refuse_text(option, seconds)
         if seconds is not None and not seconds > 0:
@@ -142,7 +161,7 @@ def load_env(
         paths, source = _default_paths(), "SSM_PATH"
     # Of a path that is given twice, the later one counts.
     normal = tuple(reversed(dict.fromkeys(reversed([normal_path(path, source) for path in paths]))))
-    wanted = EnvSpec(
+    spec = EnvSpec(
         paths=normal,
         names=None if texts is None else tuple(dict.fromkeys(normal_key(key, normal) for key in texts)),
         optional=isinstance(keys, MayBeAbsent),
@@ -162,18 +181,19 @@ def load_env(
             max_stale=max_stale,
             random=opened.random,
         )
-        env = Env(
-            wanted,
+        publisher = Publisher(
+            spec,
             opened,
-            schedule=schedule,
-            ttl=ttl,
-            max_stale=max_stale,
             environ=target.environ,
             override=override,
             deadline=deadline,
+            holds_store=ttl is not None,
         )
-        await env._start()
-        return env
+        refresher = Refresher(
+            publisher, schedule, opened.clock, background=ttl is not None, guarded=max_stale is not None
+        )
+        await refresher.start()
+        return Env(publisher, refresher)
 
     load_env.__qualname__ = "load_env"
     return _LoadEnvContextManager(load_env())

@@ -21,7 +21,14 @@ import random as rng
 import re
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    nullcontext,
+    suppress,
+)
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, overload
@@ -81,6 +88,9 @@ class Source(Protocol):
 
     def on_change(self, callback: Callable[[object], None], *keys: str) -> Callable[[], None]:
         """Call *callback* when one of *keys* changes; returns what ends that."""
+
+    def group(self, *keys: str) -> Callable[[], None]:
+        """Read *keys* together from now on; returns what ends that."""
 
     async def refresh(self, *keys: str, min_gap: float = 0.0) -> object:
         """Read *keys* anew."""
@@ -155,7 +165,7 @@ class Rotating(Generic[T]):
         self._suspect = False
         self._wake = asyncio.Event()  # changed or suspect
         self._swapped: asyncio.Future[None] | None = None
-        self._unsubscribe: Callable[[], None] = lambda: None
+        self._subscriptions = ExitStack()
         self._follower: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._chores: set[asyncio.Task[None]] = set()
@@ -213,7 +223,7 @@ class Rotating(Generic[T]):
         if self._closing is None:
             self._check_place()
             self._state = "CLOSED"
-            self._unsubscribe()
+            self._subscriptions.close()
             if self._follower:
                 self._follower.cancel()  # now, so that what it is building cannot become current any more
             self._retire(self._generations.close())
@@ -228,7 +238,8 @@ class Rotating(Generic[T]):
             raise RotationFailed(f"{self!r} was entered before", remedy="Make a new one.")
         self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
         _open.add(self)
-        self._unsubscribe = self._env.on_change(self._on_change, *self._keys)
+        self._subscriptions.callback(self._env.on_change(self._on_change, *self._keys))
+        self._subscriptions.callback(self._env.group(*self._keys))
         swapped = self._swapped = asyncio.get_running_loop().create_future()
         self._follower = asyncio.create_task(self._follow(), name="aiossmenv follower")
         try:

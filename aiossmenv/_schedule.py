@@ -27,7 +27,7 @@ class Schedule:
     """
     The refreshes of one `Env`.
 
-    In seconds: *ttl*: how long a snapshot is fresh, `None` for no refreshes. *relist*: between two listings, *revalidate*:
+    In seconds: *ttl*: how long a snapshot is fresh, `None` for no refreshes. *list_interval*: between two listings, *revalidate_interval*:
     between two decryptions of everything; `None` for never. *max_stale*: after which reads are refused, `None` for
     never. *random* gives numbers from 0 to 1.
     """
@@ -42,13 +42,13 @@ class Schedule:
         random: Callable[[], float],
     ) -> None:
         self._ttl = ttl
-        self._relist = list_interval
-        self._revalidate = revalidate_interval
+        self._list_interval = list_interval
+        self._revalidate_interval = revalidate_interval
         self._max_stale = max_stale
         self._random = random
         # Soon at first; in a long outage about as often as the TTL would have it, and no later than five minutes.
         self._backoff = Backoff(base=min(1.0, ttl or 1.0), cap=min(max(ttl or 0.0, 30.0), 300.0))
-        self._stretch = 1.0
+        self._throttle_factor = 1.0
         self._read_at = self._list_due = self._revalidate_due = math.inf
         self._last_success: datetime
         self._last_error: AiossmenvError | None = None
@@ -67,10 +67,10 @@ class Schedule:
         self._last_success = wall
         # Anywhere in the TTL: a fleet that was deployed in one second shall not poll in one.
         self._due = None if self._ttl is None else now + self._ttl * _LATEST * self._random()
-        self._list_due = self._after(self._relist, now)
-        self._revalidate_due = self._after(self._revalidate, now)
+        self._list_due = self._after(self._list_interval, now)
+        self._revalidate_due = self._after(self._revalidate_interval, now)
 
-    def woke(self, *, now: float, wall: datetime) -> None:
+    def account_for_suspend(self, *, now: float, wall: datetime) -> None:
         """
         Note the time of day *wall*, which may say that *now* stood still for a while.
 
@@ -81,7 +81,7 @@ class Schedule:
         ahead = (wall - self._last_success).total_seconds() - (now - self._read_at)
         self._ahead = ahead if ahead > _SLEPT else 0.0
 
-    def kind(self, now: float) -> Kind:
+    def next_kind(self, now: float) -> Kind:
         """Return what the next refresh is to be."""
         now += self._ahead
         if now >= self._revalidate_due:
@@ -91,13 +91,13 @@ class Schedule:
     def until_listing(self, now: float) -> float | None:
         """Return the seconds until the planned listing or revalidation after this refresh, `None` if no listing is planned."""
         now += self._ahead
-        if self._relist is None:
+        if self._list_interval is None:
             return None
-        revalidate_interval = self._revalidate or math.inf
-        dues = ((self._list_due, self._relist), (self._revalidate_due, revalidate_interval))
+        revalidate = self._revalidate_interval or math.inf
+        dues = ((self._list_due, self._list_interval), (self._revalidate_due, revalidate))
         return min(due - now if now < due < math.inf else interval for due, interval in dues)
 
-    def newly_slept(self) -> float:
+    def newly_suspended(self) -> float:
         """Return the seconds that the process slept since the last complete read, without those returned before."""
         slept, self._told_of = max(0.0, self._ahead - self._told_of), self._ahead
         return slept
@@ -108,9 +108,9 @@ class Schedule:
         self._throttled += throttled
         self._decrypted += decrypted
 
-    def succeeded(self, kind: Kind, *, now: float, wall: datetime, changes: int, missing_once: bool = False) -> None:
-        """Note a complete read that brought so many changes, and plan the next; *missed*: some that were there were not."""
-        self.woke(now=now, wall=wall)
+    def succeeded(self, kind: Kind, *, now: float, wall: datetime, changes: int, missing: bool = False) -> None:
+        """Note a complete read that brought so many changes, and plan the next; *missing*: some that were there were not."""
+        self.account_for_suspend(now=now, wall=wall)
         # What the process slept since the last read counts for the intervals, too.
         self._list_due -= self._ahead
         self._revalidate_due -= self._ahead
@@ -122,15 +122,15 @@ class Schedule:
         self._failures = 0
         self._refreshes += 1
         self._changes += changes
-        self._stretch = max(1.0, self._stretch / 2)
+        self._throttle_factor = max(1.0, self._throttle_factor / 2)
         if self._ttl is not None:
-            self._due = self._after(self._ttl * self._stretch, now)
-        if missing_once:
+            self._due = self._after(self._ttl * self._throttle_factor, now)
+        if missing:
             self._list_due = now  # they may have been renamed, and then a listing finds what they are called now
         elif kind != "poll":
-            self._list_due = self._after(self._relist, now)
+            self._list_due = self._after(self._list_interval, now)
         if kind == "revalidate":
-            self._revalidate_due = self._after(self._revalidate, now)
+            self._revalidate_due = self._after(self._revalidate_interval, now)
 
     def partly_succeeded(self, *, changes: int) -> None:
         """Note a read of some keys: it says nothing of the others' age."""
@@ -140,12 +140,12 @@ class Schedule:
         """Note a refresh that failed, and plan the next try: with full jitter, or later if we are too many."""
         if kind == "revalidate" and isinstance(error, DecryptionFailed):
             # One key that was revoked must not have every try decrypt everything.
-            self._revalidate_due = self._after(self._relist or self._revalidate, now)
+            self._revalidate_due = self._after(self._list_interval or self._revalidate_interval, now)
         self._failures += 1
         self._last_error = error
         if self._ttl is not None and isinstance(error, Throttled):
-            self._stretch = min(self._stretch * 2, max(1.0, _LONGEST / self._ttl))
-            self._retry_at = self._after(self._ttl * self._stretch, now)
+            self._throttle_factor = min(self._throttle_factor * 2, max(1.0, _LONGEST / self._ttl))
+            self._retry_at = self._after(self._ttl * self._throttle_factor, now)
         else:
             self._retry_at = now + self._backoff.delay(self._failures, self._random())
         self._ahead_then = self._ahead

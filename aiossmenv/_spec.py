@@ -1,12 +1,10 @@
-# One owner: what one `Env` is made of. No I/O, no clock.
 """Which parameters an `Env` wants, how to ask for them, and what a read of them leads to."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from aiossmenv._environ import Edit
 from aiossmenv._errors import EmptyPath, MissingParameters
-from aiossmenv._models import Change, Parameter, Snapshot
+from aiossmenv._models import Parameter
 from aiossmenv._naming import REFERENCE, is_below, is_reference, nearest
 from aiossmenv._ssm.merge import StoreState
 from aiossmenv._ssm.transport import Query
@@ -38,7 +36,7 @@ class EnvSpec:
         """The paths, for a text."""
         return ", ".join(self.paths) or REFERENCE
 
-    def wants(self) -> tuple[Query, ...]:
+    def queries(self) -> tuple[Query, ...]:
         """Return what to look at to read all of it."""
         if self.names is None:
             return tuple(Query(path=path, recursive=self.recursive) for path in self.paths)
@@ -73,7 +71,7 @@ class EnvSpec:
     def polls(self, known: StoreState) -> tuple[Query, ...]:
         """Return what to look at to read by name all that is *known*; a path of which nothing is known is listed."""
         if self.names is not None:
-            return self.wants()
+            return self.queries()
         polls: list[Query] = []
         taken: set[str] = set()
         for path in self.paths:
@@ -97,17 +95,17 @@ class EnvSpec:
     def arrange(self, known: StoreState, region: str | None) -> dict[str, Parameter]:
         """Return the parameters by key, or raise what is wrong with the set as a whole."""
         parameters: dict[str, Parameter] = {}
-        for want in self.wants() or (Query(path=self.where, names=()),):
-            names = known.names_below(want.path, recursive=self.recursive) if want.names is None else want.names
-            below = known.keyed(want.path, names, to_key=self.to_key)
+        for query in self.queries() or (Query(path=self.where, names=()),):
+            names = known.names_below(query.path, recursive=self.recursive) if query.names is None else query.names
+            below = known.keyed(query.path, names, to_key=self.to_key)
             if not below and not self.allow_empty:
                 if self.names is None:
                     text = "there is no parameter under this path"
                 else:
-                    text = f"none of the keys is there: {', '.join(want.names)}" if want.names else "keys= is empty"
+                    text = f"none of the keys is there: {', '.join(query.names)}" if query.names else "keys= is empty"
                 raise EmptyPath(
                     text,
-                    path=want.path,
+                    path=query.path,
                     region=region,
                     remedy="Check its spelling and case and the region; pass allow_empty=True if it may be empty.",
                 )
@@ -122,18 +120,3 @@ class EnvSpec:
                 remedy="Create them, or check the path and the region.",
             )
         return parameters
-
-
-@dataclass(frozen=True, slots=True)
-class RefreshResult:
-    """What a read leads to."""
-
-    known: StoreState
-    polls: tuple[Query, ...]
-    snapshot: Snapshot
-    changes: tuple[Change, ...]
-    edit: Edit | None
-    # Full names that were asked for and are not there.
-    missing: tuple[str, ...] = ()
-    # Which variables of the SDK's the edit `sets` and `unsets`.
-    read_by_sdk: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

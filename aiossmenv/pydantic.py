@@ -176,7 +176,7 @@ class LiveSettings(Generic[S]):
         self._current = first
         env.on_change(self._follow)
         for keys in self._models():
-            env.on_change(lambda _: None, *keys)  # who follows several keys has them read in one moment
+            env.group(*keys)
 
     @property
     def current(self) -> S:
@@ -271,7 +271,7 @@ class LiveSettings(Generic[S]):
         return self._fault(problems)
 
     def _fault(self, problems: list[tuple[_Location, str]]) -> AiossmenvError:
-        fields, found, wanted = self._source._fields, self._source._found, self.env._wanted
+        fields, found, wanted = self._source._fields, self._source._found, self.env._publisher.spec
         missing: set[str] = set()
         wrong: set[str] = set()
         for location, kind in problems:
@@ -290,7 +290,7 @@ class LiveSettings(Generic[S]):
             parameter = next((found[_name(head)] for head in heads if _name(head) in found), None)
             field = ".".join(map(str, at)) or self._settings.__name__
             wrong.add(f"{field}: {kind}" + (f" (parameter {parameter.name})" if parameter else ""))
-        path, region = wanted.where, self.env._region
+        path, region = wanted.where, self.env._publisher.region
         if wrong:
             faults = "; ".join([*sorted(wrong), *(f"missing: {name}" for name in sorted(missing))])
             remedy = "Correct the parameters, or what overrides them."
@@ -370,7 +370,7 @@ live_settings, load_settings = _around.live_settings, _around.load_settings
 def _by_spelling(env: Env) -> dict[str, dict[str, Parameter]]:
     """Return the parameters by their names below the paths, those together that differ in spelling only."""
     alike: dict[str, dict[str, Parameter]] = {}
-    for path in env._wanted.paths or (REFERENCE,):
+    for path in env._publisher.spec.paths or (REFERENCE,):
         for parameter in env.parameters.values():
             # A parameter that is not below this path keeps its full name, and no field has that.
             asked = asked_name(parameter)

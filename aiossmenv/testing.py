@@ -37,7 +37,7 @@ An outage, in which the last good values stay (`deny("kms:Decrypt")`, `hang()` a
 
 A `Rotating` or `RotatingPool` that is refused asks for news on this clock, too: let it `advance()` beside the use.
 
-Without pytest: `with MemoryStore({"/FAKEBOOK/TEST/DB_URL": "db.test"}).installed():`, or `load_env(..., store=store)`.
+Without pytest: `with MemoryStore({"/FAKEBOOK/TEST/DB_URL": "db.test"}).patch_default():`, or `load_env(..., store=store)`.
 Errors are made by the code that talks to AWS, so they are those that production gets, texts of the service apart.
 (PYTEST_DONT_REWRITE: there is nothing here for pytest to rewrite, so your conftest may import it, too.)
 """
@@ -48,44 +48,45 @@ import itertools
 import os
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from hashlib import sha256
 from types import MappingProxyType
-from typing import NamedTuple, Self, get_args
+from typing import Literal, NamedTuple, Self
 
-from aiossmenv._ssm import store as _store
-from aiossmenv._concurrency import Clock
-from aiossmenv._errors import AiossmenvError, ParameterNotFound, StoreUnavailable
-from aiossmenv._models import Parameter, ParameterType
-from aiossmenv._naming import base_name, is_reference, normal_path, split_selector
-from aiossmenv._ssm.boto import Client
-from aiossmenv._ssm.boto_errors import _NETWORK, _refusal
-from aiossmenv._ssm.boto_session import _READ_TIMEOUT
-from aiossmenv._ssm.transport import (
-    BATCH,
+from aiossmenv import (
+    Clock,
     EncryptedParameter,
-    FetchedParameter,
     GetParameter,
     GetParameters,
     GetParametersByPath,
+    InvalidPath,
     Page,
-    Request,
+    Parameter,
+    ParameterNotFound,
+    ParameterStore,
+    ServiceError,
+    StoreUnavailable,
 )
 
 _REGION = "eu-central-1"
 _ARN = f"arn:aws:ssm:{_REGION}:111122223333:parameter"
 _KEY = f"arn:aws:kms:{_REGION}:111122223333:key/00000000-0000-0000-0000-000000000000"
 _ROLE = "arn:aws:sts::111122223333:assumed-role/test/test"
-_ACTIONS = {
-    GetParametersByPath: "ssm:GetParametersByPath",
-    GetParameters: "ssm:GetParameters",
-    GetParameter: "ssm:GetParameter",
-}
-_RIGHTS = (*_ACTIONS.values(), "kms:Decrypt", "secretsmanager:GetSecretValue")
+_SECRETS = "/aws/reference/secretsmanager/"
+_RIGHTS = (
+    "ssm:GetParametersByPath",
+    "ssm:GetParameters",
+    "ssm:GetParameter",
+    "kms:Decrypt",
+    "secretsmanager:GetSecretValue",
+)
+_TYPES = ("String", "StringList", "SecureString")
+# The service's limits: names in a call, and parameters in a page. And seconds after which the real transport gives up.
+_BATCH, _READ_TIMEOUT = 10, 10.0
 
 
 class ManualClock:
@@ -150,183 +151,71 @@ class Call(NamedTuple):
     decrypt: bool
 
 
-class MemoryStore(_store.ParameterStore):
-    """
-    A Parameter Store in memory, and a `ParameterStore` that reads it.
+@dataclass(eq=False, slots=True)
+class _Service:
+    """What a Parameter Store holds, and how it answers; a `Transport` that any number of stores may share."""
 
-    *parameters*: name -> value, of `SecureString`s. *clock*: a `ManualClock`, or the machine's by default; the jitter
-    is always a half. *max_concurrency*, *ttl*: as for `ParameterStore`.
+    calls: list[Call] = field(default_factory=list)
+    decrypted: int = 0
+    # Name -> selector -> parameter; the newest has the empty selector.
+    held: dict[str, dict[str, Parameter]] = field(default_factory=dict)
+    faults: list[Iterator[Exception]] = field(default_factory=list)
+    denied: list[tuple[str, str]] = field(default_factory=list)
+    region: str | None = _REGION
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
-    *calls*: the requests that arrived, each a `Call`. *decrypted*: how many values KMS decrypted.
-    """
-
-    def __init__(
-        self,
-        parameters: Mapping[str, str] = MappingProxyType({}),
-        *,
-        clock: Clock | None = None,
-        max_concurrency: int = 20,
-        ttl: float = 60.0,
-    ) -> None:
-        connect, half = lambda: _Connection(self), lambda: 0.5
-        super().__init__(max_concurrency=max_concurrency, ttl=ttl, caller=connect, clock=clock, random=half)
-        self.calls: list[Call] = []
-        self.decrypted = 0
-        # Name -> selector -> parameter; the newest has the empty selector.
-        self._held: dict[str, dict[str, Parameter]] = {}
-        self._written = datetime.min.replace(tzinfo=UTC)
-        self._faults: list[Iterator[Exception]] = []
-        self._denied: list[tuple[str, str]] = []
-        for name, value in parameters.items():
-            self.put(name, value)
-
-    def put(self, name: str, value: str, type: ParameterType = "SecureString") -> None:  # noqa: A002 - PutParameter's
-        """Write a parameter: a new version with a new date. Under `/aws/reference/secretsmanager/` it is a secret."""
-        if not value or type not in get_args(ParameterType):
-            raise ValueError(f"{name}: a value is not empty, and of type {', '.join(get_args(ParameterType))}")
-        secret = is_reference(name)
-        name = name if secret else normal_path(name)
-        self._written = max(self.clock.wall(), self._written + timedelta(milliseconds=1))
-        versions = self._held.setdefault(name, {})
-        parameter = Parameter(
-            name=name,
-            value=value,
-            type="SecureString" if secret else type,
-            version=0 if secret else versions[""].version + 1 if versions else 1,
-            last_modified=self._written,
-            arn=_ARN + name,
-            version_id=f"{self._written:%Y%m%d%H%M%S%f}" if secret else "",
-        )
-        versions[""] = versions[str(parameter.version)] = parameter
-
-    def delete(self, name: str) -> None:
-        """Remove a parameter with all its versions and labels; it begins at version 1 when it is written again."""
-        del self._held[self._there(name).name]
-
-    def label(self, name: str, label: str, version: int | None = None) -> None:
-        """Give a version, the newest by default, a *label*, which then leads to no other: `name:label` is read so."""
-        if not re.fullmatch(r"[A-Za-z_.-][A-Za-z0-9_.-]*", label):
-            raise ValueError(f"a label is of letters, digits and _ . -, and does not begin with a digit: {label!r}")
-        self._held[name][label] = self._there(name if version is None else f"{name}:{version}")
-
-    def throttle(self, times: int | None = None) -> None:
-        """Answer the next *times* requests, by default all, as beyond the quota."""
-        self._fault(_Refused("ThrottlingException", "Rate exceeded"), times)
-
-    def fail(self, times: int | None = None) -> None:
-        """Answer the next *times* requests, by default all, with a server's error."""
-        self._fault(_Refused("InternalServerError", ""), times)
-
-    def hang(self, times: int | None = None) -> None:
-        """Leave the next *times* requests, by default all, without an answer: each is given up after 10 seconds."""
-        self._fault(TimeoutError(f"no answer within {_READ_TIMEOUT:g} s"), times)
-
-    def deny(self, action: str, resource: str = "*") -> None:
-        """
-        Take a right away from the role.
-
-        *action*: `ssm:GetParametersByPath`, `ssm:GetParameters`, `ssm:GetParameter`, `kms:Decrypt`,
-        `secretsmanager:GetSecretValue`, or a pattern of them, as in a policy. *resource*: a name, for a listing the path
-        that is listed, or a pattern.
-        """
-        if not any(fnmatchcase(right, action) for right in _RIGHTS):
-            raise ValueError(f"{action!r} is none of {', '.join(_RIGHTS)}")
-        self._denied.append((action, resource.rstrip("/") or "/"))
-
-    def heal(self) -> None:
-        """Undo `throttle()`, `fail()`, `hang()` and `deny()`."""
-        self._faults.clear()
-        self._denied.clear()
-
-    @contextmanager
-    def patch_default(self) -> Iterator[Self]:
-        """Let every `ParameterStore`, and so every `load_env()`, made in this block read from here, on this clock."""
-        before, _store._outside = _store._outside, (self._connect, self.clock, self.random)
-        try:
-            yield self
-        finally:
-            _store._outside = before
-
-    def __del__(self) -> None:
-        """Say nothing: in memory nothing stays open."""
-
-    def __repr__(self) -> str:
-        return f"<MemoryStore {len(self._held)} parameters>"
-
-    def _find(self, name: str) -> Parameter | None:
-        base, selector = split_selector(name)
-        found = self._held.get(base.removeprefix(_ARN), {}).get(selector)
+    def find(self, name: str) -> Parameter | None:
+        base, selector = _split(name)
+        found = self.held.get(base.removeprefix(_ARN), {}).get(selector)
         return replace(found, selector=f":{selector}") if found and selector else found
 
-    def _there(self, name: str) -> Parameter:
-        found = self._find(name)
-        if not found:
-            raise ParameterNotFound("there is no such parameter or version", parameter=name, remedy="Write it first.")
-        return found
-
-    def _fault(self, fault: Exception, times: int | None) -> None:
-        self._faults.append(itertools.repeat(fault) if times is None else itertools.repeat(fault, times))
-
-
-class _Refused(Exception):
-    """An error answer: its code and its text."""
-
-
-class _Connection(Client):
-    """A `Client` but for the wire: this is the service."""
-
-    def __init__(self, store: MemoryStore) -> None:
-        super().__init__(session=None, region=_REGION, endpoint_url=None, connections=1)
-        self._store = store
-
-    async def _send(self, request: Request) -> Page:
-        action = _ACTIONS[type(request)]
-        names = (
-            request.names
-            if isinstance(request, GetParameters)
-            else (request.path if isinstance(request, GetParametersByPath) else request.name,)
-        )
-        self._store.calls.append(Call(action, names, request.decrypt))
-        fault = next((hit for faults in self._store._faults if (hit := next(faults, None))), None)
-        await self._store.clock.sleep(_READ_TIMEOUT if isinstance(fault, TimeoutError) else 0)
+    async def send(self, request: GetParametersByPath | GetParameters | GetParameter) -> Page:
+        names = _names(request)
+        action = f"ssm:{type(request).__name__}"
+        self.calls.append(Call(action, names, request.with_decryption))
+        fault = next((hit for faults in self.faults if (hit := next(faults, None))), None)
+        await self.sleep(_READ_TIMEOUT if isinstance(fault, StoreUnavailable) else 0)
         if fault:
             raise fault.with_traceback(None)
         for name in names:
-            self._check(action, base_name(name))
+            self._check(action, _split(name)[0].removeprefix(_ARN))
         return self._page(request) if isinstance(request, GetParametersByPath) else self._named(request, names)
 
+    async def aclose(self) -> None:
+        """There is nothing to close."""
+
     def _page(self, request: GetParametersByPath) -> Page:
-        held, stem = self._store._held, request.path.rstrip("/") + "/"
-        names = sorted(held)
-        after = names[bisect_right(names, request.token or stem) :]
+        stem = request.path.rstrip("/") + "/"
+        names = sorted(self.held)
+        after = names[bisect_right(names, request.next_token or stem) :]
         found = (
             name
             for name in itertools.takewhile(lambda name: name.startswith(stem), after)
-            if not is_reference(name) and (request.recursive or "/" not in name.removeprefix(stem))
+            if not name.startswith(_SECRETS) and (request.recursive or "/" not in name.removeprefix(stem))
         )
-        page = list(itertools.islice(found, BATCH + 1))
-        items = tuple(self._reading(held[name][""], decrypt=request.decrypt) for name in page[:BATCH])
-        return Page(items, page[BATCH - 1] if len(page) > BATCH else None)
+        page = list(itertools.islice(found, _BATCH + 1))
+        items = tuple(self._given(self.held[name][""], decrypt=request.with_decryption) for name in page[:_BATCH])
+        return Page(items, page[_BATCH - 1] if len(page) > _BATCH else None)
 
     def _named(self, request: GetParameters | GetParameter, names: tuple[str, ...]) -> Page:
-        for name in filter(is_reference, names if request.decrypt else ()):
-            # Who may not read a secret is not told whether there is one.
+        secrets = [name for name in names if name.startswith(_SECRETS)]
+        for name in secrets if request.with_decryption else ():
+            # A role that may not read a secret is not told whether there is one.
             self._check("secretsmanager:GetSecretValue", name)
-        found = {name: self._store._find(name) for name in names if request.decrypt or not is_reference(name)}
+        found = {name: self.find(name) for name in names if request.with_decryption or name not in secrets}
         unknown = tuple(name for name in names if not found.get(name))
         if unknown and isinstance(request, GetParameter):
-            hidden = is_reference(request.name) and not request.decrypt
-            raise _Refused("ValidationException" if hidden else "ParameterNotFound", "")
+            raise ServiceError("ValidationException" if secrets and not found else "ParameterNotFound")
         there = sorted((item for item in found.values() if item), key=lambda item: item.name)
-        return Page(tuple(self._reading(item, decrypt=request.decrypt) for item in there), unknown=unknown)
+        return Page(tuple(self._given(item, decrypt=request.with_decryption) for item in there), None, unknown)
 
-    def _reading(self, parameter: Parameter, *, decrypt: bool) -> FetchedParameter:
+    def _given(self, parameter: Parameter, *, decrypt: bool) -> Parameter | EncryptedParameter:
         if parameter.type != "SecureString":
             return parameter
         if decrypt:
-            if not is_reference(parameter.name):
+            if not parameter.name.startswith(_SECRETS):
                 self._check("kms:Decrypt", parameter.name)
-            self._store.decrypted += 1
+            self.decrypted += 1
             return parameter
         return EncryptedParameter(
             name=parameter.name,
@@ -340,21 +229,205 @@ class _Connection(Client):
         )
 
     def _check(self, right: str, resource: str) -> None:
-        denied = self._store._denied
-        if not any(fnmatchcase(right, action) and fnmatchcase(resource, where) for action, where in denied):
+        if not any(fnmatchcase(right, action) and fnmatchcase(resource, where) for action, where in self.denied):
             return
         if right == "secretsmanager:GetSecretValue":
             # In these words, whatever is the matter.
-            raise _Refused("ValidationException", "An error occurred while calling one AWS dependency service.")
+            raise ServiceError("ValidationException", "An error occurred while calling one AWS dependency service.")
         on = f"{_KEY} (Service: AWSKMS)" if right == "kms:Decrypt" else _ARN + resource
         text = f"User: {_ROLE} is not authorized to perform: {right} on resource: {on}"
-        raise _Refused("AccessDeniedException", text)
+        raise ServiceError("AccessDeniedException", text)
 
-    def _translated(self, error: Exception, request: Request) -> tuple[AiossmenvError, None]:
-        if isinstance(error, TimeoutError):
-            return StoreUnavailable(str(error), remedy=_NETWORK), None
-        code, text = error.args
-        return _refusal({"Error": {"Code": code, "Message": text}}, request), None
+
+class MemoryStore(ParameterStore):
+    """
+    A Parameter Store in memory, and a `ParameterStore` that reads it.
+
+    The jitter of its waits is always a half.
+
+    Args:
+        parameters: Name -> value, of `SecureString`s.
+        clock: A `ManualClock`. Default: the machine's.
+        max_concurrency: As for `ParameterStore`.
+        ttl: As for `ParameterStore`.
+
+    Attributes:
+        calls: The requests that arrived, each a `Call`.
+        decrypted: How many values KMS decrypted.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, str] = MappingProxyType({}),
+        *,
+        clock: Clock | None = None,
+        max_concurrency: int = 20,
+        ttl: float = 60.0,
+    ) -> None:
+        """See the class."""
+        self._service = service = _Service()
+        super().__init__(max_concurrency=max_concurrency, ttl=ttl, transport=service, clock=clock, random=_half)
+        service.sleep = self.clock.sleep
+        self._written = datetime.min.replace(tzinfo=UTC)
+        for name, value in parameters.items():
+            self.put(name, value)
+
+    @property
+    def calls(self) -> list[Call]:
+        """The requests that arrived."""
+        return self._service.calls
+
+    @property
+    def decrypted(self) -> int:
+        """How many values KMS decrypted."""
+        return self._service.decrypted
+
+    def put(
+        self,
+        name: str,
+        value: str,
+        type: Literal["String", "StringList", "SecureString"] = "SecureString",  # noqa: A002 - PutParameter's word
+    ) -> None:
+        """
+        Write a parameter: a new version with a new date.
+
+        Args:
+            name: Full name. Under `/aws/reference/secretsmanager/` it is a secret of Secrets Manager.
+            value: Not empty.
+            type: `String`, `StringList` or `SecureString`.
+
+        Raises:
+            ValueError: The value is empty, or there is no such type.
+            InvalidPath: A parameter cannot be called so.
+        """
+        if not value or type not in _TYPES:
+            raise ValueError(f"{name}: a value is not empty, and of type {', '.join(_TYPES)}")
+        secret = name.startswith(_SECRETS)
+        if not secret and not re.fullmatch(r"(?:/[A-Za-z0-9_.-]+)+/?", name.strip()):
+            raise InvalidPath(
+                "a name begins with a slash, and is made of letters, digits and _ . - between single slashes",
+                parameter=name,
+                remedy="Write it like /FAKEBOOK/TEST/DB_URL.",
+            )
+        name = name if secret else name.strip().rstrip("/")
+        self._written = max(self.clock.wall(), self._written + timedelta(milliseconds=1))
+        versions = self._service.held.setdefault(name, {})
+        parameter = Parameter(
+            name=name,
+            value=value,
+            type="SecureString" if secret else type,
+            version=0 if secret else versions[""].version + 1 if versions else 1,
+            last_modified=self._written,
+            arn=_ARN + name,
+            version_id=f"{self._written:%Y%m%d%H%M%S%f}" if secret else "",
+        )
+        versions[""] = versions[str(parameter.version)] = parameter
+
+    def delete(self, name: str) -> None:
+        """
+        Remove a parameter with all its versions and labels; it begins at version 1 when it is written again.
+
+        Raises:
+            ParameterNotFound: There is no such parameter.
+        """
+        del self._service.held[self._there(name).name]
+
+    def label(self, name: str, label: str, version: int | None = None) -> None:
+        """
+        Give a version a label, which then leads to no other version; `name:label` reads it.
+
+        Args:
+            name: Full name.
+            label: Letters, digits and `_ . -`; the first is no digit.
+            version: Default: the newest.
+
+        Raises:
+            ParameterNotFound: There is no such parameter or version.
+            ValueError: A label cannot be called so.
+        """
+        if not re.fullmatch(r"[A-Za-z_.-][A-Za-z0-9_.-]*", label):
+            raise ValueError(f"a label is of letters, digits and _ . -, and does not begin with a digit: {label!r}")
+        parameter = self._there(name if version is None else f"{name}:{version}")
+        self._service.held[name][label] = replace(parameter, selector="")
+
+    def throttle(self, times: int | None = None) -> None:
+        """Answer the next *times* requests, by default all, as beyond the quota."""
+        self._fault(ServiceError("ThrottlingException", "Rate exceeded"), times)
+
+    def fail(self, times: int | None = None) -> None:
+        """Answer the next *times* requests, by default all, with a server's error."""
+        self._fault(ServiceError("InternalServerError", status=500), times)
+
+    def hang(self, times: int | None = None) -> None:
+        """Leave the next *times* requests, by default all, without an answer: each is given up after 10 seconds."""
+        remedy = "Check the network, the VPC endpoint or NAT, the region, and AWS_ENDPOINT_URL_SSM if it is set."
+        self._fault(StoreUnavailable(f"no answer within {_READ_TIMEOUT:g} s", remedy=remedy), times)
+
+    def deny(self, action: str, resource: str = "*") -> None:
+        """
+        Take a right away from the role.
+
+        Args:
+            action: `ssm:GetParametersByPath`, `ssm:GetParameters`, `ssm:GetParameter`, `kms:Decrypt`,
+                `secretsmanager:GetSecretValue`, or a pattern of them, as in a policy.
+            resource: A name, for a listing the path that is listed, or a pattern.
+
+        Raises:
+            ValueError: There is no such action.
+        """
+        if not any(fnmatchcase(right, action) for right in _RIGHTS):
+            raise ValueError(f"{action!r} is none of {', '.join(_RIGHTS)}")
+        self._service.denied.append((action, resource.rstrip("/") or "/"))
+
+    def heal(self) -> None:
+        """Undo `throttle()`, `fail()`, `hang()` and `deny()`."""
+        self._service.faults.clear()
+        self._service.denied.clear()
+
+    @contextmanager
+    def patch_default(self) -> Iterator[Self]:
+        """Let every `ParameterStore`, and so every `load_env()`, made in this block read from here, on this clock."""
+        with ParameterStore.override_defaults(transport=self._service, clock=self.clock, random=self.random):
+            yield self
+
+    def __del__(self) -> None:
+        """Say nothing: in memory nothing stays open."""
+
+    def __repr__(self) -> str:
+        """Return one line that is fit for a log."""
+        return f"<MemoryStore {len(self._service.held)} parameters>"
+
+    def _there(self, name: str) -> Parameter:
+        found = self._service.find(name)
+        if not found:
+            raise ParameterNotFound("there is no such parameter or version", parameter=name, remedy="Write it first.")
+        return found
+
+    def _fault(self, fault: Exception, times: int | None) -> None:
+        self._service.faults.append(itertools.repeat(fault) if times is None else itertools.repeat(fault, times))
+
+
+def _half() -> float:
+    return 0.5
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return a name without its selector, and that."""
+    if name.startswith(_SECRETS):
+        return name, ""
+    stem, found, rest = name.partition(":parameter") if name.startswith("arn:") else ("", "", name)
+    base, _, selector = rest.partition(":")
+    return stem + found + base, selector
+
+
+def _names(request: GetParametersByPath | GetParameters | GetParameter) -> tuple[str, ...]:
+    match request:
+        case GetParametersByPath(path):
+            return (path,)
+        case GetParameters(names):
+            return names
+        case GetParameter(name):
+            return (name,)
 
 
 try:

@@ -275,7 +275,7 @@ async def test_some_keys_bring_what_belongs_to_them() -> None:
     """A refresh of one key reads with it what somebody follows together with it, in the same call."""
     store = MemoryStore({"/P/USER": "a", "/P/PASSWORD": "a", "/P/OTHER": "a"})
     env = await load_env("/P", store=store, environ={})
-    env.on_change(lambda _: None, "USER", "PASSWORD")
+    env.group("USER", "PASSWORD")
     for name in ("/P/USER", "/P/PASSWORD", "/P/OTHER"):
         store.put(name, "b")
     store.calls.clear()
@@ -395,10 +395,10 @@ def test_a_store_that_was_entered_before_a_fork() -> None:
         return await load_env("/P", store=store, environ={})
 
     env = asyncio.run(begin())
-    for copy in (store, env):
-        copy._forked()
+    for home in (store._home, env._refresher.home):
+        home._pid += 1  # as a child sees them
     for _ in range(2):
         asyncio.run(env.refresh())
-        assert store._caller is None
+        assert store._transport is None
     asyncio.run(store.__aexit__(None, None, None))
-    assert (0, 0) == (store._entered, store._inherited)
+    assert not store._users

@@ -87,6 +87,11 @@ class Source:
         self._watchers.append(entry)
         return lambda: self._watchers.remove(entry)
 
+    def group(self, *keys: str) -> Callable[[], None]:
+        """See `Env`: all is read at once here."""
+        assert keys
+        return lambda: None
+
     async def refresh(self, *keys: str, min_gap: float = 0.0) -> None:
         """See `Env`."""
         assert keys == ("USER", "PASSWORD")

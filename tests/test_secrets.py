@@ -326,7 +326,7 @@ async def single_reads(stage: Stage) -> None:
         ParameterStore(max_concurrency=0)
     unclosed = ParameterStore()
     await unclosed.get("/S/A")
-    await unclosed._caller.aclose()  # type: ignore[union-attr] # it is open; what warns is the store
+    await unclosed._transport.aclose()  # type: ignore[union-attr] # it is open; what warns is the store
     del unclosed
     gc.collect()
 

@@ -27,6 +27,7 @@ from aiossmenv import (
 )
 from aiossmenv._concurrency import LoopClock
 from aiossmenv._models import ParameterType
+from aiossmenv._ssm.reader import ReadStats
 from aiossmenv._ssm.transport import EncryptedParameter, GetParameter, GetParameters, Page
 from aiossmenv.testing import Call, ManualClock, MemoryStore
 
@@ -99,7 +100,7 @@ from aiossmenv import AccessDenied, load_env
 from aiossmenv import testing
 async def main():
     store = testing.MemoryStore({"/M/A": "first"})
-    with store.installed():
+    with store.patch_default():
         await load_env("/M")
     store.deny("ssm:*")
     try:
@@ -127,8 +128,8 @@ async def test_fixtures(memory_store: MemoryStore, manual_clock: ManualClock) ->
 
 async def test_installed(memory: MemoryStore, clock: ManualClock) -> None:
     """While it is installed, a service's own `load_env()` and `ParameterStore()` read it, on its clock."""
-    with memory.patch_default() as patch_default:
-        assert patch_default is memory
+    with memory.patch_default() as installed:
+        assert installed is memory
         async with load_env("/M/", ttl=60) as env, ParameterStore(region="eu-west-1") as store:
             assert "first" == env["A"] == os.environ["A"] == (await store.get(A)).value
             assert memory is not store
@@ -142,15 +143,15 @@ def test_installed_inside_another(memory: MemoryStore) -> None:
     inner, own = MemoryStore(), ManualClock()
     with suppress(KeyError), memory.patch_default():
         with inner.patch_default():
-            assert inner._connect is ParameterStore()._connect
-        assert memory._connect is ParameterStore()._connect
+            assert inner._service is ParameterStore()._connect()
+        assert memory._service is ParameterStore()._connect()
         assert own is ParameterStore(clock=own).clock
         assert memory.clock is MemoryStore().clock
         raise KeyError
 
     after = ParameterStore()
     assert isinstance(after.clock, LoopClock)
-    assert memory._connect is not after._connect
+    assert memory._service is not after._connect()
 
 
 async def test_what_is_left_open(memory: MemoryStore) -> None:
@@ -173,9 +174,9 @@ async def test_what_is_left_open(memory: MemoryStore) -> None:
 
 async def sealed(memory: MemoryStore, name: str) -> EncryptedParameter:
     """Read without decryption."""
-    answer = await memory._open().call(GetParameter(name, decrypt=False))
+    answer = await memory._reader.send(GetParameter(name, with_decryption=False), ReadStats())
     assert isinstance(answer, Page)
-    (item,) = answer.items
+    (item,) = answer.parameters
     assert isinstance(item, EncryptedParameter)
     return item
 
@@ -217,23 +218,22 @@ async def test_secrets(memory: MemoryStore, clock: ManualClock) -> None:
 
     assert ("a", 0, "b", 0) == (first.value, first.version, second.value, second.version)
     assert "" != first.version_id != second.version_id != ""
-    answer = await memory._open().call(GetParameters((REFERENCE,), decrypt=False))
-    assert Page((), unknown=(REFERENCE,)) == answer
+    answer = await memory._reader.send(GetParameters((REFERENCE,), with_decryption=False), ReadStats())
+    assert Page((), invalid_parameters=(REFERENCE,)) == answer
 
 
 async def test_times(memory: MemoryStore) -> None:
     """Faults answer as many requests as they were told to, in the order in which they were made."""
-    caller = memory._open()
     memory.fail(1)
     memory.throttle(2)
-    kinds = []
+    codes = []
     for _ in range(4):
         try:
-            await caller.call(GetParameter(A))
-        except (Throttled, StoreUnavailable) as error:
-            kinds.append(type(error))
+            await memory._service.send(GetParameter(A))
+        except aiossmenv.ServiceError as error:
+            codes.append(error.code)
 
-    assert [StoreUnavailable, Throttled, Throttled] == kinds
+    assert ["InternalServerError", "ThrottlingException", "ThrottlingException"] == codes
 
 
 async def test_a_hang_is_given_up(memory: MemoryStore, clock: ManualClock) -> None:
@@ -265,12 +265,11 @@ async def test_heal(memory: MemoryStore) -> None:
 async def test_resources(memory: MemoryStore, resource: str, *, denied: bool) -> None:
     """A right is taken away for a name or for a pattern of names, with a final slash or without."""
     memory.deny("ssm:GetParameter", resource)
-    caller = memory._open()
     if denied:
-        with pytest.raises(aiossmenv.AccessDenied, match=f"parameter{A}"):
-            await caller.call(GetParameter(A))
+        with pytest.raises(aiossmenv.ServiceError, match=f"parameter{A}"):
+            await memory._service.send(GetParameter(A))
     else:
-        await caller.call(GetParameter(A))
+        await memory._service.send(GetParameter(A))
 
 
 MISUSE: dict[str, tuple[Callable[[MemoryStore], None], type[Exception], str]] = {

@@ -10,7 +10,7 @@ from aiossmenv.testing import MemoryStore
 
 async def turns() -> None:
     """Let what is ready run."""
-    for _ in range(10):
+    for _ in range(100):
         await asyncio.sleep(0)
 
 
@@ -154,11 +154,11 @@ async def test_closing_that_is_called_off_goes_on() -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await env.aclose()
-    assert store._caller is not None
+    assert store._transport is not None
 
     tidied.set()
     await env.aclose()
-    assert store._caller is None
+    assert store._transport is None
 
 
 @pytest.mark.parametrize("way", ["itself", "gather", "wait_for", "group"])
@@ -189,7 +189,7 @@ async def test_a_callback_closes_its_env(way: str) -> None:
         await ended.wait()
         await env.aclose()
 
-    assert store._caller is None
+    assert store._transport is None
 
 
 async def test_callbacks_that_close_on_their_way_out() -> None:
@@ -212,7 +212,7 @@ async def test_callbacks_that_close_on_their_way_out() -> None:
 
     async with asyncio.timeout(5):
         await env.aclose()
-    assert store._caller is None
+    assert store._transport is None
 
 
 def test_a_closing_that_the_loop_cut_short_is_none_to_wait_for() -> None:
@@ -228,5 +228,5 @@ def test_a_closing_that_the_loop_cut_short_is_none_to_wait_for() -> None:
         return env
 
     env = asyncio.run(begin())
-    assert store._caller is None
+    assert store._transport is None
     asyncio.run(env.aclose())

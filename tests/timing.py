@@ -25,11 +25,22 @@ async def eventually(condition: Callable[[], object], seconds: float = 5) -> Non
             await asyncio.sleep(0.005)
 
 
+def _sends(task: asyncio.Task[object]) -> bool:
+    """Whether *task* waits for an answer from the network."""
+    waiting: object = task.get_coro()
+    while waiting is not None:
+        code = getattr(waiting, "cr_code", None)
+        if code is not None and code.co_qualname == "BotoTransport.send":
+            return True
+        waiting = getattr(waiting, "cr_await", None)
+    return False
+
+
 async def passing(clock: ManualClock, work: Awaitable[T]) -> T:
     """Do *work*, and let time pass whenever no request is under way, as far as to the next event."""
 
     def waits() -> bool:
-        return doing.done() or all(task.get_name() != "aiossmenv request" for task in asyncio.all_tasks())
+        return doing.done() or not any(map(_sends, asyncio.all_tasks()))
 
     doing = asyncio.ensure_future(work)
     while not doing.done():

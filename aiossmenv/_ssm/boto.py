@@ -1,5 +1,4 @@
-# One owner: one request, and what the SDK's answers mean. No type of the SDK gets out of here.
-"""One request to Parameter Store through aioboto3: a page comes back, or one of our errors."""
+"""The `Transport` that talks to AWS through aioboto3. No type of the SDK gets out of here."""
 
 import asyncio
 import json
@@ -14,7 +13,6 @@ from aiossmenv._errors import AiossmenvError, InvalidVariable, StoreUnavailable
 from aiossmenv._models import Parameter, ParameterType
 from aiossmenv._naming import is_reference
 from aiossmenv._ssm.boto_errors import (
-    InvalidToken,
     check_region,
     check_session,
     detached,
@@ -25,9 +23,9 @@ from aiossmenv._ssm.boto_errors import (
     unreadable,
 )
 from aiossmenv._ssm.boto_session import Pins, Surroundings, new_client, new_session, region_of, reopened
+from aiossmenv._ssm.faults import locate
 from aiossmenv._ssm.transport import (
     BATCH,
-    Answer,
     EncryptedParameter,
     FetchedParameter,
     GetParameter,
@@ -35,7 +33,6 @@ from aiossmenv._ssm.transport import (
     GetParametersByPath,
     Page,
     Request,
-    TokenRefused,
 )
 
 _TYPES = frozenset(get_args(ParameterType))
@@ -57,8 +54,8 @@ def _withhold(record: logging.LogRecord) -> bool:
     return record.levelno > logging.DEBUG
 
 
-class Client:
-    """A connection to Parameter Store that opens itself; a `Caller`."""
+class BotoTransport:
+    """A connection to Parameter Store that opens itself; a `Transport`."""
 
     def __init__(
         self,
@@ -83,33 +80,27 @@ class Client:
         self._closed = False
 
     @property
-    def unsent(self) -> str:
+    def waiting_for(self) -> str:
         """What requests wait for before they are sent, or nothing."""
         if not self._fetching:
             return ""
         method = getattr(self._credentials, "method", None)
         return f"the credentials did not arrive from {source_of(method).name}"
 
-    async def call(self, request: Request) -> Answer:
-        """Send one request; see `Caller`."""
+    async def send(self, request: Request) -> Page:
+        """Send one request; see `Transport`."""
         fault: AiossmenvError
         cause: Exception | None = None
         try:
-            # The response holds plaintext. It lives in a frame below this one, which no traceback of ours shows.
+            # The response holds plaintext. It is in a frame below this one, which no traceback of ours shows.
             answer = await self._send(request)
         except Exception as error:
-            fault, cause = self._translated(error, request)
+            fault, cause = error_of(error, request), detached(error)
         else:
-            if not isinstance(answer, AiossmenvError | None):
+            if isinstance(answer, Page):
                 return answer
             fault = answer or unreadable("Parameter Store")
-        if isinstance(fault, InvalidToken):
-            if isinstance(request, GetParametersByPath):
-                return TokenRefused()
-            fault = StoreUnavailable(str(fault), remedy=fault.remedy)
-        fault.region = self.region
-        fault.path = request.path if isinstance(request, GetParametersByPath) else None
-        fault.parameter = fault.parameter or _names(request)
+        locate(fault, request, self.region)
         raise fault from cause
 
     async def aclose(self) -> None:
@@ -134,7 +125,7 @@ class Client:
         finally:
             self._fetching -= 1
 
-    async def _send(self, request: Request) -> Answer | AiossmenvError | None:
+    async def _send(self, request: Request) -> Page | AiossmenvError | None:
         step.set("configuration")  # for this task, which sends nothing else
         client = await self._opened()
         if self._closed:
@@ -212,9 +203,6 @@ class Client:
                 await making.result().__aexit__(None, None, None)
             raise
 
-    def _translated(self, error: Exception, request: Request) -> tuple[AiossmenvError, Exception | None]:
-        return error_of(error, request), detached(error)
-
 
 def _answered(**_: object) -> None:
     """Note, for the task that is running, that an answer is here and is read next; a handler of the SDK's events."""
@@ -275,12 +263,3 @@ def _version_id(source: Any) -> str:
         return ""
     found = (result.get("versionId") or result.get("VersionId")) if isinstance(result, dict) else None
     return found if isinstance(found, str) else ""
-
-
-def _names(request: Request) -> str | None:
-    match request:
-        case GetParameters(names):
-            return ", ".join(names)
-        case GetParameter(name):
-            return name
-    return None

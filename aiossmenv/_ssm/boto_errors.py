@@ -25,23 +25,26 @@ from urllib.parse import urlsplit
 from aiossmenv._errors import (
     AccessDenied,
     AiossmenvError,
-    DecryptionFailed,
-    InvalidPath,
-    ParameterNotFound,
     StoreUnavailable,
-    Throttled,
 )
-from aiossmenv._naming import base_name, is_reference
-from aiossmenv._ssm.transport import GetParameter, GetParameters, GetParametersByPath, Request
+from aiossmenv._ssm.faults import (
+    CONFIG_REMEDY,
+    PROXY_REMEDY,
+    RETRY_REMEDY,
+    THROTTLED,
+    WAIT_REMEDY,
+    error_of_answer,
+    may_pass,
+    message_of,
+    proxy_refusal,
+    quotes_body,
+)
+from aiossmenv._ssm.transport import Request, ServiceError
 
 # The step in which the request of the running task is; `None` in tasks that are not ours.
 step: ContextVar[Literal["configuration", "credentials", "request", "answer"] | None] = ContextVar(
     "aiossmenv step", default=None
 )
-
-
-class InvalidToken(AiossmenvError):
-    """Parameter Store does not continue a listing from this token."""
 
 
 class Source(NamedTuple):
@@ -58,7 +61,7 @@ def source_of(method: str | None) -> Source:
 
 def unreadable(whose: str, kind: str = "") -> StoreUnavailable:
     """Return the error for an answer that is none."""
-    return StoreUnavailable(f"{whose} sent an answer that cannot be read{kind and f' ({kind})'}", remedy=_WAIT)
+    return StoreUnavailable(f"{whose} sent an answer that cannot be read{kind and f' ({kind})'}", remedy=WAIT_REMEDY)
 
 
 def check_session(session: object) -> None:
@@ -104,7 +107,7 @@ def error_of(error: Exception, request: Request) -> AiossmenvError:  # noqa: C90
     whose = source.name if source else "Parameter Store"
     if isinstance(error, sdk.ClientError):
         if not source and error.operation_name in _OPERATIONS:
-            return _refusal(error.response, request)
+            return error_of_answer(_answer(error.response), request)
         return _source_refusal(error, source)
     if now == "answer" or isinstance(error, ResponseParserError):
         return unreadable(whose, type(error).__name__)
@@ -117,7 +120,7 @@ def error_of(error: Exception, request: Request) -> AiossmenvError:  # noqa: C90
             _NO_CREDENTIALS,
         ),
         ((sdk.NoRegionError,), StoreUnavailable, _NO_REGION),
-        ((sdk.ConfigNotFound, sdk.ConfigParseError), StoreUnavailable, _CONFIG),
+        ((sdk.ConfigNotFound, sdk.ConfigParseError), StoreUnavailable, CONFIG_REMEDY),
     ):
         if isinstance(error, kinds):
             return kind(_text(error), remedy=remedy, transient=False)
@@ -129,7 +132,7 @@ def error_of(error: Exception, request: Request) -> AiossmenvError:  # noqa: C90
         return _certificates(unread)
     if isinstance(error, sdk.BotoCoreError) or (now == "configuration" and isinstance(error, OSError | ValueError)):
         text = f"the client of Parameter Store cannot be made: {_kind_and_text(error)}"
-        return StoreUnavailable(text, remedy=_CONFIG, transient=False)
+        return StoreUnavailable(text, remedy=CONFIG_REMEDY, transient=False)
     if isinstance(error, ValueError):
         return _not_sendable(error, whose)
     return _unexpected(error)
@@ -153,9 +156,9 @@ def detached(error: Exception) -> Exception | None:
     kind = type(error)
     try:
         if isinstance(error, ClientError):
-            response = error.response
-            detail = {"Code": _code(response)} | ({} if _quotes_body(response) else {"Message": _message(response)})
-            status = {"HTTPStatusCode": _status(response)}
+            answer = _answer(error.response)
+            detail = {"Code": answer.code} | ({} if quotes_body(answer) else {"Message": answer.message})
+            status = {"HTTPStatusCode": answer.status}
             return kind({"Error": detail, "ResponseMetadata": status}, error.operation_name)
         text = _text(error)
         copy = kind.__new__(kind, text)
@@ -168,12 +171,8 @@ def detached(error: Exception) -> Exception | None:
 
 _OPERATIONS = frozenset({"GetParametersByPath", "GetParameters", "GetParameter"})
 
-_WAIT = "It is tried again until the deadline; if it lasts, look at the AWS health dashboard and at any proxy between."
-_LATER = "It is tried again until the deadline."
 _NETWORK = "Check the network, the VPC endpoint or NAT, the region, and AWS_ENDPOINT_URL_SSM if it is set."
 _SOURCE_NETWORK = "Check the network, the region, and AWS_ENDPOINT_URL_STS and AWS_ENDPOINT_URL if they are set."
-_CONFIG = "Check AWS_REGION, AWS_ENDPOINT_URL_SSM, AWS_ENDPOINT_URL and the files of the AWS configuration."
-_CHECK_NAME = "Check how the path or the name is written."
 _NO_CREDENTIALS = (
     "Run where a role is attached, or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY;"
     " on a workstation, `aws sso login` may be all."
@@ -191,7 +190,6 @@ _TRUST = (
     "Check the host of the endpoint and the machine's clock; where a proxy inspects TLS, AWS_CA_BUNDLE must name a file"
     " with the proxy's CA."
 )
-_PROXY = "Check HTTPS_PROXY, HTTP_PROXY and NO_PROXY, and the user and password in the URL of the proxy."
 _SOURCES = {
     "env": Source(
         "the environment",
@@ -229,103 +227,14 @@ _SOURCES = {
     ),
     "config-file": Source("the AWS configuration file", "Check AWS_CONFIG_FILE, and its profile."),
 }
-_RENEW = "Renew the credentials (on a workstation: `aws sso login`) and check the machine's clock."
 _NO_REGION = "Set AWS_REGION, or pass store=ParameterStore(region=...)."
-_KEY = "Check that the KMS key is enabled and in this region, and that the role may kms:Decrypt with it."
-
-_THROTTLED = frozenset({
-    "ThrottlingException", "Throttling", "ThrottledException", "RequestThrottledException", "RequestThrottled",
-    "TooManyRequestsException", "RequestLimitExceeded", "BandwidthLimitExceeded", "LimitExceededException",
-    "SlowDown", "PriorRequestNotComplete", "ProvisionedThroughputExceededException", "EC2ThrottledException",
-    "TransactionInProgressException", "429",
-})  # fmt: skip
-_NOT_FOUND = frozenset({"ParameterNotFound", "ParameterVersionNotFound"})
-_BAD_CREDENTIALS = frozenset({
-    "ExpiredToken", "ExpiredTokenException", "RequestExpired", "InvalidClientTokenId", "UnrecognizedClientException",
-    "InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature", "MissingAuthenticationToken",
-    "MissingAuthenticationTokenException", "AuthFailure", "401",
-})  # fmt: skip
-_DENIED = frozenset({"AccessDeniedException", "AccessDenied", "UnauthorizedOperation"})
-_INVALID = frozenset({"ValidationException", "InvalidFilterKey", "InvalidFilterOption", "InvalidFilterValue"})
-_KMS_RATE = "exceeded the rate at which you may call KMS"
 
 
-def _code(response: Mapping[str, Any]) -> str:
-    return str(response.get("Error", {}).get("Code", ""))
-
-
-def _message(response: Mapping[str, Any]) -> str:
-    return "" if _quotes_body(response) else str(response.get("Error", {}).get("Message", ""))
-
-
-def _status(response: Mapping[str, Any]) -> int:
-    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _refusal(response: Mapping[str, Any], request: Request) -> AiossmenvError:  # noqa: C901, PLR0911 - a table, and it reads as one
-    """Translate an error answer, the most specific first. Throttling and denials are not in the service's model."""
-    code, text, status = _code(response), _message(response), _status(response)
-    said = f"{code}: {text}" if text else code
-    if _quotes_body(response):
-        said = f"an answer with status {code} that is not Parameter Store's own"
-    if code == "InvalidNextToken":
-        return InvalidToken(said, remedy=_WAIT)
-    if code in _THROTTLED or status == HTTPStatus.TOO_MANY_REQUESTS or _KMS_RATE in text:
-        return Throttled(said, remedy="Wait, spread the callers, or raise the account's Parameter Store throughput.")
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code.startswith(("InternalServer", "RequestTimeout", "408")):
-        return StoreUnavailable(said, remedy=_WAIT)
-    if code in _NOT_FOUND:
-        return ParameterNotFound(
-            "there is no such parameter, version or label", remedy="Check the name and the region."
-        )
-    if code in {"InvalidKeyId", "KMSInvalidStateException"}:
-        return DecryptionFailed(said, remedy=_KEY)
-    if code in _BAD_CREDENTIALS:
-        return AccessDenied(said, remedy=_RENEW)
-    if code in _DENIED:
-        return _denial(said, text, request)
-    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-        return _proxy_refusal(status)
-    if code == "403":
-        # Parameter Store would have said which right is missing, and this says nothing of that.
-        return AccessDenied(said, remedy="Check any proxy or gateway between: Parameter Store itself says more.")
-    if isinstance(request, GetParameter) and is_reference(request.name) and "dependency service" in text:
-        # What a role without the right on the secret is told, whether or not there is one.
-        return AccessDenied(
-            said, remedy="Allow secretsmanager:GetSecretValue on the secret, and kms:Decrypt on its key."
-        )
-    if code in _INVALID:
-        return InvalidPath(said, remedy=_CHECK_NAME)
-    return StoreUnavailable(said, remedy=_CONFIG, transient=False)
-
-
-def _quotes_body(response: Mapping[str, Any]) -> bool:
-    """Whether this comes from a body that is none of the service's: the SDK makes its status the code, and all of it the text."""
-    return _code(response).isdecimal()
-
-
-def _denial(said: str, text: str, request: Request) -> AiossmenvError:
-    if "kms:Decrypt" in text or re.search(r"\(Service: (AWSKMS|Kms)", text) or "customer master key" in text:
-        key = re.search(r"on resource: (arn:\S+:kms:\S+)", text)
-        grant = f"Allow kms:Decrypt on {key[1]} for this role." if key else f"Allow kms:Decrypt for this role. {_KEY}"
-        return DecryptionFailed(said, remedy=grant)
-    resource = re.search(r"on resource: (arn:(\S+?):ssm:(\S*?):(\d*):\S*)", text)
-    action = {
-        GetParametersByPath: "ssm:GetParametersByPath",
-        GetParameters: "ssm:GetParameters",
-        GetParameter: "ssm:GetParameter",
-    }[type(request)]
-    stem = f"arn:{resource[2]}:ssm:{resource[3]}:{resource[4]}" if resource else "arn:aws:ssm:REGION:ACCOUNT"
-    if isinstance(request, GetParametersByPath):
-        # The service checks the path that was asked for, not what is under it.
-        name = f"{stem}:parameter{request.path}"
-        grant = f"Allow {action} on both {name} and {name.rstrip('/')}/*."
-    else:
-        names = request.names if isinstance(request, GetParameters) else (request.name,)
-        grant = f"Allow {action} on {', '.join(stem + ':parameter/' + base_name(name).lstrip('/') for name in names)}."
-    if resource and resource[1].endswith(":*"):
-        grant += " Or the name is mistyped: a role without a broad grant is told so of a parameter that does not exist."
-    return AccessDenied(said, action=action, remedy=grant)
+def _answer(response: Mapping[str, Any]) -> ServiceError:
+    """Return an error answer as the SDK parsed it."""
+    error = response.get("Error", {})
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return ServiceError(str(error.get("Code", "")), str(error.get("Message", "")), status)
 
 
 # Codes with which STS and the like answer what may pass by itself, beside throttling and 5xx.
@@ -334,15 +243,16 @@ _SOURCE_UNAVAILABLE = frozenset({"IDPCommunicationError", "RequestTimeout", "Req
 
 def _source_refusal(error: Any, source: Source | None) -> AiossmenvError:
     """Translate an error answer of STS or SSO. It has no *action*: no other request to Parameter Store makes up for it."""
-    code, text, status = _code(error.response), _message(error.response), _status(error.response)
+    answer = _answer(error.response)
+    code, text, status = answer.code, message_of(answer), answer.status
     source = source or _UNKNOWN
     said = f"{code}{text and f': {text}'}"
     if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-        return _proxy_refusal(status)
-    if code in _THROTTLED or status == HTTPStatus.TOO_MANY_REQUESTS:
-        return StoreUnavailable(f"{source.name} throttled the request for credentials: {said}", remedy=_LATER)
+        return proxy_refusal(status)
+    if code in THROTTLED or status == HTTPStatus.TOO_MANY_REQUESTS:
+        return StoreUnavailable(f"{source.name} throttled the request for credentials: {said}", remedy=RETRY_REMEDY)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code in _SOURCE_UNAVAILABLE:
-        return StoreUnavailable(f"{source.name} failed to give credentials: {said}", remedy=_LATER)
+        return StoreUnavailable(f"{source.name} failed to give credentials: {said}", remedy=RETRY_REMEDY)
     return AccessDenied(f"{source.name} refused credentials: {said}", remedy=source.check)
 
 
@@ -355,10 +265,10 @@ def _network(error: Any, whose: str) -> AiossmenvError:  # noqa: PLR0911 - a tab
     network = _NETWORK if whose == "Parameter Store" else _SOURCE_NETWORK
     if isinstance(error, sdk.ProxyConnectionError):
         status = getattr(origin, "status", 0)
-        if isinstance(origin, aiohttp.ClientHttpProxyError) and not _may_pass(status):
-            return _proxy_refusal(status)
+        if isinstance(origin, aiohttp.ClientHttpProxyError) and not may_pass(status):
+            return proxy_refusal(status)
         answered = f"the proxy answered {status}" if status else "the proxy cannot be reached"
-        return StoreUnavailable(f"{answered}, on the way to {whose}: {_text(error)}", remedy=_PROXY)
+        return StoreUnavailable(f"{answered}, on the way to {whose}: {_text(error)}", remedy=PROXY_REMEDY)
     if unread := _unread_file(error):
         return _certificates(unread)
     if isinstance(error, sdk.SSLError):
@@ -367,7 +277,7 @@ def _network(error: Any, whose: str) -> AiossmenvError:  # noqa: PLR0911 - a tab
         return StoreUnavailable(f"the TLS of {whose} is not trusted: {_text(error)}", remedy=_TRUST, transient=False)
     if getattr(origin, "host", None) not in (None, urlsplit(str(error.kwargs.get("endpoint_url"))).hostname):
         # The HTTP client says so of a name that DNS does not know.
-        return StoreUnavailable(f"the proxy cannot be reached, on the way to {whose}", remedy=_PROXY)
+        return StoreUnavailable(f"the proxy cannot be reached, on the way to {whose}", remedy=PROXY_REMEDY)
     if type(error) is not sdk.HTTPClientError:
         return StoreUnavailable(f"{whose} cannot be reached: {_text(error)}", remedy=network)
     # What the SDK does not expect of its HTTP client.
@@ -386,16 +296,7 @@ def _not_sendable(error: Exception, whose: str) -> StoreUnavailable:
     text = (
         f"no request can be sent to {whose} ({kind}): the URL of the endpoint or of the proxy, or a header, is invalid"
     )
-    return StoreUnavailable(text, remedy=f"{_CONFIG} {_PROXY}", transient=False)
-
-
-def _may_pass(status: int) -> bool:
-    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS
-
-
-def _proxy_refusal(status: int) -> StoreUnavailable:
-    wants = "wants a login" if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED else "refuses the connection"
-    return StoreUnavailable(f"the proxy {wants} (status {status})", remedy=_PROXY, transient=False)
+    return StoreUnavailable(text, remedy=f"{CONFIG_REMEDY} {PROXY_REMEDY}", transient=False)
 
 
 def _origin(error: Any) -> object:
@@ -432,10 +333,10 @@ def _no_credentials(error: Exception, source: Source) -> AiossmenvError:
     said = said.removeprefix("Error retrieving metadata: ")
     refused = re.match(r"Received non 200 response (\d+)", said)
     silent = said.startswith(("Received error", "Unable to parse JSON", "Credential refresh failed"))
-    if (refused and _may_pass(int(refused[1]))) or silent:
+    if (refused and may_pass(int(refused[1]))) or silent:
         answer = f"answered {refused[1]}" if refused else "gave no usable answer"
         return StoreUnavailable(
-            f"{source.name} {answer}, so there are no credentials", remedy=_LATER + " " + source.check
+            f"{source.name} {answer}, so there are no credentials", remedy=RETRY_REMEDY + " " + source.check
         )
     if isinstance(error, KeyError):
         # Something is missing in an answer.

@@ -1,8 +1,8 @@
-# One owner: what one read of the store has found so far. No I/O, no clock.
 """
-Readings, and which of two on one parameter counts.
+What one read has fetched, which of two values of one parameter wins, and what is known after the read.
 
-Parameter Store is eventually consistent: an answer may be older than the one before it, and a listing may repeat itself.
+Parameter Store is eventually consistent: an answer may be older than the one before it, and a listing may repeat a
+parameter.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -14,140 +14,167 @@ from aiossmenv._naming import is_below, name_keys
 from aiossmenv._ssm.transport import BATCH, EncryptedParameter, FetchedParameter
 
 
-def is_older(read: FetchedParameter, than: FetchedParameter) -> bool:
+def is_older(fetched: FetchedParameter, than: FetchedParameter) -> bool:
     """
-    Whether *read* comes from a replica that lags behind *than*: its version is lower *and* its date earlier.
+    Return whether *fetched* comes from a replica that lags behind: its version is lower *and* its date earlier.
 
     A lower version with a later date is a parameter that was deleted and made anew. A label moves back to an older
     version by intent, so what was read by a selector never lags.
     """
-    if read.selector or read.last_modified is None or than.last_modified is None:
+    if fetched.selector or fetched.last_modified is None or than.last_modified is None:
         return False
-    return read.version < than.version and read.last_modified < than.last_modified
+    return fetched.version < than.version and fetched.last_modified < than.last_modified
 
 
 @dataclass(slots=True)
 class Results:
-    """Readings by the names they were asked by: opened ones, ciphertexts' digests, and those still to be opened."""
+    """
+    What was fetched, by the names that were asked for.
 
-    opened: dict[str, Parameter] = field(default_factory=dict)
+    *parameters*: in plaintext. *digests*: of their ciphertexts, where they are known. *encrypted*: still to be decrypted.
+    """
+
+    parameters: dict[str, Parameter] = field(default_factory=dict)
     digests: dict[str, bytes] = field(default_factory=dict)
-    sealed: dict[str, EncryptedParameter] = field(default_factory=dict)
+    encrypted: dict[str, EncryptedParameter] = field(default_factory=dict)
 
-    def part(self, names: AbstractSet[str]) -> "Results":
-        """Return the readings of these *names*."""
+    def get(self, name: str) -> FetchedParameter | None:
+        """Return what was fetched last by *name*."""
+        return self.encrypted.get(name) or self.parameters.get(name)
+
+    def names(self) -> set[str]:
+        """Return all names by which something was fetched."""
+        return self.parameters.keys() | self.encrypted.keys()
+
+    def only(self, names: AbstractSet[str]) -> "Results":
+        """Return what was fetched by these *names*."""
         return Results(
-            {name: self.opened[name] for name in names & self.opened.keys()},
+            {name: self.parameters[name] for name in names & self.parameters.keys()},
             {name: self.digests[name] for name in names & self.digests.keys()},
-            {name: self.sealed[name] for name in names & self.sealed.keys()},
+            {name: self.encrypted[name] for name in names & self.encrypted.keys()},
         )
 
-    def add(self, bag: "Results") -> None:
-        """Take over the readings of a newer look."""
-        for name in (self.digests.keys() & bag.opened.keys()) - bag.digests.keys():
-            del self.digests[name]  # that of the older look
-        self.opened |= bag.opened
-        self.digests |= bag.digests
-        self.sealed |= bag.sealed
+    def update(self, newer: "Results") -> None:
+        """Take over what was fetched later."""
+        for name in (self.digests.keys() & newer.parameters.keys()) - newer.digests.keys():
+            del self.digests[name]  # that of the older ciphertext
+        self.parameters |= newer.parameters
+        self.digests |= newer.digests
+        self.encrypted |= newer.encrypted
 
 
 class ResultMerger:
     """
-    What was read.
+    Decides which of several answers on one parameter wins.
 
-    *known*, *digests*: what was read before, by name, and its ciphertexts' digests. *decrypt_all*: open everything, known
-    or not. *bag*: the readings that count; *decrypted*: how many values were decrypted.
+    *known*: what was known before the read. *decrypt_all*: whether everything is decrypted, known or not. *results*: what
+    the read has fetched so far; *decrypted*: how many values were decrypted for it.
     """
 
-    def __init__(self, known: Mapping[str, Parameter], digests: Mapping[str, bytes], *, decrypt_all: bool) -> None:
+    def __init__(self, known: "StoreState", *, decrypt_all: bool) -> None:
         self._known = known
-        self._digests = digests
         self._decrypt_all = decrypt_all
-        self.bag = Results()
+        self.results = Results()
         self.decrypted = 0
 
-    def keep(self, name: str, item: FetchedParameter, bag: Results) -> bool:  # noqa: C901 - every case of one decision
-        """Put a reading into *bag*; `False` if it is older than the one that counts so far."""
-        before = bag.sealed.get(name) or bag.opened.get(name)
-        known, digest = self._known.get(name), self._digests.get(name)
-        if isinstance(item, EncryptedParameter):
-            if before and is_older(item, before):
-                return True  # a page repeats a parameter, from a replica that lags
-            bag.sealed.pop(name, None)
-            if self._decrypt_all or not known:
-                bag.sealed[name] = item
-            elif item.matches(known, digest):
-                bag.opened[name], bag.digests[name] = known, item.digest
-            elif is_older(item, known):
-                bag.opened[name] = known
-                if digest:
-                    bag.digests[name] = digest
-            else:
-                bag.sealed[name] = item
+    def accept(self, name: str, fetched: FetchedParameter, results: Results | None = None) -> bool:
+        """
+        Put *fetched* into *results*, by default its own; `False` if it is older than what this read fetched before.
+
+        What is older than what was known before the read is replaced by that: the answer came from a replica that lags.
+        """
+        into = self.results if results is None else results
+        known = self._known.parameters.get(name)
+        if isinstance(fetched, EncryptedParameter):
+            self._accept_encrypted(name, fetched, known, into)
             return True
-        looked = self.bag.sealed.get(name) or self.bag.opened.get(name)
-        if looked and is_older(item, looked):
+        return self._accept_decrypted(name, fetched, known, into)
+
+    def _accept_encrypted(self, name: str, fetched: EncryptedParameter, known: Parameter | None, into: Results) -> None:
+        before, digest = into.get(name), self._known.digests.get(name)
+        if before and is_older(fetched, before):
+            return  # a listing repeats a parameter, from a replica that lags
+        into.encrypted.pop(name, None)
+        if self._decrypt_all or not known:
+            into.encrypted[name] = fetched
+        elif fetched.matches(known, digest):
+            into.parameters[name], into.digests[name] = known, fetched.digest
+        elif is_older(fetched, known):
+            _keep(name, known, digest, into)
+        else:
+            into.encrypted[name] = fetched
+
+    def _accept_decrypted(self, name: str, fetched: Parameter, known: Parameter | None, into: Results) -> bool:
+        before, first, digest = into.get(name), self.results.get(name), self._known.digests.get(name)
+        if first and is_older(fetched, first):
             return False
-        if before and is_older(item, before):
+        if before and is_older(fetched, before):
             return True
-        self.decrypted += item.type == "SecureString"
-        bag.opened[name] = item
-        if isinstance(looked, EncryptedParameter) and looked.matches(item, None):
-            bag.digests[name] = looked.digest
-        elif known == item and digest:
-            bag.digests[name] = digest
-        elif looked != item:
-            bag.digests.pop(name, None)
+        self.decrypted += fetched.type == "SecureString"
+        if known and is_older(fetched, known):
+            _keep(name, known, digest, into)
+            return True
+        into.parameters[name] = fetched
+        if isinstance(first, EncryptedParameter) and first.matches(fetched, None):
+            into.digests[name] = first.digest
+        elif known == fetched and digest:
+            into.digests[name] = digest
+        elif first != fetched:
+            into.digests.pop(name, None)
         return True
 
     def changed_groups(self, groups: Iterable[frozenset[str]]) -> list[tuple[str, ...]]:
-        """Return the groups of which one changed; those that overlap as one, as far as one call can hold them."""
-        clusters: list[set[str]] = []
+        """Return the groups of which a member changed; groups that overlap as one, as far as one call can hold them."""
+        there = self.results.names()
+        merged: list[set[str]] = []
         for group in groups:
-            mates = {name for name in group if name in self.bag.sealed or name in self.bag.opened}
-            if len(mates) < 2 or not any(self._is_changed(mate) for mate in mates):  # noqa: PLR2004 - one is no group
+            members = group & there
+            if len(members) < 2 or not any(map(self._is_changed, members)):  # noqa: PLR2004 - one alone is no group
                 continue
-            for other in [other for other in clusters if other & mates and len(other | mates) <= BATCH]:
-                clusters.remove(other)
-                mates |= other
-            clusters.append(mates)
-        return [tuple(sorted(cluster)) for cluster in clusters]
+            for other in [other for other in merged if other & members and len(other | members) <= BATCH]:
+                merged.remove(other)
+                members |= other
+            merged.append(set(members))
+        return [tuple(sorted(members)) for members in merged]
 
     def _is_changed(self, name: str) -> bool:
-        return name in self.bag.sealed or self._known.get(name) not in (None, self.bag.opened.get(name))
+        return name in self.results.encrypted or self._known.parameters.get(name) not in (
+            None,
+            self.results.parameters.get(name),
+        )
+
+
+def _keep(name: str, known: Parameter, digest: bytes | None, results: Results) -> None:
+    results.parameters[name] = known
+    if digest:
+        results.digests[name] = digest
 
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
     """
-    What is believed to be in the store: *parameters* by name, and the *digests* of their ciphertexts, where known.
+    What is believed to be in the store.
 
-    *missed*: names that the last complete read did not find. Parameter Store is eventually consistent: what one read
-    misses may be there in the next one, and an older answer may follow a newer one.
+    *parameters*: by name. *digests*: of their ciphertexts, where known. *missing_once*: names that the last complete read
+    did not find. What one read of an eventually consistent store misses may be there in the next one.
     """
 
-    parameters: Mapping[str, Parameter]
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
     digests: Mapping[str, bytes] = field(default_factory=dict)
     missing_once: frozenset[str] = frozenset()
 
-    def merge(
-        self, read: Mapping[str, Parameter], digests: Mapping[str, bytes], *, complete: bool = True
-    ) -> "StoreState":
-        """
-        Return what is known after a *read*.
-
-        A parameter is gone when two *complete* reads in a row miss it. An answer from a replica that lags is ignored.
-        """
-        fresh = {name for name, new in read.items() if not _lags(new, self.parameters.get(name))}
-        gone = self.missing_once - read.keys() if complete else frozenset()
+    def merge(self, results: Results, *, complete: bool = True) -> "StoreState":
+        """Return what is known after a read; a parameter is gone when two *complete* reads in a row miss it."""
+        found = results.parameters
+        gone = self.missing_once - found.keys() if complete else frozenset()
         old = {name: parameter for name, parameter in self.parameters.items() if name not in gone}
         return StoreState(
-            parameters={**old, **{name: read[name] for name in fresh}},
+            parameters={**old, **found},
             digests={
-                **{name: digest for name, digest in self.digests.items() if name in old and name not in fresh},
-                **{name: digest for name, digest in digests.items() if name in fresh},
+                **{name: digest for name, digest in self.digests.items() if name in old and name not in found},
+                **{name: digest for name, digest in results.digests.items() if name in found},
             },
-            missing_once=frozenset(old.keys() - read.keys()) if complete else self.missing_once - read.keys(),
+            missing_once=frozenset(old.keys() - found.keys()) if complete else self.missing_once - found.keys(),
         )
 
     def names_below(self, path: str, *, recursive: bool) -> list[str]:
@@ -165,7 +192,3 @@ class StoreState:
         found = name_keys(path, (name for name in there if name not in self.missing_once), to_key)
         missing_once = name_keys(path, (name for name in there if name in self.missing_once), to_key)
         return {key: self.parameters[name] for key, name in (missing_once | found).items()}
-
-
-def _lags(read: Parameter, known: Parameter | None) -> bool:
-    return known is not None and read is not known and is_older(read, known)

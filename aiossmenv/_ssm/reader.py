@@ -1,26 +1,25 @@
-# One owner: one read of the store, from the first request to the last answer. No I/O, no clock.
 """
-Which request next.
+One complete read of Parameter Store, as coroutines.
 
-A `Scan` is asked for jobs with `next()` and told what became of each with `answered()` or `failed()`. Whoever drives it
-sends the jobs' requests; in which order the answers come back makes no difference to the result.
+A read fetches first: it lists paths, and reads names in batches of ten. What is fetched without decryption is compared
+with what is known. Then it decrypts: only what is new or differs is read once more, in plaintext, and with it the rest
+of its group. Where the role may not read ten names at once, it reads them one by one, or lists their path.
 
-It *looks* first: lists paths, or reads names, ten to a call. What it was told to look at without decryption comes
-sealed, and is compared with what is known. Then it *opens*: only what is new or differs is read again, decrypted, and
-with it the rest of its group. Where the role may not read ten names at once it reads them singly, or lists their path.
+Each coroutine returns when its part of the results is in. The first error that no retry and no other way can mend ends
+the read.
 """
 
-import heapq
+import asyncio
 import itertools
-import math
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+import logging
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
-from aiossmenv._concurrency import Backoff
+from aiossmenv._concurrency import Backoff, Clock, for_each, wait_for
 from aiossmenv._errors import (
-    AccessDenied,
     AiossmenvError,
     DecryptionFailed,
     InvalidPath,
@@ -28,13 +27,13 @@ from aiossmenv._errors import (
     StoreUnavailable,
     Throttled,
 )
-from aiossmenv._models import Parameter
 from aiossmenv._naming import is_reference, split_selector
+from aiossmenv._ssm.faults import RETRY_REMEDY, InvalidNextToken, error_of_answer, locate
 from aiossmenv._ssm.limiter import AdaptiveRateLimiter
-from aiossmenv._ssm.merge import ResultMerger, Results
+from aiossmenv._ssm.merge import ResultMerger, Results, StoreState
+from aiossmenv._ssm.permissions import DENIED_FOR, PermissionCache, is_denial
 from aiossmenv._ssm.transport import (
     BATCH,
-    Answer,
     FetchedParameter,
     GetParameter,
     GetParameters,
@@ -42,557 +41,560 @@ from aiossmenv._ssm.transport import (
     Page,
     Query,
     Request,
-    TokenRefused,
+    ServiceError,
+    Transport,
     answers,
     batches,
 )
 
-# Seconds for which a denial holds where no listing is planned; five times the default `ttl` of a store.
-DENIED_FOR = 300.0
+logger = logging.getLogger("aiossmenv")
+
+_BACKOFF = Backoff()
 
 
-@dataclass(eq=False, slots=True)
-class _Listing:
-    """One walk through a path; *only* these names count, unless it is `None`."""
+@dataclass(slots=True)
+class ReadStats:
+    """What reads cost: *requests* sent, how many of them were *throttled*, and how many values were *decrypted*."""
 
-    want: Query
-    root: GetParametersByPath
-    only: set[str] | None
-    opening: bool
-    tokens: set[str] = field(default_factory=set)
-    bag: Results = field(default_factory=Results)
-    restarts: int = 0
-    lags: bool = False
-    complete: bool = False
+    requests: int = 0
+    throttled: int = 0
+    decrypted: int = 0
 
 
-@dataclass(eq=False, slots=True)
-class Job:
-    """A request to send, and what the scan knows of it."""
-
-    request: Request
-    want: Query
-    opening: bool = False
-    listing: _Listing | None = None
-    failures: int = 0
-    # Why the names of a call for ten are asked for singly.
-    because: AiossmenvError | None = None
-    last_error: AiossmenvError | None = None
-    # What names with a version's number in place of their own selector were called.
-    called: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names that it asks for."""
-        match self.request:
-            case GetParameters(names):
-                return names
-            case GetParameter(name):
-                return (name,)
-        return ()
-
-
-class PermissionCache:
+class Reader:
     """
-    What the role may not do: kinds of requests, each with the error that said so, shared by all scans of a store.
+    Reads through one transport, on one event loop.
 
-    A denial is forgotten when its time is over, because a new policy takes minutes to hold. What was denied before is
-    *doubted* then: it is tried once more, alone, and only its success makes it an ordinary request again.
-    """
-
-    def __init__(self) -> None:
-        self.learned: dict[type[Request], AiossmenvError] = {}
-        self.doubted: set[type[Request]] = set()
-        self._until: dict[type[Request], float] = {}
-        self._last: dict[type[Request], AiossmenvError] = {}
-        self._told: set[type[Request]] = set()
-        self._unreported: list[tuple[bool, AiossmenvError]] = []
-
-    def learn(self, kind: type[Request], error: AiossmenvError, until: float = math.inf) -> None:
-        """Remember a denial, at the longest *until* that time."""
-        if kind not in self.learned:
-            self.learned[kind] = error
-            self._until[kind] = until
-            self.doubted.discard(kind)
-
-    def confirm(self, kind: type[Request]) -> None:
-        """Report a denial that another kind of request made up for; only once while it lasts."""
-        if kind in self.learned and kind not in self._told:
-            self._told.add(kind)
-            self._unreported.append((False, self.learned[kind]))
-
-    def granted(self, kind: type[Request]) -> None:
-        """Note that a request went well; report it if its kind was reported as denied."""
-        if kind in self.doubted:
-            self.doubted.discard(kind)
-            if kind in self._told:
-                self._told.discard(kind)
-                self._unreported.append((True, self._last[kind]))
-
-    def forget(self, kind: type[Request]) -> None:
-        """Let it be tried again."""
-        self._last[kind] = self.learned.pop(kind)
-
-    def doubt(self, kinds: Iterable[type[Request]]) -> None:
-        """Let each of *kinds* that is denied be tried again by one request."""
-        for kind in self.learned.keys() & set(kinds):
-            self.forget(kind)
-            self.doubted.add(kind)
-
-    def age(self, seconds: float) -> None:
-        """Note that the process slept, and the clock of *until* with it."""
-        for kind in self._until:
-            self._until[kind] -= seconds
-
-    def expire(self, now: float) -> None:
-        """Doubt the denials whose time is over."""
-        self.doubt([kind for kind, until in self._until.items() if now >= until])
-
-    def report(self) -> list[tuple[bool, AiossmenvError]]:
-        """Return what is to be logged since this was last asked: whether the right is back, and what denied it."""
-        unreported, self._unreported = self._unreported, []
-        return unreported
-
-
-class Scan:
-    """
-    One complete read, or one error.
-
-    *wants*: what to look at. *known*, *digests*: what was read before, by name, and its ciphertexts' digests.
-    *decrypt*: open everything at the first look, or `changed` things only. *groups*: names that are opened together.
-    *lenient*: an error ends the read of the names that it concerns, in `errors`, and of no others. *pace*, *denials*:
-    shared by all scans of a store. *denied_for*: seconds for which a denial that this scan meets holds. *deadline*: when to
-    give up, on the clock of the *now* that every method takes. *random* gives numbers from 0 to 1.
+    *connect* returns the transport. *permissions* is shared by all readers of a store. *max_in_flight*: requests at once,
+    at most. *random* gives numbers from 0 to 1.
     """
 
     def __init__(
         self,
-        wants: Iterable[Query],
+        connect: Callable[[], Awaitable[Transport]],
         *,
-        pace: AdaptiveRateLimiter,
-        denials: PermissionCache,
-        deadline: float,
+        permissions: PermissionCache,
+        max_in_flight: int,
+        clock: Clock,
         random: Callable[[], float],
-        known: Mapping[str, Parameter] | None = None,
-        digests: Mapping[str, bytes] | None = None,
+    ) -> None:
+        self.permissions = permissions
+        self.max_in_flight = max_in_flight
+        self.clock = clock
+        self.random = random
+        self._connect = connect
+        self._transport: Transport | None = None
+        self._limiter = AdaptiveRateLimiter(max_in_flight)
+        # Set when an answer comes, and with it room for a request.
+        self._wakeup = asyncio.Event()
+        self._send_lock = asyncio.Lock()
+        self._trial_locks: dict[type[Request], asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def read(
+        self,
+        queries: Iterable[Query],
+        known: StoreState,
+        *,
+        deadline: float,
         decrypt: Literal["all", "changed"] = "all",
         groups: Iterable[frozenset[str]] = (),
-        lenient: bool = False,
         denied_for: float = DENIED_FOR,
-        backoff: Backoff | None = None,
-    ) -> None:
-        self._decrypt_all = decrypt == "all"
-        self._readings = ResultMerger(known or {}, digests or {}, decrypt_all=self._decrypt_all)
-        self._groups = tuple(groups)
-        self._lenient = lenient
-        self._pace = pace
-        self._denials = denials
-        self._denied_for = denied_for
-        # Denials that this scan taught and that no other kind of request has made up for yet.
-        self._unconfirmed: set[type[Request]] = set()
-        self._deadline = deadline
-        self._random = random
-        self._backoff = backoff or Backoff()
-        self._ready: deque[Job] = deque()
-        self._later: list[tuple[float, int, Job]] = []
-        self._turn = itertools.count()
-        self._out: set[Job] = set()
-        self._wants_of: dict[str, Query] = {}
-        self._listings: dict[tuple[int, bool], _Listing] = {}
-        self._looking = True
-        # Denials of calls for ten, and how many of their names are still to be read singly.
-        self._suspects: dict[AiossmenvError, int] = {}
-        # Denials of calls for ten that were for this scan.
-        self._met: set[AiossmenvError] = set()
-        # Names to ask for, of which the jobs are made as they are sent: for 10,000 it would hold the loop.
-        self._packs: Iterator[tuple[Query, tuple[str, ...]]] = iter(())
-        self._pack: tuple[Query, tuple[str, ...]] | None = None
-        self.unknown: set[str] = set()
-        self.errors: dict[str, AiossmenvError] = {}
-        self.error: AiossmenvError | None = None
-        self.requests = self.throttled = 0
-        self._unpack(itertools.chain.from_iterable([self._look(want) for want in wants]))
+        stats: ReadStats | None = None,
+        errors: dict[str, AiossmenvError] | None = None,
+    ) -> Results:
+        """
+        Return one complete read of *queries*, or raise the error that ended it.
 
-    @property
-    def done(self) -> bool:
-        """Whether there is nothing left to ask for: `found` is complete, or `error` says why not."""
-        return self.error is not None or not (self._ready or self._later or self._out or self._pack)
-
-    @property
-    def found(self) -> dict[str, Parameter]:
-        """All parameters, by the names they were asked by; complete when `done` and without `error`."""
-        return self._readings.bag.opened
-
-    @property
-    def digests(self) -> dict[str, bytes]:
-        """The digests of those parameters' ciphertexts, where they are known."""
-        return self._readings.bag.digests
-
-    @property
-    def decrypted(self) -> int:
-        """How many values were decrypted."""
-        return self._readings.decrypted
-
-    def next(self, now: float) -> Job | None:
-        """Return a job to send now, or `None`: then wait for an answer, or `wait()` seconds."""
-        while self._later and self._later[0][0] <= now:
-            self._ready.append(heapq.heappop(self._later)[2])
-        self._fill()
-        if self.error or not self._ready or self._is_held() or self._pace.wait(now):
-            return None
-        job = self._ready.popleft()
-        self._out.add(job)
-        self._pace.sent(job, now)
-        self.requests += 1
-        return job
-
-    def wait(self, now: float) -> float:
-        """Return how many seconds may pass without an answer before `next()` or `expire()` wants to be called."""
-        until = self._deadline
-        if self._later:
-            until = min(until, self._later[0][0])
-        if (self._ready or self._pack) and not self._is_held():
-            until = min(until, now + self._pace.wait(now))
-        return max(0.0, until - now)
-
-    def _is_held(self) -> bool:
-        """Whether the next job waits for those under way: what was denied before goes alone, so that it costs one denial."""
-        return bool(self._ready and self._out) and type(self._ready[0].request) in self._denials.doubted
-
-    def expire(self, now: float, unsent: str = "") -> None:
-        """Give up if the deadline is over; *unsent*: why requests under way have not been sent, if they have not."""
-        if now >= self._deadline and not self.done:
-            left = (self._pack, *self._packs) if self._pack else ()
-            unmade = [Job(GetParameters(names), want) for want, names in left]
-            late = [*self._out, *self._ready, *(job for _, _, job in self._later), *unmade]
-            late.sort(key=lambda job: job.last_error is None)  # those first that know why
-            for job in late:
-                self._give_up(job, job.last_error or _unanswered(job, unsent))
-            self._ready.clear()
-            self._later.clear()
-            self._pack = None
-            self.abandon()
-
-    def abandon(self) -> None:
-        """Let go of what is under way: nobody waits for it."""
-        for job in self._out:
-            self._pace.forget(job)
-        self._out.clear()
-        # Where nothing went well everything is denied: the credentials are broken, or the role has no policy yet.
-        self._denials.doubt(self._unconfirmed)
-        self._unconfirmed.clear()
-
-    def answered(self, job: Job, answer: Answer, now: float) -> None:
-        """Take in what a request gave."""
-        self._out.discard(job)
-        self._pace.answered(job, now, "good")
-        self._went_well(type(job.request))
-        if isinstance(answer, TokenRefused):
-            self._restart(job, now)
-        elif job.listing:
-            self._listed(job, job.listing, answer, now)
-        else:
-            self._named(job, answer, now)
-        self._advance()
-
-    def failed(self, job: Job, error: AiossmenvError, now: float) -> None:
-        """Take in a failure: another way, once more later if that may help, or the end."""
-        self._out.discard(job)
-        throttled = isinstance(error, Throttled)
-        self._pace.answered(job, now, "throttled" if throttled else "failed")
-        self.throttled += throttled
-        if isinstance(error, ParameterNotFound) and isinstance(job.request, GetParameter):
-            if job.called:
-                self._again(job, _late(job.names), now)
+        *known*: what was read before. *deadline*: seconds, retries and all. *decrypt*: all in the first fetch, or only what
+        `changed`. *groups*: names that are decrypted together. *denied_for*: seconds for which a denial holds that is met
+        here. *stats*: counts what the read costs, also if it fails. *errors*: if given, an error that concerns some names
+        is put there, by name, and the others are read on.
+        """
+        stats = stats or ReadStats()
+        now = self.clock.now()
+        self.permissions.expire(now)
+        read = _Read(
+            self,
+            known,
+            decrypt_all=decrypt == "all",
+            groups=groups,
+            deadline=now + deadline,
+            denied_for=denied_for,
+            stats=stats,
+            errors=errors,
+        )
+        failure: AiossmenvError | None = None
+        reading = asyncio.create_task(read.run(queries), name="aiossmenv read")
+        try:
+            if await wait_for(reading, self.clock, deadline):
+                try:
+                    return reading.result()
+                except AiossmenvError as error:
+                    failure = error
             else:
-                self.unknown.update(job.names)
-                self._cleared(job, now)
-                self._went_well(GetParameter)
-        elif isinstance(error, DecryptionFailed) and job.listing and not job.opening and job.listing.root.decrypt:
-            # One of them fails the page, and the answer does not say which; opened by name, it does.
-            job.listing.root = replace(job.listing.root, decrypt=False)
-            self._ready.append(self._first_page(job.listing))
-        elif self._has_another_way(job, self._denials.learned.get(type(job.request), error)):
-            kind = type(job.request)
-            self._met.add(error)
-            if _is_denial(error) and not job.want.may_list and kind is GetParameters:
-                # It may be one of them that is forbidden. If each can be read singly, it is not.
-                self._suspects[error] = len(job.names)
-            elif _is_denial(error):
-                self._denials.learn(kind, error, now + self._denied_for)
-                self._unconfirmed.add(kind)
-            behind = len(self._ready)
-            self._read_otherwise(job, self._denials.learned.get(kind, error))
-            # First, for they may show that the rest of this kind need not be sent.
-            self._ready.rotate(-behind)
-            self._withdraw(kind)
-        else:
-            self._again(job, error, now)
-        self._advance()
+                failure = read.late_error(getattr(self._transport, "waiting_for", ""))
+                if failure is None:
+                    return read.results
+        finally:
+            reading.cancel()
+            await asyncio.wait({reading})
+            read.end()
+            for is_back, denial in self.permissions.report():
+                if is_back:
+                    logger.info("the role has %s again, and reads use it", getattr(denial, "action", None))
+                else:
+                    logger.info("the role lacks a right that makes reads faster; it is tried again later: %s", denial)
+        # Without its traceback, whose frames hold what was fetched.
+        raise failure.with_traceback(None)
 
-    def _went_well(self, kind: type[Request]) -> None:
-        """Note that the role may send one kind of request: then what was denied of another kind is its own denial."""
-        self._denials.granted(kind)
-        for other in self._unconfirmed - {kind}:
-            self._denials.confirm(other)
-        self._unconfirmed &= {kind}
+    async def send(self, request: Request, stats: ReadStats) -> Page | AiossmenvError:
+        """Send one request, once, as soon as the rate limit allows; return its page, or what is wrong."""
+        key = object()
+        await self._wait_for_turn(key)
+        stats.requests += 1
+        result: Page | AiossmenvError
+        try:
+            self._transport = await self._connect()
+            result = await self._transport.send(request)
+        except ServiceError as answer:
+            result = error_of_answer(answer, request)
+            locate(result, request, self._transport.region if self._transport else None)
+        except AiossmenvError as error:
+            result = error
+        except BaseException:
+            self._limiter.forget(key)
+            self._wakeup.set()
+            raise
+        throttled = isinstance(result, Throttled)
+        stats.throttled += throttled
+        good = isinstance(result, Page | InvalidNextToken)
+        self._limiter.answered(key, self.clock.now(), "good" if good else "throttled" if throttled else "failed")
+        self._wakeup.set()
+        return result
 
-    def _cleared(self, job: Job, now: float) -> None:
-        """Note that the role may read a name singly, of ten that it may not read together."""
-        if job.because in self._suspects:
-            self._suspects[job.because] -= 1
-            if not self._suspects[job.because]:
-                self._denials.learn(GetParameters, job.because, now + self._denied_for)
-                self._denials.confirm(GetParameters)
-                self._withdraw(GetParameters)
+    async def _wait_for_turn(self, key: object) -> None:
+        async with self._send_lock:
+            # One request in a turn of the loop: making and signing one takes the SDK half a millisecond, and twenty of
+            # them in one turn would hold the loop.
+            await asyncio.sleep(0)
+            while seconds := self._limiter.wait(self.clock.now()):
+                self._wakeup.clear()
+                woken = asyncio.create_task(self._wakeup.wait(), name="aiossmenv wakeup")
+                try:
+                    await wait_for(woken, self.clock, seconds)
+                finally:
+                    woken.cancel()
+            self._limiter.sent(key, self.clock.now())
 
-    def _read_otherwise(self, job: Job, because: AiossmenvError) -> None:
-        names = [job.called.get(name, name) for name in job.names]
-        self._read(names, job.want, decrypt=job.request.decrypt, opening=job.opening, because=because)
+    def trial_lock(self, operation: type[Request]) -> asyncio.Lock:
+        """Return what a request holds while it tries an *operation* again that was denied before."""
+        return self._trial_locks[operation]
 
-    def _withdraw(self, kind: type[Request]) -> None:
-        """Read otherwise what was to be asked for in a way that is known to be denied."""
-        if kind not in self._denials.learned:
-            return
-        because = self._denials.learned[kind]
-        queued = [*self._ready, *(job for _, _, job in self._later)]
-        mates = [job for job in queued if isinstance(job.request, kind) and self._has_another_way(job, because)]
-        self._ready = deque(job for job in self._ready if job not in mates)
-        self._later = [entry for entry in self._later if entry[2] not in mates]
-        heapq.heapify(self._later)
-        for mate in mates:
-            self._read_otherwise(mate, because)
 
-    def _look(self, want: Query) -> Iterable[tuple[Query, tuple[str, ...]]]:
-        """Return the names to look at by tens; what is not asked for by tens is ready now."""
-        if want.names is None:
-            self._list(want, decrypt=self._decrypt_all, opening=False)
-            return ()
-        natives: list[str] = []
-        for name in dict.fromkeys(want.names):
-            self._wants_of.setdefault(name, want)
-            if is_reference(name):
-                self._ready.append(Job(GetParameter(name), want))
-            else:
-                natives.append(name)
-        return ((want, ten) for ten in batches(natives))
+@dataclass(eq=False, slots=True)
+class _Attempts:
+    """What became of one request so far: *failures* in a row, and the *last_error*."""
 
-    def _list(self, want: Query, *, decrypt: bool, opening: bool, only: Iterable[str] | None = None) -> None:
-        listing = self._listings.get((id(want), opening))
-        if listing and listing.only is not None and only is not None:
-            # Several singles that were denied at once need one listing between them.
-            listing.only.update(only)
-            self._take(listing)
-            return
-        names = None if only is None else set(only)
-        listing = _Listing(want, GetParametersByPath(want.path, want.recursive, decrypt), names, opening)
-        self._listings[id(want), opening] = listing
-        self._ready.append(self._first_page(listing))
+    names: tuple[str, ...] = ()
+    path: str | None = None
+    failures: int = 0
+    last_error: AiossmenvError | None = None
 
-    def _read(
+
+@dataclass(eq=False, slots=True)
+class _SharedListing:
+    """A listing of one path for several names; *names* are wanted so far."""
+
+    lock: asyncio.Lock
+    names: set[str]
+    results: Results | None = None
+
+
+class _Read:
+    """The state of one read, and its coroutines."""
+
+    def __init__(
         self,
-        names: Iterable[str],
-        want: Query,
+        reader: Reader,
+        known: StoreState,
         *,
-        decrypt: bool,
-        opening: bool,
-        because: AiossmenvError | None = None,
+        decrypt_all: bool,
+        groups: Iterable[frozenset[str]],
+        deadline: float,
+        denied_for: float,
+        stats: ReadStats,
+        errors: dict[str, AiossmenvError] | None,
     ) -> None:
-        """Ask for *names* in the best way that the role is not known to be denied."""
-        denied = self._denials.learned
-        if not because and GetParameters not in denied:
-            self._ready.extend(Job(GetParameters(batch, decrypt), want, opening) for batch in batches(names))
+        self._reader = reader
+        self._permissions = reader.permissions
+        self._clock = reader.clock
+        self._decrypt_all = decrypt_all
+        self._groups = groups
+        self._deadline = deadline
+        self._denied_for = denied_for
+        self._stats = stats
+        self._errors = errors
+        self._merger = ResultMerger(known, decrypt_all=decrypt_all)
+        # Whether the first fetch is done, and what differs is being decrypted.
+        self._decrypting = False
+        self._query_of: dict[str, Query] = {}
+        # Names that are still to be asked for. Their requests are made as they are sent: all at once would hold the loop.
+        self._batches: Iterator[tuple[Query, tuple[str, ...]]] = iter(())
+        self._shared: dict[tuple[int, bool], _SharedListing] = {}
+        self._attempts: dict[_Attempts, None] = {}
+        # Denials that this read met, and the operations among them that no other operation has made up for yet.
+        self._met: set[AiossmenvError] = set()
+        self._unconfirmed: set[type[Request]] = set()
+
+    @property
+    def results(self) -> Results:
+        """What was fetched so far."""
+        return self._merger.results
+
+    @property
+    def _with_decryption(self) -> bool:
+        return self._decrypt_all or self._decrypting
+
+    async def run(self, queries: Iterable[Query]) -> Results:
+        """Fetch, then decrypt what is new or differs."""
+        jobs: list[Callable[[], Awaitable[None]]] = []
+        named: list[tuple[Query, list[str]]] = []
+        for query in queries:
+            if query.names is None:
+                jobs.append(partial(self._list, query))
+                continue
+            natives: list[str] = []
+            for name in dict.fromkeys(query.names):
+                self._query_of.setdefault(name, query)
+                if is_reference(name):
+                    # Parameter Store gives a secret decrypted only.
+                    jobs.append(partial(self._read_one, query, name, with_decryption=True))
+                else:
+                    natives.append(name)
+            named.append((query, natives))
+        self._batches = ((query, batch) for query, natives in named for batch in batches(natives))
+        await self._do_all(jobs)
+        self._decrypting = True
+        self._batches = self._pack()
+        await self._do_all(())
+        return self.results
+
+    def end(self) -> None:
+        """Let go of what the read taught on permissions, if nothing confirms it."""
+        # Where nothing went well everything is denied: the credentials are broken, or the role has no policy yet.
+        self._permissions.doubt(self._unconfirmed)
+        self._stats.decrypted += self._merger.decrypted
+
+    def late_error(self, waiting_for: str) -> AiossmenvError | None:
+        """Return the error for a read that its deadline cuts off, or `None` if `errors` says it of each name."""
+        # First those that know why. *waiting_for*: what requests wait for that are not sent yet.
+        late = sorted(self._attempts, key=lambda attempts: attempts.last_error is None)
+        late += [_Attempts(names) for _, names in self._batches]
+        causes = [(attempts, attempts.last_error or _unanswered(attempts, waiting_for)) for attempts in late]
+        if self._errors is None:
+            return causes[0][1] if causes else _unanswered(_Attempts(), waiting_for)
+        for attempts, error in causes:
+            self._errors |= dict.fromkeys(attempts.names, error)
+        return None
+
+    async def _do_all(self, jobs: Iterable[Callable[[], Awaitable[None]]]) -> None:
+        each: Iterator[Callable[[], Awaitable[None]]]
+        each = (partial(self._read_batch, query, names) for query, names in self._batches)
+        await for_each(itertools.chain(jobs, each), lambda job: job(), at_once=self._reader.max_in_flight)
+
+    def _pack(self) -> Iterator[tuple[Query, tuple[str, ...]]]:
+        """Yield the names to decrypt in batches, by query, without breaking a group that fits into one."""
+        groups = self._merger.changed_groups(self._groups)
+        grouped = {name for group in groups for name in group}
+        singles = [(name,) for name in sorted(self.results.encrypted.keys() - grouped)]
+        filling: dict[int, tuple[Query, list[str]]] = {}
+        for group in (*groups, *singles):
+            natives = [name for name in group if not is_reference(name)]
+            query = self._query_of[group[0]]
+            _, batch = filling.setdefault(id(query), (query, []))
+            if batch and len(batch) + len(natives) > BATCH:
+                yield query, tuple(batch)
+                batch.clear()
+            batch += natives
+        yield from ((query, tuple(batch)) for query, batch in filling.values() if batch)
+
+    # By path.
+
+    async def _list(self, query: Query) -> None:
+        results = await self._walk(query, None, with_decryption=self._decrypt_all)
+        self._query_of.update(dict.fromkeys(results.names(), query))
+        self.results.update(results)
+
+    async def _list_for(self, query: Query, names: Iterable[str], *, with_decryption: bool) -> None:
+        """Find *names* by listing their path, once for all who need it."""
+        bases = {split_selector(name)[0] for name in names}
+        shared = self._shared.setdefault((id(query), self._decrypting), _SharedListing(asyncio.Lock(), set()))
+        shared.names |= bases
+        async with shared.lock:
+            if shared.results is None:
+                shared.results = await self._walk(query, shared.names, with_decryption=with_decryption)
+        self.results.update(shared.results.only(bases))
+
+    async def _walk(self, query: Query, only: set[str] | None, *, with_decryption: bool) -> Results:
+        """Follow a listing to its last page; *only*: the names that count, `None` for all."""
+        first = GetParametersByPath(query.path, query.recursive, with_decryption)
+        restarts = _Attempts(path=query.path)
+        while True:
+            results = await self._walk_once(query, first, only, restarts.failures)
+            if isinstance(results, Results):
+                return results
+            if isinstance(results, DecryptionFailed):
+                # One parameter fails its whole page, and the answer does not say which. Read by name, it does.
+                first = replace(first, with_decryption=False)
+            else:
+                # Its own count of failures, which a good first page does not reset: all callers share one quota.
+                await self._pause(restarts, results)
+
+    async def _walk_once(
+        self, query: Query, first: GetParametersByPath, only: set[str] | None, restarts: int
+    ) -> Results | AiossmenvError:
+        """Return what all pages gave, or why the listing has to begin again."""
+        text = "Parameter Store did not continue a listing that it had begun"
+        begin_again = StoreUnavailable(text, path=query.path, remedy=RETRY_REMEDY)
+        results, lags, tokens, request = Results(), False, set[str](), first
+        while True:
+            attempts = _Attempts(path=query.path, failures=restarts if request is first else 0)
+            page = await self._send(query, request, attempts)
+            if isinstance(page, AiossmenvError):
+                return page if isinstance(page, DecryptionFailed) else begin_again
+            for item in page.parameters:
+                accepted = self._merger.accept(item.name, item, results)
+                lags |= not accepted and (only is None or item.name in only)
+            if page.next_token is None:
+                return begin_again if lags else results
+            if page.next_token in tokens:
+                # A listing that goes in circles would never end, and one that is cut short would be a smaller set.
+                return begin_again
+            tokens.add(page.next_token)
+            request = replace(first, next_token=page.next_token)
+
+    # By name.
+
+    async def _read_batch(self, query: Query, names: tuple[str, ...]) -> None:
+        if GetParameters in self._permissions.doubted:
+            # One batch tries it, to its end, so that a denial that lasts costs one request.
+            async with self._reader.trial_lock(GetParameters):
+                if GetParameters in self._permissions.doubted:
+                    await self._read_ten(query, names, with_decryption=self._with_decryption)
+                    return
+        denial = self._permissions.denial(GetParameters)
+        if not denial:
+            await self._read_ten(query, names, with_decryption=self._with_decryption)
             return
-        because = because or denied[GetParameters]
-        of_want: dict[int, tuple[Query, list[str]]] = {}
+        # All that is left at once: a few are read one by one, but many are better listed.
+        left: dict[int, tuple[Query, list[str]]] = {}
+        for of, more in ((query, names), *self._batches):
+            left.setdefault(id(of), (of, []))[1].extend(more)
+        for of, all_names in left.values():
+            await self._read_otherwise(of, all_names, denial, with_decryption=self._with_decryption)
+
+    async def _read_ten(self, query: Query, names: Iterable[str], *, with_decryption: bool) -> None:
+        """Read up to ten names with one request, or in another way where that fails for a reason of their own."""
+        # What is asked for, and the name that it is for: in one case a version's number stands in for the name.
+        asked = {name: name for name in names}
+        attempts = _Attempts(tuple(asked))
+        try:
+            while asked:
+                page = await self._send(query, GetParameters(tuple(asked), with_decryption), attempts)
+                if isinstance(page, AiossmenvError):
+                    await self._read_otherwise(query, asked.values(), page, with_decryption=with_decryption)
+                    return
+                asked, error = self._take(page, asked)
+                if error:
+                    with_decryption |= any(number != name for number, name in asked.items())
+                    await self._pause(attempts, error)
+        except AiossmenvError as error:
+            self._fail(asked.values(), error)
+
+    async def _read_one(
+        self, query: Query, name: str, because: AiossmenvError | None = None, *, with_decryption: bool | None = None
+    ) -> None:
+        """Read one name; *because*: why it is not read together with others."""
+        decrypt = self._with_decryption if with_decryption is None else with_decryption
+        asked, attempts = {name: name}, _Attempts((name,))
+        try:
+            while asked:
+                (number,) = asked
+                page = await self._send(query, GetParameter(number, decrypt or number != name), attempts)
+                if isinstance(page, ParameterNotFound):
+                    if number == name:
+                        return
+                    await self._pause(attempts, _late(asked))
+                elif isinstance(page, AiossmenvError):
+                    await self._replace_denied(query, name, page, because, with_decryption=decrypt)
+                    return
+                else:
+                    asked, error = self._take(page, asked)
+                    if error:
+                        await self._pause(attempts, error)
+        except AiossmenvError as error:
+            self._fail([name], error)
+
+    def _fail(self, names: Iterable[str], error: AiossmenvError) -> None:
+        """Note that *names* cannot be read, or raise if that ends the read."""
+        if self._errors is None:
+            raise error
+        self._errors |= dict.fromkeys(names, error)
+
+    async def _replace_denied(
+        self, query: Query, name: str, denial: AiossmenvError, because: AiossmenvError | None, *, with_decryption: bool
+    ) -> None:
+        """Read a name that the role may not read by itself."""
+        if query.may_list and not is_reference(name):
+            await self._list_for(query, [name], with_decryption=with_decryption)
+        elif because is None:
+            raise denial
+        elif because in self._met:
+            # What the request for ten said was the matter.
+            raise because
+        else:
+            # That was about other names, or some time ago, and leaves no way for this one.
+            if self._permissions.denial(GetParameters) is because:
+                self._permissions.forget(GetParameters)
+            await self._read_ten(query, [name], with_decryption=with_decryption)
+
+    async def _read_otherwise(
+        self, query: Query, names: Iterable[str], because: AiossmenvError, *, with_decryption: bool
+    ) -> None:
+        """Read what cannot be read ten at a time, for the reason *because*."""
+        by_query: dict[int, tuple[Query, list[str]]] = {}
         for name in names:
             # A group may have names of several paths.
-            own = self._wants_of.get(name, want)
-            of_want.setdefault(id(own), (own, []))[1].append(name)
-        for own, some in of_want.values():
-            listable = own.may_list and _is_denial(because)
-            if listable and (GetParameter in denied or not decrypt or len(some) > BATCH):
-                self._list(own, decrypt=decrypt, opening=opening, only=(split_selector(name)[0] for name in some))
-            else:
-                self._ready.extend(Job(GetParameter(name, decrypt), own, opening, because=because) for name in some)
+            own = self._query_of.get(name, query)
+            by_query.setdefault(id(own), (own, []))[1].append(name)
+        for own, some in by_query.values():
+            if _is_listed(own, some, because, self._permissions, with_decryption=with_decryption):
+                await self._list_for(own, some, with_decryption=with_decryption)
+                continue
+            read_one = partial(self._read_one, own, because=because, with_decryption=with_decryption)
+            await for_each(some, read_one, at_once=self._reader.max_in_flight)
+            if is_denial(because) and not own.may_list and not (self._errors and self._errors.keys() & set(some)):
+                # Each can be read by itself, so none of them was forbidden: the role may not read several at once.
+                self._deny(GetParameters, because)
+                self._permissions.confirm(GetParameters)
 
-    def _has_another_way(self, job: Job, error: AiossmenvError) -> bool:
-        singly = GetParameter not in self._denials.learned
-        match job.request:
-            case GetParameters():
-                # One bad name, or one that cannot be decrypted, fails all ten; singly it is known which.
-                listable = job.want.may_list and _is_denial(error)
-                return listable or (singly and (_is_denial(error) or isinstance(error, DecryptionFailed | InvalidPath)))
-            case GetParameter(name):
-                return _is_denial(error) and job.want.may_list and not is_reference(name)
-        return False
-
-    def _listed(self, job: Job, listing: _Listing, page: Page, now: float) -> None:
-        if page.token in listing.tokens:
-            # A listing that goes in circles would never end, and one cut short here would be a smaller set.
-            self._restart(job, now)
-            return
-        for item in page.items:
-            kept = self._readings.keep(item.name, item, listing.bag)
-            listing.lags |= not kept and (listing.only is None or item.name in listing.only)
-        if page.token is not None:
-            listing.tokens.add(page.token)
-            root = listing.root
-            following = GetParametersByPath(root.path, root.recursive, root.decrypt, page.token)
-            self._ready.append(Job(following, job.want, job.opening, listing))
-        elif listing.lags:
-            self._restart(job, now)
-        else:
-            listing.complete = True
-            self._take(listing)
-
-    def _take(self, listing: _Listing) -> None:
-        """Take over what a complete listing found."""
-        if not listing.complete:
-            return
-        bag, only = listing.bag, listing.only
-        if only is None:
-            self._wants_of.update(dict.fromkeys([*bag.opened, *bag.sealed], listing.want))
-        else:
-            self.unknown |= only - bag.opened.keys() - bag.sealed.keys()
-            bag = bag.part(only)
-        self._readings.bag.add(bag)
-
-    def _named(self, job: Job, page: Page, now: float) -> None:
+    def _take(self, page: Page, asked: dict[str, str]) -> tuple[dict[str, str], AiossmenvError | None]:
+        """Take in what a request by name gave; return what is to be asked for again, and why."""
         # No two names of one parameter are sent together, so each has one answer at most.
+        spelled_so = {item.name: item for item in page.parameters}
         late: dict[str, str] = {}
-        missing: list[str] = []
-        spelled_so = {item.name: item for item in page.items}
-        for asked in job.names:
-            name = job.called.get(asked, asked)
-            item = spelled_so.get(asked) or next((item for item in page.items if answers(asked, item)), None)
+        absent: dict[str, str] = {}
+        for number, name in asked.items():
+            item = spelled_so.get(number) or next((item for item in page.parameters if answers(number, item)), None)
             if item is None:
-                missing.append(asked)
-            elif not self._readings.keep(name, _as_asked(item, name), self._readings.bag):
-                looked = self._readings.bag.sealed.get(name) or self._readings.bag.opened[name]
-                late[f"{split_selector(name)[0]}:{looked.version}"] = name
-        if missing and not page.unknown:
-            error = StoreUnavailable(
-                "Parameter Store left names out of an answer", parameter=", ".join(missing), remedy=_LATER
-            )
-            self._again(job, error, now)
-            return
-        late |= {asked: job.called[asked] for asked in missing if asked in job.called}
-        self.unknown.update(asked for asked in missing if asked not in job.called)
-        if late:
-            # This replica has not heard of the version that another one showed: by its number it cannot be mistaken.
-            names = tuple(late)
-            request = GetParameter(names[0]) if isinstance(job.request, GetParameter) else GetParameters(names)
-            again = Job(request, job.want, opening=True, failures=job.failures, because=job.because, called=late)
-            self._again(again, _late(names), now)
-        else:
-            self._cleared(job, now)
+                absent[number] = name
+            elif not self._merger.accept(name, _as_asked(item, name)):
+                newest = self.results.get(name)
+                assert newest
+                # This replica does not know the version that another one showed. By its number it is unmistakable.
+                late[f"{split_selector(name)[0]}:{newest.version}"] = name
+        if absent and not page.invalid_parameters:
+            text = "Parameter Store left names out of an answer"
+            return asked, StoreUnavailable(text, parameter=", ".join(absent), remedy=RETRY_REMEDY)
+        late |= {number: name for number, name in absent.items() if number != name}
+        return late, _late(late) if late else None
 
-    def _advance(self) -> None:
-        """When all was looked at, open what is to be opened."""
-        if not self._looking or not self.done or self.error:
-            return
-        self._looking = False
-        clusters = self._readings.changed_groups(self._groups)
-        grouped = {name for cluster in clusters for name in cluster}
-        singles = ((name,) for name in sorted(self._readings.bag.sealed.keys() - grouped))
-        self._unpack(self._packed(itertools.chain(clusters, singles)))
+    # One request.
 
-    def _unpack(self, packs: Iterable[tuple[Query, tuple[str, ...]]]) -> None:
-        self._packs = iter(packs)
-        self._pack = next(self._packs, None)
+    async def _send(self, query: Query, request: Request, attempts: _Attempts) -> Page | AiossmenvError:
+        """
+        Send a request until it is answered.
 
-    def _fill(self) -> None:
-        """Make the next job from the names that are left, if there are any."""
-        decrypt, opening = self._decrypt_all or not self._looking, not self._looking
-        if self._pack and GetParameters in self._denials.learned:
-            # All that is left at once: a few are read singly, but many are better listed.
-            left: dict[int, tuple[Query, list[str]]] = {}
-            for want, names in (self._pack, *self._packs):
-                left.setdefault(id(want), (want, []))[1].extend(names)
-            self._pack = None
-            for want, all_names in left.values():
-                self._read(all_names, want, decrypt=decrypt, opening=opening)
-        while self._pack and not self._ready:
-            want, names = self._pack
-            self._pack = next(self._packs, None)
-            self._read(names, want, decrypt=decrypt, opening=opening)
+        Returns an error that another request makes up for, or that is an answer; raises one that no retry can mend.
+        """
+        operation = type(request)
+        while True:
+            self._attempts[attempts] = None
+            denial = self._permissions.denial(operation)
+            if denial and self._has_another_way(query, request, denial):
+                result: Page | AiossmenvError = denial
+                break
+            if operation is GetParameter and operation in self._permissions.doubted:
+                async with self._reader.trial_lock(operation):
+                    if operation not in self._permissions.doubted:
+                        continue
+                    result = await self._reader.send(request, self._stats)
+                    self._note(query, request, result)
+            else:
+                result = await self._reader.send(request, self._stats)
+                self._note(query, request, result)
+            if isinstance(result, Page | ParameterNotFound | InvalidNextToken):
+                break
+            denied = self._permissions.denial(operation)
+            if denied and self._has_another_way(query, request, denied):
+                result = denied
+            if self._has_another_way(query, request, result) or (operation is GetParameter and is_denial(result)):
+                break
+            await self._pause(attempts, result)
+        self._attempts.pop(attempts, None)
+        return result
 
-    def _packed(self, clusters: Iterable[tuple[str, ...]]) -> Iterable[tuple[Query, tuple[str, ...]]]:
-        """Put clusters of names into tens, by the want they came from, without breaking one that fits."""
-        open_tens: dict[int, tuple[Query, list[str]]] = {}
-        for cluster in clusters:
-            natives = [name for name in cluster if not is_reference(name)]
-            want = self._wants_of[cluster[0]]
-            _, ten = open_tens.setdefault(id(want), (want, []))
-            if ten and len(ten) + len(natives) > BATCH:
-                yield want, tuple(ten)
-                ten.clear()
-            ten.extend(natives)
-        yield from ((want, tuple(ten)) for want, ten in open_tens.values() if ten)
+    def _note(self, query: Query, request: Request, result: Page | AiossmenvError) -> None:
+        """Remember what the role may do and what not."""
+        operation = type(request)
+        if isinstance(result, Page | InvalidNextToken) or (operation is GetParameter and _is_absent(result)):
+            self._permissions.granted(operation)
+            # The role may send this one: then what was denied of another is a denial of that operation.
+            for other in self._unconfirmed - {operation}:
+                self._permissions.confirm(other)
+            self._unconfirmed &= {operation}
+        elif self._has_another_way(query, request, result):
+            self._met.add(result)
+            # Without a listing it may be one of the names that is forbidden: if each can be read alone, it is not.
+            if is_denial(result) and (query.may_list or operation is not GetParameters):
+                self._deny(operation, result)
+                self._unconfirmed.add(operation)
 
-    def _again(self, job: Job, error: AiossmenvError, now: float) -> None:
-        job.last_error = error
-        job.failures += 1
-        delay = self._backoff.delay_within(job.failures, self._random(), self._deadline - now)
-        if error.transient and delay is not None:
-            heapq.heappush(self._later, (now + delay, next(self._turn), job))
-        elif _is_denial(error) and job.because:
-            if job.because not in self._met:
-                # That was of other names, or some time ago, and leaves no way for these.
-                if self._denials.learned.get(GetParameters) is job.because:
-                    self._denials.forget(GetParameters)
-                request = GetParameters(job.names, job.request.decrypt)
-                self._ready.append(Job(request, job.want, job.opening, called=job.called))
-                return
-            # The role may not read singly either; what the call for ten said was the matter.
-            self._give_up(job, job.because)
-        else:
-            self._give_up(job, error)
+    def _deny(self, operation: type[Request], denial: AiossmenvError) -> None:
+        self._permissions.deny(operation, denial, self._clock.now() + self._denied_for)
 
-    def _give_up(self, job: Job, error: AiossmenvError) -> None:
-        if self._lenient and job.names:
-            self.errors |= dict.fromkeys(job.names, error)
-        else:
-            self.error = self.error or error
+    def _has_another_way(self, query: Query, request: Request, error: AiossmenvError) -> bool:
+        match request:
+            case GetParametersByPath():
+                return isinstance(error, DecryptionFailed) and request.with_decryption and not self._decrypting
+            case GetParameters():
+                # One bad name, or one that cannot be decrypted, fails all ten. Read one by one, it is known which.
+                singly = not self._permissions.denial(GetParameter)
+                if is_denial(error):
+                    return query.may_list or singly
+                return singly and isinstance(error, DecryptionFailed | InvalidPath)
+            case GetParameter(name):
+                return is_denial(error) and query.may_list and not is_reference(name)
 
-    def _first_page(self, listing: _Listing) -> Job:
-        listing.tokens.clear()
-        listing.bag, listing.lags = Results(), False
-        return Job(listing.root, listing.want, listing.opening, listing)
-
-    def _restart(self, job: Job, now: float) -> None:
-        """Begin a listing anew: what it gave so far may be of another state of the store."""
-        listing = job.listing
-        assert listing
-        # Its own count, which a first page that comes well does not set back: all callers share one quota.
-        again = self._first_page(listing)
-        again.failures = listing.restarts
-        listing.restarts += 1
-        text = "Parameter Store did not continue a listing that it had begun"
-        self._again(again, StoreUnavailable(text, path=job.want.path, remedy=_LATER), now)
+    async def _pause(self, attempts: _Attempts, error: AiossmenvError) -> None:
+        """Wait before the next try, or raise *error* if there is none."""
+        attempts.last_error = error
+        attempts.failures += 1
+        left = self._deadline - self._clock.now()
+        delay = _BACKOFF.delay_within(attempts.failures, self._reader.random(), left)
+        if not error.transient or delay is None:
+            raise error
+        self._attempts[attempts] = None
+        await self._clock.sleep(delay)
+        self._attempts.pop(attempts, None)
 
 
-_LATER = "It is tried again until the deadline."
+def _is_listed(
+    query: Query, names: list[str], because: AiossmenvError, permissions: PermissionCache, *, with_decryption: bool
+) -> bool:
+    """Return whether *names* that may not be read ten at a time are found by a listing, and not one by one."""
+    if not query.may_list or not is_denial(because):
+        return False
+    return bool(permissions.denial(GetParameter)) or not with_decryption or len(names) > BATCH
 
 
-def _unanswered(job: Job, unsent: str) -> StoreUnavailable:
-    return StoreUnavailable(
-        f"{unsent or 'Parameter Store did not answer'} before the deadline",
-        parameter=", ".join(job.names) or None,
-        path=job.request.path if isinstance(job.request, GetParametersByPath) else None,
-        remedy=f"Check {'where they come from' if unsent else 'the network and the endpoint'}, or pass a longer deadline.",
-    )
-
-
-def _is_denial(error: AiossmenvError) -> bool:
-    # Of an action of Parameter Store's, which another one may make up for; not of the credentials, STS or KMS.
-    return isinstance(error, AccessDenied) and (error.action or "").startswith("ssm:")
+def _is_absent(result: Page | AiossmenvError) -> bool:
+    return isinstance(result, ParameterNotFound)
 
 
 def _as_asked(item: FetchedParameter, name: str) -> FetchedParameter:
-    # Not every answer says by which selector it was asked for; and read by its version's number for once, a parameter is
-    # the same as without.
+    # Not every answer says by which selector it was asked for. What was read by the number of its version for once has
+    # the selector of its name.
     selector = split_selector(name)[1]
     wanted = f":{selector}" if selector else ""
     return item if item.selector == wanted or is_reference(name) else replace(item, selector=wanted)
@@ -600,4 +602,14 @@ def _as_asked(item: FetchedParameter, name: str) -> FetchedParameter:
 
 def _late(names: Iterable[str]) -> StoreUnavailable:
     text = "Parameter Store showed a version that it did not yet give out"
-    return StoreUnavailable(text, parameter=", ".join(names), remedy=_LATER)
+    return StoreUnavailable(text, parameter=", ".join(names), remedy=RETRY_REMEDY)
+
+
+def _unanswered(attempts: _Attempts, waiting_for: str) -> StoreUnavailable:
+    source = "where they come from" if waiting_for else "the network and the endpoint"
+    return StoreUnavailable(
+        f"{waiting_for or 'Parameter Store did not answer'} before the deadline",
+        parameter=", ".join(attempts.names) or None,
+        path=attempts.path,
+        remedy=f"Check {source}, or pass a longer deadline.",
+    )

@@ -1,71 +1,35 @@
-# One owner: the client's life, and the cache of single reads.
-"""`ParameterStore`: drives a `Scan` against a `Caller`."""
+"""`ParameterStore`: the life of one connection to Parameter Store, and the cache of single reads."""
 
 import asyncio
-import logging
-import os
 import random as rng
-import sys
 import warnings
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from cachetools import TTLCache
 
-from aiossmenv._concurrency import Clock, Home, LoopClock, SingleFlight
+from aiossmenv._concurrency import Clock, Home, LoopClock, SingleFlight, wait_for
 from aiossmenv._errors import AiossmenvError, InvalidPath, ParameterNotFound
 from aiossmenv._models import Parameter
 from aiossmenv._naming import normal_path
-from aiossmenv._ssm.limiter import AdaptiveRateLimiter
 from aiossmenv._ssm.merge import Results, StoreState
-from aiossmenv._ssm.reader import DENIED_FOR, Job, PermissionCache, Scan
-from aiossmenv._ssm.transport import Answer, GetParameters, Page, Query, Request
+from aiossmenv._ssm.permissions import DENIED_FOR, PermissionCache
+from aiossmenv._ssm.reader import Reader, ReadStats
+from aiossmenv._ssm.transport import GetParameters, Page, Query, Transport
 
 if TYPE_CHECKING:
     from aiossmenv._ssm.boto_session import Pins
 
-logger = logging.getLogger("aiossmenv")
-
-
-class Forked(Protocol):
-    """What wants to know that it is the copy in a child process."""
-
-    def _forked(self) -> None: ...
-
-
-# By id, for an `Env` is a mapping and has no hash.
-alive: "weakref.WeakValueDictionary[int, Forked]" = weakref.WeakValueDictionary()
-# Connections of the parent's, in the child.
-_parents: list[object] = []
-
 # As many parameters as an account has at its standard limit: the cache is for names that code spells out.
 _CACHED = 10_000
 
-
-class Transport(Protocol):
-    """What sends one request; it is open from its first call on."""
-
-    @property
-    def region(self) -> str | None:
-        """The region it talks to, once it knows."""
-
-    async def call(self, request: Request) -> Answer:
-        """Send one request; raises one of our errors."""
-
-    async def aclose(self) -> None:
-        """Let go of all connections; idempotent."""
-
-
-@dataclass(slots=True)
-class ReadStats:
-    """What reads cost: *requests* sent, how many of them were *throttled*, and how many values KMS *decrypted*."""
-
-    requests: int = 0
-    throttled: int = 0
-    decrypted: int = 0
+# Connections of the parent process, in a child: dropped, they would be closed, and that would disturb the parent.
+_inherited: list[object] = []
 
 
 @dataclass(eq=False, slots=True)
@@ -75,37 +39,43 @@ class _Batch:
     names: list[str] = field(default_factory=list)
 
 
-@dataclass(eq=False, slots=True)
-class _Crew:
-    """
-    Those who work off one scan.
+@dataclass(frozen=True, slots=True)
+class _Defaults:
+    """What a store uses that is not told otherwise."""
 
-    *news*: one of them has ended, or something failed. *gate*: one passes in a turn of the loop, because to make and
-    sign a request takes the SDK half a millisecond, and twenty of them would hold the loop.
-    """
-
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-    gate: asyncio.Lock = field(default_factory=asyncio.Lock)
+    transport: Transport | None = None
+    clock: Clock | None = None
+    random: Callable[[], float] | None = None
 
 
 class ParameterStore:
     """
     The async client of Parameter Store.
 
-    *session*: an `aioboto3.Session` or an `aiobotocore` session; default: a new one, with all that the SDK honours.
-    *region*, *endpoint_url*: instead of the SDK's own. *max_concurrency*: requests under way at once, 20.
-    *ttl*: seconds that `get()` keeps what it read, 60. *deadline*: seconds for one read, retries and all, 30.
-    *caller*, *clock*, *random* are for tests.
-
     Its first request finds region, identity, endpoint and proxies; they hold for its life, however often it connects.
     It connects when first needed. Use it with `async with`, or call `aclose()`; one that only `Env`s read through closes
     with the last of them. In a child process that was forked, and on another event loop, it connects anew; it leaves the
     parent's connections alone, and a loop that ends closes its own. It refuses a second loop while the first one runs.
+
+    Args:
+        session: An `aioboto3.Session` or an `aiobotocore` session. Default: a new one, with all that the SDK honours.
+        region: The region, instead of the SDK's own.
+        endpoint_url: The endpoint, instead of the SDK's own.
+        max_concurrency: Requests in flight at once, at most. Default: 20.
+        ttl: Seconds for which `get()` keeps what it read. Default: 60.
+        deadline: Seconds for one read, retries and all. Default: 30.
+        transport: What sends the requests, instead of the SDK; then *session*, *region* and *endpoint_url* say nothing.
+        clock: For tests: what tells the time, and sleeps.
+        random: For tests: a function that returns numbers from 0 to 1, for the jitter of waits.
+
+    Raises:
+        ValueError: *max_concurrency* is below 1.
     """
 
+    _defaults: ClassVar[_Defaults] = _Defaults()
+
     # For the repr of one that was not made whole.
-    _caller: Transport | None = None
+    _transport: Transport | None = None
 
     def __init__(
         self,
@@ -116,78 +86,116 @@ class ParameterStore:
         max_concurrency: int = 20,
         ttl: float = 60.0,
         deadline: float = 30.0,
-        caller: Callable[[], Transport] | None = None,
+        transport: Transport | None = None,
         clock: Clock | None = None,
         random: Callable[[], float] | None = None,
     ) -> None:
+        """See the class."""
         if max_concurrency < 1:
             raise ValueError("max_concurrency is at least 1")
-        connect, time, chance = _outside or (
-            _client(session, region, endpoint_url, max_concurrency),
-            LoopClock(),
-            rng.random,
-        )
-        self.clock: Clock = clock or time
-        self.random = random or chance
-        self._connect = caller or connect
-        self._most = max_concurrency
-        self._denials = PermissionCache()
-        self._deadline = deadline
+        self.clock: Clock = clock or self._defaults.clock or LoopClock()
+        self.random = random or self._defaults.random or rng.random
+        given = transport or self._defaults.transport
+        self._connect = _given(given) if given else _boto(session, region, endpoint_url, max_concurrency)
+        self._max_in_flight = max_concurrency
+        self._permissions = PermissionCache()
+        self.deadline = deadline
         self._cache: TTLCache[str, Parameter] = TTLCache(_CACHED, ttl, timer=self.clock.now)
-        self._inherited = 0
         self._home = Home()
         self._begin()
-        alive[id(self)] = self
+
+    @classmethod
+    @contextmanager
+    def override_defaults(
+        cls,
+        *,
+        transport: Transport | None = None,
+        clock: Clock | None = None,
+        random: Callable[[], float] | None = None,
+    ) -> Iterator[None]:
+        """
+        Let each store that is made in this block use these, unless it is given its own; for tests.
+
+        `load_env()` without `store=` makes a store, so it finds them too.
+
+        Args:
+            transport: What sends the requests; shared by all these stores.
+            clock: What tells the time, and sleeps.
+            random: What returns numbers from 0 to 1.
+        """
+        before, cls._defaults = cls._defaults, _Defaults(transport, clock, random)
+        try:
+            yield
+        finally:
+            cls._defaults = before
 
     def _begin(self) -> None:
-        """Have no connection, and nothing under way."""
-        self._caller = None
+        """Have no connection, no user, and nothing in flight."""
+        self._transport = None
         self._guard: AsyncGenerator[None, None] | None = None
-        # How often it was entered, how many Envs read through it now, and whether it is open for single reads.
-        self._entered = self._readers = 0
-        self._kept = False
-        self._pace = AdaptiveRateLimiter(self._most)
-        self._flights: SingleFlight[str, Parameter] = SingleFlight()
-        self._batches: SingleFlight[_Batch, Scan] = SingleFlight()
+        # What keeps it open, by kind: blocks, `Env`s, and single reads outside of a block, which count once.
+        self._users: Counter[str] = Counter()
+        self._reader = Reader(
+            _weakly(self),
+            permissions=self._permissions,
+            max_in_flight=self._max_in_flight,
+            clock=self.clock,
+            random=self.random,
+        )
+        self._single_reads: SingleFlight[str, Parameter] = SingleFlight()
+        self._batch_reads: SingleFlight[_Batch, tuple[Results, dict[str, AiossmenvError]]] = SingleFlight()
         self._batch: _Batch | None = None
 
-    def _forked(self) -> None:
-        _parents.append((self._caller, self._guard))
-        # The blocks that it was entered for may end in the child, and keep nothing open there.
-        self._inherited += self._entered
-        self._home = Home()
-        self._begin()
-
     def _arrive(self) -> None:
-        """Begin anew if the loop that runs now is another than before: connections and tasks are of one loop only."""
+        """Begin anew on another event loop, and in a child process: connections and tasks are of one loop only."""
+        forked = self._home.is_forked()
         if self._home.moved(self):
-            self._inherited += self._entered
+            if forked:
+                _inherited.append((self._transport, self._guard))
             self._begin()
 
     @property
     def region(self) -> str | None:
         """The region it reads from; `None` before the first request."""
-        return self._caller.region if self._caller else None
+        return self._transport.region if self._transport else None
 
     async def get(self, name: str) -> Parameter:
         """
-        Return one parameter, decrypted; at most *ttl* seconds old.
+        Return one parameter, decrypted, at most *ttl* seconds old.
 
-        *name*: a full name, with `:3` or `:label` for a version, an ARN, or a secret of Secrets Manager as
-        `/aws/reference/secretsmanager/ID`. What is asked for in one turn of the loop goes ten to a request. Raises
-        `ParameterNotFound`, `InvalidPath`, `AccessDenied`, `DecryptionFailed`, and `Throttled` or `StoreUnavailable`
-        when the deadline is over.
+        What is asked for in one turn of the loop goes ten to a request.
+
+        Args:
+            name: A full name, with `:3` or `:label` for a version, an ARN, or a secret of Secrets Manager as
+                `/aws/reference/secretsmanager/ID`.
+
+        Raises:
+            ParameterNotFound: There is no such parameter, version or label.
+            InvalidPath: There can be no parameter of this name.
+            AccessDenied: There are no usable credentials, or the role may not read it.
+            DecryptionFailed: KMS does not decrypt it.
+            Throttled: Requests were throttled until the deadline.
+            StoreUnavailable: There was no usable answer until the deadline.
         """
         name = name.strip()
         if not name:
             raise InvalidPath("the name is empty", parameter=name, remedy="Give one like /FAKEBOOK/TEST/DB_URL.")
         self._arrive()
-        self._kept = self._kept or not self._entered
+        self._stay_open()
         cached = self._cache.get(name)
-        return cached or await self._flights.do(name, lambda: self._get(name))
+        return cached or await self._single_reads.do(name, lambda: self._get(name))
 
     async def get_many(self, names: Iterable[str]) -> dict[str, Parameter]:
-        """Return the parameters of these *names*, by the names as you gave them; as `get()` does, or raises as it does."""
+        """
+        Return several parameters, by the names as you gave them.
+
+        Args:
+            names: As for `get()`.
+
+        Raises:
+            AiossmenvError: As `get()` does, for the first name that fails.
+            TypeError: *names* is one text.
+        """
         if isinstance(names, str):
             raise TypeError(f"names are several: write get_many([{names!r}]), or get()")
         wanted = tuple(dict.fromkeys(names))
@@ -195,39 +203,24 @@ class ParameterStore:
         return dict(zip(wanted, found, strict=True))
 
     async def scan(self, path: str, *, recursive: bool = True) -> AsyncIterator[Parameter]:
-        """Iterate over all parameters under *path*, decrypted, in the order of their names, after the last page is in."""
-        self._arrive()
-        self._kept = self._kept or not self._entered
-        scan = self._scan_for([Query(path=normal_path(path), recursive=recursive)])
-        await self._drive(scan)
-        for _, parameter in sorted(scan.found.items()):
-            yield parameter
+        """
+        Iterate over all parameters under a path, decrypted, after the last page is in.
 
-    def _scan_for(
-        self,
-        wants: Iterable[Query],
-        *,
-        deadline: float | None = None,
-        known: StoreState | None = None,
-        decrypt: Literal["all", "changed"] = "all",
-        groups: Iterable[frozenset[str]] = (),
-        lenient: bool = False,
-        denied_for: float = DENIED_FOR,
-    ) -> Scan:
-        """Return a `Scan` that shares this store's pace and denials, to be driven within *deadline* seconds."""
-        return Scan(
-            wants,
-            pace=self._pace,
-            denials=self._denials,
-            deadline=self.clock.now() + (self._deadline if deadline is None else deadline),
-            random=self.random,
-            known=known.parameters if known else None,
-            digests=known.digests if known else None,
-            decrypt=decrypt,
-            groups=groups,
-            lenient=lenient,
-            denied_for=denied_for,
-        )
+        Args:
+            path: With or without a final slash.
+            recursive: All levels, or direct children only.
+
+        Yields:
+            Each parameter, in the order of their names.
+
+        Raises:
+            AiossmenvError: As `get()` does.
+        """
+        self._arrive()
+        self._stay_open()
+        results = await self.read([Query(path=normal_path(path), recursive=recursive)])
+        for _, parameter in sorted(results.parameters.items()):
+            yield parameter
 
     async def read(
         self,
@@ -239,142 +232,116 @@ class ParameterStore:
         deadline: float | None = None,
         denied_for: float = DENIED_FOR,
         stats: ReadStats | None = None,
+        errors: dict[str, AiossmenvError] | None = None,
     ) -> Results:
-        """Return one complete read of *queries*, or raise; *stats* counts what it costs, also if it fails."""
-        scan = self._scan_for(
-            queries, deadline=deadline, known=known, decrypt=decrypt, groups=groups, denied_for=denied_for
-        )
+        """Return one complete read, or raise; see `Reader.read()`. For this package: its arguments are not public."""
         try:
-            await self._drive(scan)
-        finally:
-            if stats:
-                stats.requests += scan.requests
-                stats.throttled += scan.throttled
-                stats.decrypted += scan.decrypted
-        return Results(scan.found, scan.digests)
+            return await self._reader.read(
+                queries,
+                known or StoreState(),
+                deadline=self.deadline if deadline is None else deadline,
+                decrypt=decrypt,
+                groups=groups,
+                denied_for=denied_for,
+                stats=stats,
+                errors=errors,
+            )
+        except AiossmenvError as error:
+            error.region = error.region or self.region
+            raise
 
     async def is_parameter(self, name: str, *, within: float) -> bool:
-        """Return whether a parameter is called *name*; `False` where one request, within so many seconds, does not say so."""
-        call = asyncio.create_task(self._open().call(GetParameters((name,), decrypt=False)), name="aiossmenv name")
-        alarm = asyncio.create_task(self.clock.sleep(within), name="aiossmenv alarm")
+        """Return whether a parameter is called *name*; `False` too if one request, in so many seconds, does not tell."""
+        asking = asyncio.create_task(
+            self._reader.send(GetParameters((name,), with_decryption=False), ReadStats()), name="aiossmenv name"
+        )
         try:
-            await asyncio.wait({call, alarm}, return_when=asyncio.FIRST_COMPLETED)
+            if not await wait_for(asking, self.clock, within):
+                return False
+            page = asking.result()
+            return isinstance(page, Page) and bool(page.parameters)
         finally:
-            alarm.cancel()
-            call.cancel()
-            answer, _ = await asyncio.gather(call, alarm, return_exceptions=True)
-        return isinstance(answer, Page) and bool(answer.items)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
     def account_for_suspend(self, seconds: float) -> None:
-        """Note that the process slept, and the clock with it: denials end sooner."""
-        self._denials.age(seconds)
-
-    async def _drive(self, scan: Scan) -> None:
-        """Do what *scan* asks for until it is done; raises its error."""
-        crew = _Crew()
-        self._denials.expire(self.clock.now())
-        try:
-            while True:
-                crew.news.clear()
-                self._send(self._take(scan, crew), scan, crew)
-                if scan.done:
-                    break
-                await self._first(crew.news, scan.wait(self.clock.now()))
-                for task in [task for task in crew.tasks if task.done()]:
-                    crew.tasks.remove(task)
-                    task.result()
-                scan.expire(self.clock.now(), getattr(self._caller, "unsent", ""))
-        finally:
-            scan.abandon()
-            for task in crew.tasks:
-                task.cancel()
-            await asyncio.gather(*crew.tasks, return_exceptions=True)
-            for is_back, denial in self._denials.report():
-                if is_back:
-                    logger.info("the role has %s again, and reads use it", getattr(denial, "action", None))
-                else:
-                    logger.info(
-                        "reads go on without a right that makes them faster, and try it again later: %s", denial
-                    )
-        if scan.error:
-            scan.error.region = scan.error.region or self.region
-            raise scan.error
+        """Note that the process was suspended, and the clock with it: denials end sooner."""
+        self._permissions.account_for_suspend(seconds)
 
     async def aclose(self) -> None:
-        """End what is under way and let go of all connections; idempotent. The store can be used again."""
+        """End what is in flight and close all connections; idempotent. The store can be used again."""
         self._arrive()
-        self._kept = False
-        await self._flights.aclose()
-        await self._batches.aclose()
-        caller, self._caller = self._caller, None
+        self._users.clear()
+        await self._single_reads.aclose()
+        await self._batch_reads.aclose()
+        transport, self._transport = self._transport, None
         guard, self._guard = self._guard, None
         if guard:
             await guard.aclose()
-        elif caller:
-            await caller.aclose()
+        elif transport:
+            await transport.aclose()
 
     async def __aenter__(self) -> Self:
-        self._arrive()
-        self._entered += 1
+        """Stay open until the end of the block."""
+        self.retain("block")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close, unless an `Env` still reads through this store."""
         self._arrive()
-        if self._inherited:
-            self._inherited -= 1
-        else:
-            self._entered -= 1
-        self._kept = False
-        await self._close_unused()
+        del self._users["single reads"]
+        await self.release("block")
 
-    def retain(self) -> None:
-        """Stay open for an `Env`, until it leaves."""
+    def retain(self, user: str = "Env") -> None:
+        """Stay open until this is released."""
         self._arrive()
-        self._readers += 1
+        self._users[user] += 1
 
-    async def release(self) -> None:
+    async def release(self, user: str = "Env") -> None:
+        """Close if nothing else keeps this open; what was retained on an earlier loop counts no more."""
         self._arrive()
-        self._readers = max(0, self._readers - 1)  # it may have joined on a loop that is over
-        await self._close_unused()
-
-    async def _close_unused(self) -> None:
-        if not (self._entered or self._readers or self._kept):
+        self._users[user] -= 1
+        self._users = +self._users  # without those that are not above 0
+        if not self._users:
             await self.aclose()
 
+    def _stay_open(self) -> None:
+        """Let a single read keep this open until `aclose()`, or until the end of the block that it is in."""
+        if not self._users["block"]:
+            self._users["single reads"] = 1
+
     def __del__(self) -> None:
-        if self._caller:
+        """Warn of a store that was left open."""
+        if self._transport and not self._home.is_forked():
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     def __repr__(self) -> str:
+        """Return one line that is fit for a log."""
         return f"<ParameterStore {self.region or 'not connected'}>"
 
-    def _open(self) -> Transport:
-        self._caller = self._caller or self._connect()
-        return self._caller
-
-    async def _opened(self) -> Transport:
-        """Return the caller, which the running loop closes if it ends before."""
-        caller = self._open()
+    async def _connected(self) -> Transport:
+        """Return the transport, which the running loop closes if it ends before this is closed."""
+        transport = self._transport = self._transport or self._connect()
         if self._guard is None:
-            self._guard = _closing(caller, weakref.ref(self))
+            self._guard = _closing(transport, weakref.ref(self))
             await anext(self._guard)
-        return caller
+        return transport
 
     async def _get(self, name: str) -> Parameter:
-        # All that ask in this turn of the loop find the same batch; its call begins in the next one.
+        # All that ask in this turn of the loop find the same batch; its read begins in the next one.
         batch = self._batch = self._batch or _Batch()
         batch.names.append(name)
         try:
-            scan = await self._batches.do(batch, lambda: self._read(batch))
+            results, errors = await self._batch_reads.do(batch, lambda: self._read_batch(batch))
         except BaseException:
             if self._batch is batch:
-                batch.names.remove(name)  # its call has not begun, and must not ask for what is not wanted any more
+                batch.names.remove(name)  # its read has not begun, and must not ask for what is not wanted any more
             raise
-        parameter = scan.found.get(name)
+        parameter = results.parameters.get(name)
         if parameter is None:
-            raise scan.errors.get(name) or ParameterNotFound(
+            raise errors.get(name) or ParameterNotFound(
                 "there is no such parameter, version or label",
                 parameter=name,
                 region=self.region,
@@ -383,62 +350,27 @@ class ParameterStore:
         self._cache[name] = parameter
         return parameter
 
-    async def _read(self, batch: "_Batch") -> Scan:
+    async def _read_batch(self, batch: _Batch) -> tuple[Results, dict[str, AiossmenvError]]:
         self._batch = None
-        scan = self._scan_for([Query(names=tuple(batch.names), may_list=False)], lenient=True)
-        await self._drive(scan)
-        return scan
-
-    def _take(self, scan: Scan, crew: "_Crew") -> Job | None:
-        """Send all that may be sent now, but for one job, which is returned."""
-        first = scan.next(self.clock.now())
-        while first and (another := scan.next(self.clock.now())):
-            self._send(another, scan, crew)
-        return first
-
-    def _send(self, job: Job | None, scan: Scan, crew: "_Crew") -> None:
-        if job:
-            crew.tasks.add(asyncio.create_task(self._work(job, scan, crew), name="aiossmenv request"))
-
-    async def _work(self, job: Job | None, scan: Scan, crew: "_Crew") -> None:
-        """
-        Send a request, take in its answer, and go on with what may be sent then.
-
-        Whoever took in all answers before anything is sent would have them all come together ever after, and the
-        connections idle in between.
-        """
-        try:
-            while job:
-                async with crew.gate:
-                    await asyncio.sleep(0)
-                try:
-                    answer = await (await self._opened()).call(job.request)
-                except AiossmenvError as error:
-                    scan.failed(job, error, self.clock.now())
-                    crew.news.set()  # it may be due again before all that is waited for
-                else:
-                    scan.answered(job, answer, self.clock.now())
-                    del answer  # plaintext, in a frame that a traceback may show
-                job = self._take(scan, crew)
-        finally:
-            crew.news.set()
-
-    async def _first(self, news: asyncio.Event, seconds: float) -> None:
-        """Wait for *news*, at most so many seconds."""
-        waits = [
-            asyncio.create_task(news.wait(), name="aiossmenv news"),
-            asyncio.create_task(self.clock.sleep(seconds), name="aiossmenv alarm"),
-        ]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        errors: dict[str, AiossmenvError] = {}
+        return await self.read([Query(names=tuple(batch.names), may_list=False)], errors=errors), errors
 
 
-async def _closing(caller: Transport, store: "weakref.ref[ParameterStore]") -> AsyncGenerator[None, None]:
+def _weakly(store: ParameterStore) -> Callable[[], Awaitable[Transport]]:
+    """Return what connects *store*, without a cycle: a store that was left open is reported when its last user drops it."""
+    reference = weakref.ref(store)
+
+    async def connected() -> Transport:
+        open_store = reference()
+        assert open_store  # it is what reads
+        return await open_store._connected()
+
+    return connected
+
+
+async def _closing(transport: Transport, store: "weakref.ref[ParameterStore]") -> AsyncGenerator[None, None]:
     """
-    Close *caller* when this is closed.
+    Close *transport* when this is closed.
 
     A loop that ends closes the asynchronous generators that were begun on it (`shutdown_asyncgens()`, which
     `asyncio.run()` calls). So connections that were left open are closed by their own loop, while it still runs.
@@ -446,38 +378,33 @@ async def _closing(caller: Transport, store: "weakref.ref[ParameterStore]") -> A
     try:
         yield
     finally:
-        await caller.aclose()
+        await transport.aclose()
         left = store()
-        if left and left._caller is caller:
-            left._caller = left._guard = None
+        if left and left._transport is transport:
+            left._transport = left._guard = None
 
 
-def _client(
+def _given(transport: Transport) -> Callable[[], Transport]:
+    return lambda: transport
+
+
+def _boto(
     session: object | None, region: str | None, endpoint_url: str | None, max_concurrency: int
 ) -> Callable[[], Transport]:
     pins: Pins | None = None
 
     def connect() -> Transport:
         nonlocal pins
-        from aiossmenv._ssm.boto import Client
+        from aiossmenv._ssm.boto import BotoTransport
         from aiossmenv._ssm.boto_session import Pins
 
         # Every connection of a store, in a forked child too, has the region, identity and proxies of the first one.
         pins = pins or Pins()
-        return Client(session=session, region=region, endpoint_url=endpoint_url, connections=max_concurrency, pins=pins)
+        return BotoTransport(
+            session=session, region=region, endpoint_url=endpoint_url, connections=max_concurrency, pins=pins
+        )
 
     return connect
 
 
-def _after_fork() -> None:
-    for copy in tuple(alive.values()):
-        copy._forked()
-
-
-if sys.platform != "win32":
-    os.register_at_fork(after_in_child=_after_fork)
-
 ParameterStore.__module__ = "aiossmenv"
-
-# How a store connects, its clock and its dice, where it is not told: `aiossmenv.testing` puts others here.
-_outside: tuple[Callable[[], Transport], Clock, Callable[[], float]] | None = None

@@ -1,11 +1,69 @@
-"""What is asked of Parameter Store, and what it answers."""
+"""
+What is asked of Parameter Store, and what it answers.
+
+The requests and their fields are called as AWS calls its operations. A `Transport` sends them: the one that talks to AWS
+is in `boto.py`, and the one in memory in `aiossmenv.testing`.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from aiossmenv._models import Parameter, ParameterType
 from aiossmenv._naming import base_name, split_selector
+
+# What GetParameters takes in one call, and GetParametersByPath gives in one page, at most.
+BATCH = 10
+
+
+@dataclass(frozen=True, slots=True)
+class GetParametersByPath:
+    """
+    Ask for one page of the parameters under a path.
+
+    Attributes:
+        path: The path, without its final slash.
+        recursive: Whether all levels are wanted, or direct children only.
+        with_decryption: Whether each `SecureString` is wanted as plaintext.
+        next_token: What the page before gave; `None` for the first page.
+    """
+
+    path: str
+    recursive: bool = True
+    with_decryption: bool = True
+    next_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GetParameters:
+    """
+    Ask for up to ten parameters by name.
+
+    Attributes:
+        names: Full names or ARNs, each with a selector or without.
+        with_decryption: Whether each `SecureString` is wanted as plaintext.
+    """
+
+    names: tuple[str, ...]
+    with_decryption: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GetParameter:
+    """
+    Ask for one parameter by name.
+
+    Attributes:
+        name: A full name or an ARN, with a selector or without.
+        with_decryption: Whether a `SecureString` is wanted as plaintext.
+    """
+
+    name: str
+    with_decryption: bool = True
+
+
+Request = GetParametersByPath | GetParameters | GetParameter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,7 +71,14 @@ class EncryptedParameter:
     """
     A `SecureString` as a read without decryption returned it: everything but the value.
 
-    *digest*: SHA-256 of the ciphertext, 32 bytes. The ciphertext itself, which looks like a value, is not kept.
+    Attributes:
+        name: Full name.
+        type: `SecureString`.
+        version: From 1.
+        last_modified: With time zone.
+        arn: As the service gave it.
+        digest: SHA-256 of the ciphertext, 32 bytes. The ciphertext itself, which looks like a value, is not kept.
+        selector: `:3` or `:label` when it was asked for by one, else empty.
     """
 
     name: str
@@ -26,7 +91,7 @@ class EncryptedParameter:
 
     def matches(self, parameter: Parameter, digest: bytes | None) -> bool:
         """
-        Whether *parameter*, whose ciphertext had *digest* if that is known, is what this would decrypt to.
+        Return whether this would decrypt to *parameter*, whose ciphertext had *digest* if that is known.
 
         Compared for equality, never for order: a parameter that was deleted and made anew starts at version 1.
         """
@@ -40,72 +105,71 @@ class EncryptedParameter:
 FetchedParameter = Parameter | EncryptedParameter
 
 
-def answers(asked: str, read: FetchedParameter) -> bool:
-    """
-    Whether *read* is the answer to *asked*, a name or an ARN, with a selector or without.
-
-    The service echoes a name's spelling, but answers an ARN of one's own account with the plain name.
-    """
-    base, _ = split_selector(asked)
-    if base.startswith("arn:") and read.arn:
-        return base == read.arn
-    return base_name(asked).lstrip("/") == base_name(read.name).lstrip("/")
-
-
-# What GetParameters takes in one call, and GetParametersByPath gives in one page, at most.
-BATCH = 10
-
-
-@dataclass(frozen=True, slots=True)
-class GetParametersByPath:
-    """One page of a path: `GetParametersByPath`."""
-
-    path: str
-    recursive: bool
-    decrypt: bool = True
-    token: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GetParameters:
-    """Up to ten parameters by name: `GetParameters`."""
-
-    names: tuple[str, ...]
-    decrypt: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class GetParameter:
-    """One parameter by name: `GetParameter`."""
-
-    name: str
-    decrypt: bool = True
-
-
-Request = GetParametersByPath | GetParameters | GetParameter
-
-
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What one request gave. *token*: there is more. *unknown*: names that do not exist."""
+    """
+    What one request gave.
 
-    items: tuple[FetchedParameter, ...]
-    token: str | None = None
-    unknown: tuple[str, ...] = ()
+    Attributes:
+        parameters: Each as a `Parameter`, or as an `EncryptedParameter` if decryption was not asked for.
+        next_token: What the request for the next page needs; `None` if there is none.
+        invalid_parameters: The names that do not exist, of those that were asked for.
+    """
+
+    parameters: tuple[FetchedParameter, ...]
+    next_token: str | None = None
+    invalid_parameters: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRefused:
-    """The listing cannot be continued from this token."""
+class ServiceError(Exception):
+    """
+    The service answered a request with an error.
+
+    A `Transport` raises it; whoever reads through the transport gets the library's own error for it.
+
+    Attributes:
+        code: As AWS calls it: `ThrottlingException`.
+        message: The service's own text.
+        status: The HTTP status.
+    """
+
+    def __init__(self, code: str, message: str = "", status: int = 400) -> None:
+        """Keep *code*, *message* and *status*."""
+        super().__init__(code, message, status)
+        self.code = code
+        self.message = message
+        self.status = status
 
 
-Answer = Page | TokenRefused
+class Transport(Protocol):
+    """What sends one request to a Parameter Store. It opens itself with its first request."""
+
+    @property
+    def region(self) -> str | None:
+        """The region that it talks to; `None` while that is not known."""
+
+    async def send(self, request: Request) -> Page:
+        """
+        Send one request, once.
+
+        Raises:
+            ServiceError: The service answered with an error.
+            AiossmenvError: Another fault, with the remedy; one that is `transient` is tried again.
+        """
+
+    async def aclose(self) -> None:
+        """Close all connections; idempotent."""
+
+
+for _public in (GetParametersByPath, GetParameters, GetParameter, EncryptedParameter, Page, ServiceError, Transport):
+    _public.__module__ = "aiossmenv"
+del _public
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
     """
-    What to look at: all under *path*, or *names*.
+    What to read: all under *path*, or *names*.
 
     *may_list*: whether names under *path* may be found by listing it, where the role may not read them by name.
     """
@@ -116,21 +180,33 @@ class Query:
     may_list: bool = True
 
 
+def answers(name: str, fetched: FetchedParameter) -> bool:
+    """
+    Return whether *fetched* is the answer to *name*, a name or an ARN, with a selector or without.
+
+    The service echoes a name's spelling, but answers an ARN of one's own account with the plain name.
+    """
+    base, _ = split_selector(name)
+    if base.startswith("arn:") and fetched.arn:
+        return base == fetched.arn
+    return base_name(name).lstrip("/") == base_name(fetched.name).lstrip("/")
+
+
 def batches(names: Iterable[str]) -> Iterator[tuple[str, ...]]:
     """
-    Return *names* in tens, no two of one parameter together, nor of parameters that differ by their account only.
+    Yield *names* in batches of ten, no two of one parameter together, nor of parameters that differ by their account only.
 
     An answer says which parameter it is, but not always by which spelling or selector it was asked for.
     """
     with_room: list[dict[str, str]] = []
     for name in names:
         base = base_name(name).lstrip("/")
-        ten = next((ten for ten in reversed(with_room) if base not in ten), None)
-        if ten is None:
-            ten = {}
-            with_room.append(ten)
-        ten[base] = name
-        if len(ten) == BATCH:
-            with_room.remove(ten)
-            yield tuple(ten.values())
-    yield from (tuple(ten.values()) for ten in with_room)
+        batch = next((batch for batch in reversed(with_room) if base not in batch), None)
+        if batch is None:
+            batch = {}
+            with_room.append(batch)
+        batch[base] = name
+        if len(batch) == BATCH:
+            with_room.remove(batch)
+            yield tuple(batch.values())
+    yield from (tuple(batch.values()) for batch in with_room)

@@ -14,7 +14,9 @@ from aiossmenv._ssm.limiter import AdaptiveRateLimiter
 CALL = 0.02  # seconds that a request takes in these tests
 
 
-def ask(pace: AdaptiveRateLimiter, now: float, outcome: Literal["good", "throttled", "failed"], took: float = CALL) -> float:
+def ask(
+    pace: AdaptiveRateLimiter, now: float, outcome: Literal["good", "throttled", "failed"], took: float = CALL
+) -> float:
     """Send one request as soon as may be, and answer it; returns when."""
     request = object()
     now += pace.wait(now)
@@ -39,7 +41,13 @@ class Outcome:
 
 
 def quota(
-    pace: AdaptiveRateLimiter, *, requests: int, rate: float, burst: float, filled: float = 1.0, more: tuple[float, float] = (1e9, 0)
+    pace: AdaptiveRateLimiter,
+    *,
+    requests: int,
+    rate: float,
+    burst: float,
+    filled: float = 1.0,
+    more: tuple[float, float] = (1e9, 0),
 ) -> Outcome:
     """
     Send so many requests of 20 ms to an account of *rate* a second, and those that are throttled again.

@@ -365,7 +365,12 @@ def some_wants(store: Store, *, paths: Iterable[str] = ("/P", "/Q", "/R/E")) -> 
     return tuple(wants)
 
 
-RIGHTS = [frozenset[type[Request]](), frozenset({GetParameters}), frozenset({GetParameter}), frozenset({GetParameters, GetParameter})]
+RIGHTS = [
+    frozenset[type[Request]](),
+    frozenset({GetParameters}),
+    frozenset({GetParameter}),
+    frozenset({GetParameters, GetParameter}),
+]
 SEEDS = st.integers(0, 2**32 - 1).map(Random)
 
 
@@ -1164,7 +1169,11 @@ def test_many_names_are_listed_and_few_read_singly() -> None:
     """Where ten at once are denied, up to ten names are read singly to be decrypted; more, or undecrypted, are listed."""
     denials = PermissionCache()
     denials.learn(GetParameters, denied(GetParameters))
-    for count, decrypt, kind in ((10, "all", GetParameter), (11, "all", GetParametersByPath), (1, "changed", GetParametersByPath)):
+    for count, decrypt, kind in (
+        (10, "all", GetParameter),
+        (11, "all", GetParametersByPath),
+        (1, "changed", GetParametersByPath),
+    ):
         names = tuple(f"/P/{number}" for number in range(count))
         scan = began([Query(path="/P", names=names)], denials=denials, decrypt=decrypt, known={})
         assert {kind} == {type(job.request) for job in sendable(scan)}

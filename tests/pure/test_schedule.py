@@ -31,7 +31,13 @@ def scheduled(
     random: Callable[[], float] = lambda: 0.5,
 ) -> Schedule:
     """Return the schedule of an `Env` that was first read at *now*, which is noon."""
-    schedule = Schedule(ttl=ttl, list_interval=list_interval, revalidate_interval=revalidate_interval, max_stale=max_stale, random=random)
+    schedule = Schedule(
+        ttl=ttl,
+        list_interval=list_interval,
+        revalidate_interval=revalidate_interval,
+        max_stale=max_stale,
+        random=random,
+    )
     schedule.loaded(now=now, wall=NOON)
     return schedule
 
@@ -160,9 +166,13 @@ def test_only_polls_without_other_intervals() -> None:
 
 
 @given(DRAWS, st.floats(1.0, 1e5), st.floats(1.0, 1e5), TIMES)
-def test_kinds_are_due_late_in_their_intervals(draw: float, list_interval: float, revalidate_interval: float, now: float) -> None:
+def test_kinds_are_due_late_in_their_intervals(
+    draw: float, list_interval: float, revalidate_interval: float, now: float
+) -> None:
     """A listing, and a decryption of all, is due between 0.8 and 0.95 of its interval; the latter goes first."""
-    schedule = scheduled(60.0, list_interval=list_interval, revalidate_interval=revalidate_interval, now=now, random=lambda: draw)
+    schedule = scheduled(
+        60.0, list_interval=list_interval, revalidate_interval=revalidate_interval, now=now, random=lambda: draw
+    )
     part = 0.8 + 0.15 * draw
     listing, decryption = now + part * list_interval, now + part * revalidate_interval
 

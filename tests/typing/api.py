@@ -288,8 +288,8 @@ async def tests() -> None:
     assert_type(store.calls[0].names, tuple[str, ...])
     assert_type(store.calls[0].decrypt, bool)
     assert_type(store.decrypted, int)
-    with store.patch_default() as patch_default:
-        assert_type(patch_default, MemoryStore)
+    with store.patch_default() as installed:
+        assert_type(installed, MemoryStore)
     async with load_env("/A", store=store) as env:
         assert_type(env, Env)
     assert_type(await store.get("/A/X:blue"), Parameter)

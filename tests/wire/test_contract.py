@@ -22,6 +22,7 @@ from aiossmenv import (
     load_env,
 )
 from aiossmenv._models import ParameterType
+from aiossmenv._ssm.reader import ReadStats
 from aiossmenv._ssm.transport import (
     EncryptedParameter,
     FetchedParameter,
@@ -161,9 +162,10 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 async def ask(backend: Backend, request: Request) -> Page:
-    """Send one request, as the `Caller` that every read goes through."""
-    answer = await backend.store._open().call(request)
-    assert isinstance(answer, Page)
+    """Send one request, through what every read goes through."""
+    answer = await backend.store._reader.send(request, ReadStats())
+    if isinstance(answer, AiossmenvError):
+        raise answer
     return answer
 
 
@@ -173,10 +175,10 @@ async def walk(backend: Backend, path: str, *, recursive: bool = True, decrypt: 
     token: str | None = None
     while True:
         page = await ask(backend, GetParametersByPath(path, recursive, decrypt, token))
-        assert len(page.items) <= 10
-        assert () == page.unknown
-        items += page.items
-        token = page.token
+        assert len(page.parameters) <= 10
+        assert () == page.invalid_parameters
+        items += page.parameters
+        token = page.next_token
         if token is None:
             return items
 
@@ -222,10 +224,10 @@ async def test_by_name(backend: Backend) -> None:
 
     page = await ask(backend, GetParameters(("/C/B", "/C/NOT", "/C/A", "/C/NEITHER")))
 
-    assert ["/C/A", "/C/B"] == names(list(page.items))
-    assert {"/C/NOT", "/C/NEITHER"} == set(page.unknown)
-    assert None is page.token
-    assert ["/C/A"] == names(list((await ask(backend, GetParameter("/C/A"))).items))
+    assert ["/C/A", "/C/B"] == names(list(page.parameters))
+    assert {"/C/NOT", "/C/NEITHER"} == set(page.invalid_parameters)
+    assert None is page.next_token
+    assert ["/C/A"] == names(list((await ask(backend, GetParameter("/C/A"))).parameters))
     with pytest.raises(ParameterNotFound) as caught:
         await ask(backend, GetParameter("/C/NOT"))
     assert ("/C/NOT", REGION) == (caught.value.parameter, caught.value.region)
@@ -248,12 +250,12 @@ async def test_kinds_of_parameters(backend: Backend) -> None:
     for name, (kind, value) in written.items():
         backend.put(name, value, kind)
 
-    for page in (await walk(backend, "/C"), list((await ask(backend, GetParameters(tuple(written)))).items)):
+    for page in (await walk(backend, "/C"), list((await ask(backend, GetParameters(tuple(written)))).parameters)):
         assert written == {item.name: (item.type, item.value) for item in page if isinstance(item, Parameter)}
     for page in (
         await walk(backend, "/C", decrypt=False),
-        list((await ask(backend, GetParameters(tuple(written), decrypt=False))).items),
-        [(await ask(backend, GetParameter(name, decrypt=False))).items[0] for name in written],
+        list((await ask(backend, GetParameters(tuple(written), with_decryption=False))).parameters),
+        [(await ask(backend, GetParameter(name, with_decryption=False))).parameters[0] for name in written],
     ):
         assert {"/C/SECRET"} == {item.name for item in page if isinstance(item, EncryptedParameter)}
         assert {"/C/PLAIN", "/C/LIST"} == {item.name for item in page if isinstance(item, Parameter)}
@@ -262,11 +264,11 @@ async def test_kinds_of_parameters(backend: Backend) -> None:
 async def test_sealed(backend: Backend) -> None:
     """What is sealed opens as what is read decrypted, until there is another value."""
     backend.put("/C/A", "first")
-    (sealed,) = (await ask(backend, GetParameter("/C/A", decrypt=False))).items
-    (opened,) = (await ask(backend, GetParameter("/C/A"))).items
+    (sealed,) = (await ask(backend, GetParameter("/C/A", with_decryption=False))).parameters
+    (opened,) = (await ask(backend, GetParameter("/C/A"))).parameters
     backend.put("/C/A", "second")
-    (later,) = (await ask(backend, GetParameter("/C/A", decrypt=False))).items
-    (anew,) = (await ask(backend, GetParameter("/C/A"))).items
+    (later,) = (await ask(backend, GetParameter("/C/A", with_decryption=False))).parameters
+    (anew,) = (await ask(backend, GetParameter("/C/A"))).parameters
 
     assert isinstance(opened, Parameter)
     assert isinstance(sealed, EncryptedParameter)
@@ -283,12 +285,12 @@ async def test_versions(backend: Backend) -> None:
     seen = []
     for value in ("a", "b", "b"):
         backend.put("/C/A", value)
-        seen.append((await ask(backend, GetParameter("/C/A"))).items[0])
+        seen.append((await ask(backend, GetParameter("/C/A"))).parameters[0])
     backend.delete("/C/A")
-    assert ("/C/A",) == (await ask(backend, GetParameters(("/C/A",)))).unknown
+    assert ("/C/A",) == (await ask(backend, GetParameters(("/C/A",)))).invalid_parameters
     assert [] == await walk(backend, "/C")
     backend.put("/C/A", "b")
-    seen.append((await ask(backend, GetParameter("/C/A"))).items[0])
+    seen.append((await ask(backend, GetParameter("/C/A"))).parameters[0])
 
     assert [1, 2, 3, 1] == [item.version for item in seen]
     dates = [item.last_modified or datetime.min.replace(tzinfo=UTC) for item in seen]
@@ -302,7 +304,7 @@ async def test_selectors(backend: Backend) -> None:
         backend.put("/C/A", value)
     backend.label("/C/A", "blue", 1)
     backend.label("/C/A", "green")
-    arn = (await ask(backend, GetParameter("/C/A"))).items[0].arn
+    arn = (await ask(backend, GetParameter("/C/A"))).parameters[0].arn
 
     async def read(*asked: str) -> list[str]:
         return [parameter.value for parameter in (await backend.store.get_many(asked)).values()]
@@ -310,22 +312,23 @@ async def test_selectors(backend: Backend) -> None:
     assert ["3", "1", "2", "1", "3"] == await read("/C/A", "/C/A:1", "/C/A:2", "/C/A:blue", "/C/A:green")
     assert ["3", "2", "1"] == await read(arn, f"{arn}:2", f"{arn}:blue")
     assert {"/C/A:9", "/C/A:red"} == set(
-        (await ask(backend, GetParameters(("/C/A:9",)))).unknown + (await ask(backend, GetParameters(("/C/A:red",)))).unknown
+        (await ask(backend, GetParameters(("/C/A:9",)))).invalid_parameters
+        + (await ask(backend, GetParameters(("/C/A:red",)))).invalid_parameters
     )
     for missing in ("/C/A:9", "/C/A:red", "/C/B:1"):
         with pytest.raises(ParameterNotFound):
             await ask(backend, GetParameter(missing))
     backend.label("/C/A", "blue", 2)
-    assert "2" == (await ask(backend, GetParameter("/C/A:blue"))).items[0].value  # type: ignore[union-attr] # decrypted
+    assert "2" == (await ask(backend, GetParameter("/C/A:blue"))).parameters[0].value  # type: ignore[union-attr] # decrypted
 
 
 async def test_references(backend: Backend) -> None:
     """A secret of Secrets Manager comes by its reference, decrypted only, and in no listing."""
     backend.secret("first")
     backend.put("/C/A", "a")
-    (first,) = (await ask(backend, GetParameter(REFERENCE))).items
+    (first,) = (await ask(backend, GetParameter(REFERENCE))).parameters
     backend.secret("second")
-    (second,) = (await ask(backend, GetParameter(REFERENCE))).items
+    (second,) = (await ask(backend, GetParameter(REFERENCE))).parameters
 
     assert isinstance(first, Parameter)
     assert isinstance(second, Parameter)
@@ -333,7 +336,7 @@ async def test_references(backend: Backend) -> None:
         (item.name, item.value, item.type, item.version) for item in (first, second)
     ]
     with pytest.raises(InvalidPath):
-        await ask(backend, GetParameter(REFERENCE, decrypt=False))
+        await ask(backend, GetParameter(REFERENCE, with_decryption=False))
     with pytest.raises(ParameterNotFound):
         await ask(backend, GetParameter(REFERENCE + "/not"))
     assert ["/C/A"] == names(await walk(backend, "/"))

@@ -31,11 +31,11 @@ def actions(store: MemoryStore) -> Counter[str]:
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return what the log says of rights: `lost` and `back`."""
     texts = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
-    return ["lost" if "without a right" in text else "back" for text in texts if "right" in text or "again" in text]
+    return ["lost" if "lacks a right" in text else "back" for text in texts if "right" in text or "again" in text]
 
 
 @pytest.mark.parametrize("denied", [(TENS,), (TENS, SINGLY)])
-@pytest.mark.parametrize("relist", [300, 3600])
+@pytest.mark.parametrize("list_interval", [300, 3600])
 async def test_passing_denial_is_forgotten_by_the_next_listing(
     clock: ManualClock, caplog: pytest.LogCaptureFixture, denied: tuple[str, ...], list_interval: float
 ) -> None:
@@ -79,7 +79,7 @@ async def test_passing_denial_of_single_reads_is_forgotten(clock: ManualClock) -
         assert 1 == actions(store)[SINGLY]
 
 
-@pytest.mark.parametrize(("count", "ttl", "relist"), [(450, 60, None), (25, 60, 3600), (25, 600, 1800)])
+@pytest.mark.parametrize(("count", "ttl", "list_interval"), [(450, 60, None), (25, 60, 3600), (25, 600, 1800)])
 async def test_lasting_denial_costs_one_request_for_each_listing(
     clock: ManualClock, count: int, ttl: float, list_interval: float | None
 ) -> None:
@@ -97,7 +97,7 @@ async def test_lasting_denial_costs_one_request_for_each_listing(
         assert 0 == env.status.failures
 
 
-@pytest.mark.parametrize("relist", [None, 300])
+@pytest.mark.parametrize("list_interval", [None, 300])
 async def test_total_denial_teaches_nothing(
     clock: ManualClock, caplog: pytest.LogCaptureFixture, list_interval: float | None
 ) -> None:

@@ -115,7 +115,7 @@ async def test_failure_is_of_those_who_asked_before(ssm: Store, proxy: FaultProx
 
 
 @pytest.mark.parametrize("ttl", [1, 10, 60, 3600])
-@pytest.mark.parametrize("relist", [None, 1e6])
+@pytest.mark.parametrize("list_interval", [None, 1e6])
 @pytest.mark.parametrize("keys", [(), ("A",), ("NONE",)])
 @pytest.mark.parametrize("gap", [0.25, 30])
 async def test_polls_do_not_put_off_who_waits(

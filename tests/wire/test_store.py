@@ -206,7 +206,7 @@ async def test_forgotten_close_is_reported(ssm: Store) -> None:
     ssm.put("/G/A", "1")
     store = ParameterStore()
     await store.get("/G/A")
-    client = store._caller
+    client = store._transport
 
     with pytest.warns(ResourceWarning, match="unclosed <ParameterStore eu-central-1>"):
         del store
