@@ -1,30 +1,36 @@
-"""
-The errors, and what each asks of you.
-
-    AiossmenvError
-     +- AccessDenied        fix the credentials or the policy
-     +- Throttled           wait, or raise the quota
-     +- InvalidPath         fix the path or the name
-     +- EmptyPath           fix the path, or pass allow_empty=True
-     +- ParameterNotFound   fix the name, or create the parameter
-     +- MissingParameters   create what is named
-     +- KeyCollision        rename a parameter, or pass another to_key
-     +- InvalidVariable     pass another to_key, or environ=None
-     +- DecryptionFailed    fix the key, or the role's right to use it
-     +- StoreUnavailable    wait, or fix the network, the endpoint or the region
-     +- StaleEnv            find out why refreshes fail: env.status.last_error; or load after the fork
-     +- RotationFailed      fix the resource or its credentials
-
-Every one carries *parameter*, *path*, *region* and *remedy*, each a `str` or `None`, and *transient*: whether the
-same call may succeed later with nothing changed by you. The text holds them all. No error holds a value.
-"""
+"""The errors. `AiossmenvError` has their tree, with what each asks of the reader."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
 
 class AiossmenvError(Exception):
-    """Base of all errors that this library raises on purpose."""
+    """
+    Base of all errors that this library raises on purpose. They differ by what you do next.
+
+        AiossmenvError
+         +- AccessDenied        fix the credentials or the policy
+         +- Throttled           wait, or raise the quota
+         +- InvalidPath         fix the path or the name
+         +- EmptyPath           fix the path, or pass allow_empty=True
+         +- ParameterNotFound   fix the name, or create the parameter
+         +- MissingParameters   create what is named
+         +- KeyCollision        rename a parameter, or pass another to_key
+         +- InvalidVariable     pass another to_key, or environ=None
+         +- DecryptionFailed    fix the key, or the role's right to use it
+         +- StoreUnavailable    wait, or fix the network, the endpoint or the region
+         +- StaleEnv            find out why refreshes fail: env.status.last_error; or load after the fork
+         +- RotationFailed      fix the resource or its credentials
+
+    The text of an error names parameter, path, region and remedy as far as they are known, and no value.
+
+    Attributes:
+        parameter: The parameter's name, or `None`.
+        path: The path, or `None`.
+        region: The region, or `None`.
+        remedy: What to do, or `None`.
+        transient: Whether the same call may succeed later although you change nothing.
+    """
 
     transient = False
 
@@ -59,10 +65,11 @@ class AiossmenvError(Exception):
 
 class AccessDenied(AiossmenvError):
     """
-    There are no usable credentials, or IAM refused *action*, as `ssm:GetParameters`, to them.
+    There are no usable credentials, or IAM refused an action to them.
 
-    *action* is `None` where it is not Parameter Store that refuses: STS, IAM Identity Center, a container's endpoint, a
-    file or a process that is to give the credentials.
+    Attributes:
+        action: The action that Parameter Store refused, such as `ssm:GetParameters`. `None` if something else refused:
+            STS, IAM Identity Center, a container's endpoint, or a file or process that provides the credentials.
     """
 
     def __init__(
@@ -78,17 +85,17 @@ class AccessDenied(AiossmenvError):
 
 
 class Throttled(AiossmenvError):
-    """Parameter Store, or KMS behind it, asked us to slow down until the deadline was over."""
+    """Parameter Store, or KMS behind it, throttled requests until the deadline was over."""
 
     transient = True
 
 
 class InvalidPath(AiossmenvError):
-    """A path or a name that cannot exist, or none at all."""
+    """A path or a name that cannot exist, or no path at all."""
 
 
 class EmptyPath(AiossmenvError):
-    """A path that holds no parameter: to Parameter Store a typo looks just so."""
+    """A path that holds no parameter. Parameter Store does not tell it from a misspelled one."""
 
 
 class ParameterNotFound(AiossmenvError):
@@ -96,7 +103,12 @@ class ParameterNotFound(AiossmenvError):
 
 
 class MissingParameters(AiossmenvError):
-    """Keys that were declared required have no parameter; *keys* holds all of them, sorted."""
+    """
+    Keys that were declared required have no parameter.
+
+    Attributes:
+        keys: All of them, sorted.
+    """
 
     def __init__(
         self,
@@ -112,7 +124,12 @@ class MissingParameters(AiossmenvError):
 
 
 class KeyCollision(AiossmenvError):
-    """Parameters of one path map to one key; *collisions* maps each such key to its parameters' names."""
+    """
+    Several parameters of one path have the same key.
+
+    Attributes:
+        collisions: The names of the parameters of each such key.
+    """
 
     def __init__(
         self,
@@ -127,7 +144,7 @@ class KeyCollision(AiossmenvError):
 
 
 class InvalidVariable(AiossmenvError):
-    """Parameters whose keys or values cannot, or by *protected* must not, be put into an environment; all are named."""
+    """Keys or values that an environment cannot hold, or keys that `protected` refuses. The text names all of them."""
 
 
 class DecryptionFailed(AiossmenvError):
@@ -138,19 +155,21 @@ class StoreUnavailable(AiossmenvError):
     """
     Parameter Store gave no usable answer, or no request could be sent to it.
 
-    *transient* where that may pass: the network, a proxy, a server error, a malformed body, or a source of credentials
-    that does not answer now. Not where it cannot: certificates, the region, the endpoint, a proxy that refuses, a bug.
+    Attributes:
+        transient: True if that may pass: the network, a proxy, a server error, a malformed body, or a source of
+            credentials that does not answer now. False if not: certificates, the region, the endpoint, a proxy that
+            refuses, a bug.
     """
 
     transient = True
 
 
 class StaleEnv(AiossmenvError):
-    """The newest snapshot is older than *max_stale* seconds, or of another process or event loop and is not refreshed."""
+    """The newest snapshot is older than *max_stale*, or nothing refreshes it in this process or on this event loop."""
 
 
 class RotationFailed(AiossmenvError):
-    """A resource could not be built from the credentials at hand, or is closed."""
+    """A resource could not be built from its keys, or it is closed, or it belongs to another process or event loop."""
 
 
 ERRORS = (
@@ -169,6 +188,6 @@ ERRORS = (
     Throttled,
 )
 for _error in ERRORS:
-    # They are imported from the package, so that is where tracebacks and pickles say they are.
+    # Tracebacks and pickles name the package, where users import the errors from.
     _error.__module__ = "aiossmenv"
 del _error

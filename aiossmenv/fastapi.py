@@ -13,12 +13,12 @@ A FastAPI app whose environment comes from Parameter Store, and stays current: `
     async def database(env: EnvDep) -> str:
         return env["DB_URL"]
 
-`lifespan` takes what `load_env` takes. The environment is loaded before the first request is accepted, in each worker
-process for itself, and closed after the last. An app that cannot load it does not start: the server exits, and one line
-of the log at level CRITICAL says why. `EnvDep` works in routes, WebSockets and other dependencies, and shows nothing in
-the OpenAPI schema.
+`lifespan` takes the options of `load_env`. Each worker process loads the environment before it accepts the first
+request, and closes it after the last one. An app that cannot load it does not start: the server exits, and one line of
+the log at level CRITICAL says why. `EnvDep` works in routes, WebSockets and other dependencies, and adds nothing to the
+OpenAPI schema.
 
-An app that opens more than this has a lifespan of its own, inside which `get_env` works at once:
+To open more than the environment, enter `lifespan` in a lifespan of your own. There `get_env` works at once:
 
     @asynccontextmanager
     async def opened(app: FastAPI) -> AsyncIterator[None]:
@@ -26,8 +26,8 @@ An app that opens more than this has a lifespan of its own, inside which `get_en
             app.state.pool = pool
             yield
 
-One that would rather call `load_env` itself says where the `Env` is, so that `EnvDep` finds it; so does a test that makes
-one, and an app that is mounted in another, which has a state of its own:
+To call `load_env` yourself, put the `Env` where `EnvDep` looks for it. Do the same in a test that makes an `Env`, and
+for an app that is mounted in another, because it has a state of its own:
 
     @asynccontextmanager
     async def opened(app: FastAPI) -> AsyncIterator[None]:
@@ -63,25 +63,31 @@ P = ParamSpec("P")
 def _lifespan(
     load: Callable[P, _LoadEnvContextManager],
 ) -> Callable[P, Callable[[FastAPI], AbstractAsyncContextManager[None]]]:
-    # Around load_env and not beside it, so that its options are written in one place.
+    # The signature is that of load_env, so that the options are written in one place.
     def lifespan(*paths: P.args, **options: P.kwargs) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
         """
         Return a lifespan that loads the environment when the app starts, and closes it when the app ends.
 
-        It takes *paths* and *options* of `load_env`, raises when the app starts what that raises, and then says so in one
-        line of the log. To add to it, enter it in a lifespan of your own: `async with lifespan(...)(app):`.
-        """
+        To add to it, enter it in a lifespan of your own: `async with lifespan(...)(app):`.
 
-        # The app may start several times, and an iterator gives its items once.
+        Args:
+            *paths: As for `load_env`.
+            **options: As for `load_env`.
+
+        Raises:
+            AiossmenvError: When the app starts: what `load_env` raises. One line of the log says so.
+            RuntimeError: When the app starts: it has an `Env` already.
+        """
+        # An app may start several times, and an iterator gives its items only once.
         options.update({option: tuple(value) for option, value in options.items() if isinstance(value, Iterator)})
-        # A method of something in C: a traceback that shows its repr, or the variables where it raises, shows no options,
-        # of which environ may be full.
+        # A method of an object in C: neither its repr nor a frame in a traceback shows the options. environ may hold
+        # values.
         begin = partial(load, *paths, **options).__call__
 
         @asynccontextmanager
         async def loaded(app: FastAPI) -> AsyncIterator[None]:
             if getattr(app.state, "aiossmenv", None) is not None:
-                # A router's lifespan is given the app that includes it, and would take its place.
+                # The lifespan of a router gets the app that includes it, and would replace that app's Env.
                 raise RuntimeError(f"the app {app.title!r} has an Env: give all paths to one lifespan()")
             try:
                 env = await begin()
@@ -104,13 +110,21 @@ lifespan = _lifespan(load_env)
 
 
 def get_env(app: FastAPI) -> Env:
-    """Return the `Env` of a running *app*; raises `LookupError` if it has none."""
+    """
+    Return the `Env` of a running app.
+
+    Args:
+        app: The app.
+
+    Raises:
+        LookupError: It has none, or does not run.
+    """
     env = getattr(app.state, "aiossmenv", None)
     if isinstance(env, Env):
         return env
     raise LookupError(
-        f"the app {app.title!r} has no Env, or does not run: make it with FastAPI(lifespan=lifespan(PATH, ttl=60)), enter"
-        " that lifespan in your own, or set app.state.aiossmenv to the Env, as for an app that is mounted in another"
+        f"the app {app.title!r} has no Env, or does not run: make it with FastAPI(lifespan=lifespan(PATH, ttl=60)),"
+        " enter that lifespan in your own, or set app.state.aiossmenv to the Env, as for an app mounted in another"
     )
 
 
@@ -124,10 +138,14 @@ EnvDep = Annotated[Env, Depends(_of_connection)]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
     """
-    How current an app's environment is, without any value of it.
+    How current the environment of an app is. It holds no value.
 
-    *fresh*, *age* (seconds), *failures*: as in `Status`. *last_error*: type and text of the last refresh's error, in one
-    line, if it failed; it may name parameters, ARNs and endpoints, as the log does.
+    Attributes:
+        fresh: As in `Status`.
+        age: As in `Status`, in seconds.
+        failures: As in `Status`.
+        last_error: Type and text of the error if the last refresh failed, else `None`. Like the log it may name
+            parameters, ARNs and endpoints.
     """
 
     fresh: bool
@@ -138,10 +156,14 @@ class Health:
 
 async def health(env: EnvDep) -> Health:
     """
-    Say how current the environment is: `app.get("/health")(health)`, or `await health(env)` in a probe of your own.
+    Return how current the environment is.
 
-    As a route it answers 200 whatever it says. A service that runs on its last good values works, and an orchestrator
-    that restarted it because Parameter Store is down would end it: a new process cannot load. Alert on `fresh` instead.
+    Make it a route with `app.get("/health")(health)`, or await it in a probe of your own. The route always answers 200,
+    because a service with its last good values works. If an orchestrator restarted it because Parameter Store is down,
+    the new process could not load. Alert on `fresh` instead.
+
+    Args:
+        env: The `Env` of the app.
     """
     status = env.status
     return Health(

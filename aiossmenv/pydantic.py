@@ -22,26 +22,27 @@ Typed settings from Parameter Store, validated again on each change: `pip instal
         live.on_change(lambda old, new: print("from", old.db.host, "to", new.db.host))
         print(live.current.db.host)
 
-`/FAKEBOOK/TEST/db/host` fills `db.host`, `/FAKEBOOK/TEST/regions` fills `regions`. `live.current` is always the last set
-that was valid: if a refresh brings one that is not, it stays, and `live.error` and the log say which fields and
-parameters are wrong, in pydantic's types of error and never in values. `await load_settings(Settings, path)` loads once.
-Both take what `load_env` takes, but `environ` is `None` unless you pass one: the settings are where the values go. An
-`Env` that you have already is followed by `LiveSettings(Settings, env)`, and that of `live_settings` is `live.env`. More than
-ten parameters take several calls; those of one model within are read in one moment, as far as one call holds them: let
-what changes together be a model.
+`/FAKEBOOK/TEST/db/host` fills `db.host`, `/FAKEBOOK/TEST/regions` fills `regions`. `live.current` is always the last
+set that was valid. If a refresh brings values that are not valid, it stays, and `live.error` and the log name the
+fields and parameters with pydantic's types of error, without values. `await load_settings(Settings, path)` loads once.
+Both take the options of `load_env`; `environ` is `None` unless you pass one. `LiveSettings(Settings, env)` uses an
+`Env` that you have already; the `Env` of `live_settings` is `live.env`. More than ten parameters take several calls.
+The parameters of one nested model are read in one call, if it holds them (ten): make what changes together a nested
+model.
 
-**Names.** A field is filled by the parameter of its alias, else of its name; a model within by a level of the hierarchy,
-or by one parameter that holds it as JSON. Exactly these names are read, spelled as in the code: one round trip, and no
-right to list. For names in upper case say `alias_generator=str.upper` in the model's config. With `keys=None` the path is
-listed instead, and `DB-Url` fills `db_url` too: case is ignored and `- . _` are alike; an exact name wins, and two others
-that fit are a `KeyCollision`. Then a `dict` may be a level of the hierarchy, too. An alias of the outermost model may
-have slashes, or be a secret of Secrets Manager: `/aws/reference/secretsmanager/ID`.
+**Names.** The parameter of a field has the name of its alias, else that of the field. A nested model is a level of the
+hierarchy, or one parameter that holds it as JSON. Only these names are read, spelled as in the code: in one round trip,
+without a right to list. For names in upper case set `alias_generator=str.upper` in the model's config. With `keys=None`
+the path is listed instead, and `DB-Url` fills `db_url` too: case is ignored, and `-`, `.` and `_` are equal. An exact
+name wins; two others that fit are a `KeyCollision`. A `dict` may then be a level of the hierarchy, too. An alias of the
+outermost model may have slashes, or be a secret of Secrets Manager: `/aws/reference/secretsmanager/ID`.
 
-**Values.** Where a field holds several things (list, dict, model), a `StringList` is split at its commas and stripped, and
-other text is read as JSON. All else gets the text as it is; use `SecretStr` for what nobody shall print.
+**Values.** For a field that is a list, a dict or a model, a `StringList` is split at its commas and stripped, and other
+text is read as JSON. All other fields get the text as it is. Use `SecretStr` for what must not be printed.
 
-**Precedence.** Parameters come last, behind what pydantic-settings documents: arguments, environment, dotenv, files of
-secrets. For another order, mark their place. Outside of a load it is empty, so that `Settings()` in a test needs no store:
+**Precedence.** Parameters come last, after what pydantic-settings documents: arguments, environment, dotenv, files of
+secrets. For another order, put `ParameterSource` in its place. Without a load it is empty, so `Settings()` in a test
+needs no store:
 
     @classmethod
     def settings_customise_sources(cls, settings_cls, init_settings, env_settings, **others):
@@ -95,14 +96,19 @@ class _StringList(str):
 
 class ParameterSource(EnvSettingsSource):
     """
-    The parameters of *env*, by their names below its paths, as a source for `settings_customise_sources`.
+    The parameters of an `Env`, by their names below its paths, as a source for `settings_customise_sources`.
 
-    Without *env* it marks the place for what `live_settings`, `load_settings` and `LiveSettings` read. Raises `KeyCollision`
-    when two parameters fill one field and neither is spelled like it.
+    Args:
+        settings_cls: The class of the settings.
+        env: The `Env`. Default: none; then it marks the place of what `live_settings`, `load_settings` and
+            `LiveSettings` read.
+
+    Raises:
+        KeyCollision: When it is called: two parameters fill one field, and neither has exactly its name.
     """
 
-    # To pydantic-settings it is an environment whose names are spelled like the fields, with slashes between levels. So
-    # it calls a field by the same key as the environment does, which wins over it only then.
+    # It is an environment source whose names are those of the fields, with slashes between levels. So a field has the
+    # same key here as in the environment, which pydantic-settings needs to let the environment win.
 
     def __init__(self, settings_cls: type[BaseSettings], env: Env | None = None) -> None:
         super().__init__(
@@ -125,7 +131,7 @@ class ParameterSource(EnvSettingsSource):
         return super().__call__()
 
     def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
-        """Return what a `StringList` or JSON text says, and other text as it is, for pydantic to refuse in its place."""
+        """Return the items of a `StringList`, the content of JSON, or the text itself, which pydantic refuses."""
         if isinstance(value, _StringList):
             return [item.strip() for item in value.split(",")]
         try:
@@ -141,11 +147,20 @@ class ParameterSource(EnvSettingsSource):
 
 class LiveSettings(Generic[S]):
     """
-    Settings that follow *env*: built anew, as a whole, once for each refresh that changes something.
+    Settings that follow an `Env`: built as a whole, once for each refresh that changes something.
 
-    *settings*: a class derived from `BaseSettings`. *env*: an `Env`, yours to close, and there as `env`. *error*: what is
-    wrong with the newest parameters, or `None`. Raises, if the first ones are not valid, `MissingParameters` when required
-    ones are missing and that is all, else `InvalidSettings` or `KeyCollision`.
+    Args:
+        settings: A class derived from `BaseSettings`.
+        env: An `Env`, which you close.
+
+    Attributes:
+        env: The `Env`.
+        error: What is wrong with the newest parameters, or `None`.
+
+    Raises:
+        MissingParameters: Required parameters are missing, and nothing else is wrong.
+        InvalidSettings: The first parameters are not valid.
+        KeyCollision: Two parameters fill one field, and neither has exactly its name.
     """
 
     def __init__(self, settings: type[S], env: Env) -> None:
@@ -165,15 +180,21 @@ class LiveSettings(Generic[S]):
 
     @property
     def current(self) -> S:
-        """The last settings that were valid; another object when they differ."""
+        """The last settings that were valid. It is another object only if they differ."""
         return self._current
 
     def on_change(self, callback: Callable[[S, S], object]) -> Callable[[], None]:
         """
-        Call *callback* with the old and the new settings when they differ; returns what ends that.
+        Call a function with the old and the new settings when they differ.
 
-        A function is called on the loop; a coroutine function runs in a task, one call at a time, and one call tells it
-        of all that happened meanwhile. What they raise is logged by type and place, and goes no further.
+        A function is called on the event loop. A coroutine function runs in a task, one call at a time; the next call
+        covers all changes since. What they raise is logged with type and place, and not raised.
+
+        Args:
+            callback: Takes the old and the new settings.
+
+        Returns:
+            A function that ends the calls.
         """
         seen = self._current
 
@@ -204,7 +225,7 @@ class LiveSettings(Generic[S]):
 
     def _follow(self, _: Change) -> None:
         if self.env.snapshot is self._seen:
-            return  # one refresh, one validation, however many changes
+            return  # a refresh is validated once, and there is a call for each of its changes
         self._seen = self.env.snapshot
         built = self._build()
         self.error = built if isinstance(built, AiossmenvError) else None
@@ -231,8 +252,8 @@ class LiveSettings(Generic[S]):
         return Placed
 
     def _build(self) -> S | AiossmenvError:
-        # What is wrong is returned, not raised: pydantic's error and the frames behind it hold values, and messages of
-        # validators may.
+        # The error is returned and not raised: pydantic's error and its frames hold values, and the messages of
+        # validators may hold some.
         try:
             built = self._placed()
         except ValidationError as error:
@@ -244,7 +265,7 @@ class LiveSettings(Generic[S]):
             place = traceback.extract_tb(error.__traceback__)[-1]
             problems = [((), f"{type(error).__name__} at {place.filename}:{place.lineno}")]
         else:
-            # For users to compare, pickle and match by class.
+            # Users compare, pickle and match settings by their own class.
             object.__setattr__(built, "__class__", self._settings)
             return built
         return self._fault(problems)
@@ -255,7 +276,7 @@ class LiveSettings(Generic[S]):
         wrong: set[str] = set()
         for location, kind in problems:
             if kind == "missing" and location in fields:
-                # Of a model that is missing as a whole, all that it needs.
+                # For a model that is missing as a whole, name all that it needs.
                 inner = [other for other, needed in fields.items() if needed and other[: len(location)] == location]
                 names = [_name(other) for other in inner or [location]]
                 missing |= {
@@ -263,7 +284,7 @@ class LiveSettings(Generic[S]):
                     for name in names
                 }
                 continue
-            # No further than the field: behind it are keys of somebody's JSON, as secret as the rest of it.
+            # The location ends at the field, because the keys of JSON within it may be secret.
             heads = [location[:length] for length in range(len(location), 0, -1)]
             at = next((head for head in heads if head in fields), location[:1])
             parameter = next((found[_name(head)] for head in heads if _name(head) in found), None)
@@ -284,7 +305,7 @@ class LiveSettings(Generic[S]):
 
 
 class _Around(Generic[P]):
-    """What takes the options of *load*, which are written there only."""
+    """Gives its methods the options of *load*, so that they are written in one place."""
 
     def __init__(self, load: Callable[P, _LoadEnvContextManager]) -> None:
         self._load = load
@@ -294,27 +315,48 @@ class _Around(Generic[P]):
         self, settings: type[S], *paths: P.args, **options: P.kwargs
     ) -> AsyncIterator[LiveSettings[S]]:
         """
-        Load *settings* and keep them current until the block ends; gives a `LiveSettings`.
+        Load settings and keep them current until the block ends.
 
-        *settings*: a class derived from `BaseSettings`. *paths* and *options* are those of `load_env`, but for three
-        defaults: *environ* is `None` (one that you pass is filled with what is read, whether or not it is valid), *to_key*
-        is `str` then, and *keys* are the names of the fields. Raises what `load_env` and `LiveSettings` raise.
+        Args:
+            settings: A class derived from `BaseSettings`.
+            *paths: As for `load_env`.
+            **options: As for `load_env`, with three other defaults. *environ* is `None`; one that you pass is filled
+                with what is read, valid or not. Without it *to_key* is `str`. *keys* are the names of the fields.
+
+        Yields:
+            The `LiveSettings`.
+
+        Raises:
+            AiossmenvError: What `load_env` and `LiveSettings` raise.
         """
         if options.setdefault("environ", None) is None:
-            # Where no variables are named, names are what they are.
+            # No variables are set, so a key may be the name itself.
             options.setdefault("to_key", str)
         options.setdefault("keys", MayBeAbsent(ParameterSource(settings).names()))
-        # What is missing says more of an empty path than that it is empty.
+        # For an empty path, the names that are missing say more than EmptyPath.
         options.setdefault("allow_empty", any(field.is_required() for field in settings.model_fields.values()))
         try:
             loading = self._load(*paths, **options)
         finally:
-            del options  # its environ may have values when something is raised
+            del options  # environ may hold values, and a traceback may show this frame
         async with loading as env:
             yield LiveSettings(settings, env)
 
     async def load_settings(self, settings: type[S], *paths: P.args, **options: P.kwargs) -> S:
-        """Load *settings* once; takes and raises what `live_settings()` does, and leaves nothing open."""
+        """
+        Load settings once, and leave nothing open.
+
+        Args:
+            settings: A class derived from `BaseSettings`.
+            *paths: As for `load_env`.
+            **options: As for `live_settings`.
+
+        Returns:
+            The settings.
+
+        Raises:
+            AiossmenvError: What `live_settings` raises.
+        """
         loading = self.live_settings(settings, *paths, **options)
         del options
         async with loading as live:
@@ -330,7 +372,7 @@ def _by_spelling(env: Env) -> dict[str, dict[str, Parameter]]:
     alike: dict[str, dict[str, Parameter]] = {}
     for path in env._publisher.spec.paths or (REFERENCE,):
         for parameter in env.parameters.values():
-            # What is not below this path keeps its whole name, which no field has.
+            # A parameter that is not below this path keeps its full name, and no field has that.
             asked = asked_name(parameter)
             name = asked if is_reference(asked) else relative_name(path, asked)
             alike.setdefault(_fold(name), {})[name] = parameter
@@ -351,14 +393,14 @@ def _pick(name: str, alike: dict[str, Parameter]) -> Parameter | None:
 def _fields(
     model: type[BaseModel], at: _Location = (), *, needed: bool = True, within: tuple[type[BaseModel], ...] = ()
 ) -> Iterator[tuple[_Location, bool]]:
-    """Yield where values may go, and whether one has to: not where there is a default, nor where there is a model."""
+    """Yield each place of a value, and whether a value is needed there: not with a default, nor for a model."""
     config = model.model_config
     for name, field in model.model_fields.items():
         alias = field.validation_alias if config.get("validate_by_alias", True) else None
         choices = alias.choices if isinstance(alias, AliasChoices) else [alias or name]
         by_name = [name] if config.get("validate_by_name") or config.get("populate_by_name") else []
         keys = [str(key.path[0]) if isinstance(key, AliasPath) else key for key in (*choices, *by_name)]
-        # A model within itself may be written as JSON, to any depth.
+        # A model that contains itself is followed no further; it may be written as JSON, to any depth.
         models = [kind for kind in _models(field.annotation) if kind not in (model, *within)]
         for key in dict.fromkeys(keys):
             is_needed = needed and field.is_required() and key == keys[0]

@@ -1,7 +1,7 @@
 """
-A client of an HTTP API whose token rotates: no request fails, also where only the newest token is accepted.
+A client of an HTTP API whose token rotates: no request fails, even if only the newest token is accepted.
 
-`SSM_PATH=/FAKEBOOK/TEST/ python api_client.py` asks once. The keys are API_URL and API_TOKEN.
+Send one request: `SSM_PATH=/FAKEBOOK/TEST/ python api_client.py`. The path holds API_URL and API_TOKEN.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ from aiossmenv import Env, Rotating, load_env
 
 
 async def connect(values: Mapping[str, str]) -> ClientSession:
-    """Make a session; aiohttp connects when the first request is sent."""
+    """Make a session; aiohttp connects with the first request."""
     headers = {"Authorization": f"Bearer {values['API_TOKEN']}"}
     return ClientSession(values["API_URL"], headers=headers, raise_for_status=True)
 
 
 async def probe(session: ClientSession) -> None:
-    """Prove that the token is accepted."""
+    """Fail if the API rejects the token."""
     async with session.get("/me"):
         pass
 
@@ -32,18 +32,18 @@ def classify(error: Exception) -> Literal["refused"] | None:
 
 
 def client(env: Env) -> Rotating[ClientSession]:
-    """Return a session that follows its token."""
+    """Return a session that follows its URL and token."""
     return Rotating(env, ["API_URL", "API_TOKEN"], connect, probe, ClientSession.close, classify=classify)
 
 
 async def fetch(api: Rotating[ClientSession], path: str) -> object:
-    """Send a request, which is what is tried again when the token is refused; reading the answer is not."""
+    """Send a request, again if the token is rejected; reading the answer is not retried."""
     async with api.use(lambda session: session.get(path)) as response:
         return await response.json()
 
 
 async def main() -> None:
-    """Ask who we are."""
+    """Send one request."""
     async with load_env(ttl=60) as env, client(env) as api:
         print(await fetch(api, "/me"))
 

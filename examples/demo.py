@@ -1,8 +1,8 @@
 """
-Watch a service keep answering while its database password changes: `examples/run`.
+Rotate the database password of a service under load, and count failed queries: `examples/run`.
 
-`examples/run --mimic` uses no MariaDB, even where there is one. With a command behind it, as in
-`examples/run python examples/quickstart.py`, runs that command against the embedded Parameter Store and database.
+`examples/run --mimic` uses the server in Python also where MariaDB is. `examples/run python FILE`, or any other
+command, runs that against the embedded Parameter Store and database.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ PAUSE = 1.3
 
 
 async def main(arguments: list[str]) -> int:
-    """Set the stage, then run the demo or a command; returns the exit status."""
+    """Start both servers, run the demo or a command, and return its exit status."""
     command = [argument for argument in arguments[:1] if argument != "--mimic"] + arguments[1:]
     with embedded_store() as store:
         async with embedded_database(real=arguments[:1] != ["--mimic"]) as database:
@@ -39,29 +39,29 @@ async def main(arguments: list[str]) -> int:
 
 
 async def run(command: list[str]) -> int:
-    """Run *command* with this Parameter Store in its environment."""
+    """Run *command*, which finds the Parameter Store through its environment."""
     process = await asyncio.create_subprocess_exec(*command)
     with contextlib.suppress(NotImplementedError):
-        # An interrupt goes to the command, which shares the terminal; we wait for it.
+        # The command gets the interrupt too, from the same terminal; wait until it has ended.
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, lambda: None)
     return await process.wait()
 
 
 async def demo(rotator: "Rotator") -> int:
-    """Rotate the credentials of a service under load, and say what it noticed."""
+    """Rotate the credentials of a service under load, and print what it measured."""
     logging.basicConfig(format="%(asctime)s.%(msecs)03d  %(message)s", datefmt="%H:%M:%S", stream=sys.stdout)
     for name in ("aiossmenv", "service", "demo"):
         logging.getLogger(name).setLevel(logging.INFO)
     tally = Tally()
     service = asyncio.create_task(serve(tally, ttl=1.0))
     try:
-        while not tally.queries and not service.done():  # noqa: ASYNC110 - the first answer of any worker
+        while not tally.queries and not service.done():  # noqa: ASYNC110 - until the first query was answered
             await asyncio.sleep(0.01)
         await asyncio.sleep(PAUSE)
-        for turn in range(ROTATIONS):
+        for number in range(ROTATIONS):
             if service.done():
                 break
-            await (rotator.single_user() if turn % 2 == 0 else rotator.two_user())
+            await (rotator.single_user() if number % 2 == 0 else rotator.two_user())
             await asyncio.sleep(PAUSE)
     finally:
         service.cancel()
@@ -78,7 +78,7 @@ longest pause      {tally.longest * 1000:.0f} ms""")
 
 
 class Rotator:
-    """What rotates credentials in a database and in Parameter Store, in the order that AWS's own rotators do it."""
+    """Rotates credentials in the database, then in Parameter Store, in the order of AWS's own rotation functions."""
 
     def __init__(self, store: Store, database: Database) -> None:
         self._store = store
@@ -94,7 +94,7 @@ class Rotator:
         await self._put(DB_URL=self._database.address, DB_USER=self._user, DB_PASSWORD=password)
 
     async def single_user(self) -> None:
-        """Change the password in place: for a moment only the database knows the new one."""
+        """Change the password of the user: for 0.1 s only the database has the new one."""
         password = secrets.token_urlsafe(12)
         logging.getLogger("demo").info("rotating: %s gets a new password", self._user)
         await self._database.set_user(self._user, password)
@@ -103,7 +103,7 @@ class Rotator:
         self.rotations += 1
 
     async def two_user(self) -> None:
-        """Switch to the other user; drop the old one when the service had time to follow."""
+        """Switch to the other user, and drop the old one after a pause."""
         old, self._user = self._user, "service_b" if self._user == "service_a" else "service_a"
         password = secrets.token_urlsafe(12)
         logging.getLogger("demo").info("rotating: from %s to %s", old, self._user)

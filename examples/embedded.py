@@ -1,8 +1,8 @@
 """
-A Parameter Store and a MySQL server for a machine that has neither: on loopback, on free ports, gone when done.
+A Parameter Store and a MySQL server on free ports of loopback, for as long as a block runs.
 
-The store is moto's HTTP server in this process. The server is a private MariaDB where `mariadbd` is installed, else
-one in pure Python that speaks the MySQL protocol and only pretends to store anything; it does check passwords.
+The store is moto's HTTP server in this process. The database is a private MariaDB if `mariadbd` is installed, else a
+server in Python that speaks the MySQL protocol: it checks passwords and stores nothing.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ import boto3
 from moto.server import ThreadedMotoServer
 
 REGION = "eu-central-1"
-# Where Debian and Homebrew put servers, which is not on everybody's PATH.
+# Debian and Homebrew install servers in folders that PATH may lack.
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin", "/opt/homebrew/bin"])
 
 
 class Store:
-    """A Parameter Store that can be written to. Its methods wait for HTTP: call them in a thread."""
+    """A Parameter Store with methods to write. They block on HTTP: call them in a thread."""
 
     def __init__(self, endpoint_url: str) -> None:
         self.endpoint_url = endpoint_url
@@ -44,7 +44,7 @@ class Store:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables with which any SDK finds this store."""
+        """The variables that lead an AWS SDK to this store."""
         return {
             "AWS_ACCESS_KEY_ID": "embedded",
             "AWS_SECRET_ACCESS_KEY": "embedded",
@@ -55,7 +55,7 @@ class Store:
         }
 
     def put(self, name: str, value: str, kind: str = "SecureString") -> None:
-        """Write a parameter, whether or not it is there."""
+        """Create or overwrite a parameter."""
         self.client.put_parameter(Name=name, Value=value, Type=kind, Overwrite=True)
 
     def delete(self, name: str) -> None:
@@ -65,7 +65,7 @@ class Store:
 
 @contextlib.contextmanager
 def embedded_store() -> Iterator[Store]:
-    """Run a Parameter Store. There is one in a process: what one writes, another would read."""
+    """Run a Parameter Store. One per process: moto keeps its data in globals of the process."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -83,39 +83,39 @@ class Database(Protocol):
     address: str
 
     async def set_user(self, user: str, password: str) -> None:
-        """Create a user, or give it another password: the old one is void at once."""
+        """Create a user, or change its password; the old password stops working at once."""
 
     async def drop_user(self, user: str) -> None:
-        """Remove a user; sessions that are open live on."""
+        """Remove a user; its open sessions continue."""
 
 
 @contextlib.asynccontextmanager
 async def embedded_database(*, real: bool = True) -> AsyncIterator[Database]:
-    """Run the best database server that there is on this machine; *real* is whether it may be a MariaDB."""
+    """Run MariaDB if *real* and installed, else the server in Python."""
     async with mariadb() if real and find_mariadb() else mimic() as database:
         yield database
 
 
 def find_mariadb() -> tuple[str, str] | None:
-    """Return where `mariadb-install-db` and `mariadbd` are, or `None`."""
+    """Return the paths of `mariadb-install-db` and `mariadbd`, or `None`."""
     install, server = (shutil.which(name, path=_PATH) for name in ("mariadb-install-db", "mariadbd"))
     return (install, server) if install and server else None
 
 
 def find_mysql() -> Path | None:
-    """Return the folder in which a MySQL server is unpacked, that of Debian's package mysql-server-core, or `None`."""
+    """Return the folder that holds an unpacked mysql-server-core of Debian, or `None`."""
     root = os.environ.get("MYSQL_ROOT")
     return Path(root) if root and Path(root, "usr/sbin/mysqld").exists() else None
 
 
 class Server:
-    """A private server; *port* is on loopback, *socket* lets root in without a password."""
+    """A private server on loopback; root logs in through *socket* without a password."""
 
     name: str
-    # The errors for an account that is locked, and for one that is blocked after too many wrong passwords.
+    # Error codes: the account is locked; it is blocked after too many wrong passwords.
     locked: int
     blocked: int
-    # The counter of logins that were refused.
+    # The status variable that counts refused logins.
     refusals: str
 
     def __init__(self, port: int, socket_path: str, pid: int) -> None:
@@ -131,7 +131,7 @@ class Server:
         await self.execute(f"GRANT ALL ON app.* TO '{user}'@'%'")
 
     async def set_passwords(self, user: str, new: str, old: str) -> None:
-        """Let a user, whose password is *old*, log in with either."""
+        """Let a user whose password is *old* log in with *old* or *new*."""
         raise NotImplementedError
 
     async def drop_user(self, user: str) -> None:
@@ -139,7 +139,7 @@ class Server:
         await self.execute(f"DROP USER IF EXISTS '{user}'@'%'")
 
     async def refused(self) -> int:
-        """Count the logins that were refused since the server began."""
+        """Count the refused logins since the server started."""
         return int((await self.execute(f"SHOW GLOBAL STATUS LIKE '{self.refusals}'"))[0][1])
 
     async def execute(self, statement: str) -> tuple[tuple[Any, ...], ...]:
@@ -149,7 +149,7 @@ class Server:
             return tuple(await cursor.fetchall())
 
     def root(self) -> contextlib.AbstractAsyncContextManager[aiomysql.Connection]:
-        """Log in as root; the connection tells of no warnings, as that a statement is deprecated."""
+        """Log in as root; warnings such as deprecations are switched off."""
         quiet = "SET SESSION max_error_count = 0"
         connecting = aiomysql.connect(unix_socket=self.socket, user="root", autocommit=True, init_command=quiet)
         return cast("contextlib.AbstractAsyncContextManager[aiomysql.Connection]", connecting)
@@ -177,17 +177,17 @@ class MySQL(Server):
     blocked = 3955
     refusals = "Aborted_connects"
 
-    async def set_passwords(self, user: str, new: str, old: str) -> None:  # noqa: ARG002 - the server remembers it
+    async def set_passwords(self, user: str, new: str, old: str) -> None:  # noqa: ARG002 - the server keeps it
         """See `Server`."""
         await self.execute(f"ALTER USER '{user}'@'%' IDENTIFIED BY '{new}' RETAIN CURRENT PASSWORD")
 
 
 @contextlib.asynccontextmanager
 async def mariadb(*options: str) -> AsyncIterator[MariaDB]:
-    """Run a private MariaDB with a database `app`; two thirds of a second to start, 34 MB on disk."""
+    """Run a private MariaDB with a database `app`: 0.7 s to start, 34 MB on disk."""
     found = find_mariadb()
     if not found:
-        raise RuntimeError("there is no mariadbd here: apt-get install mariadb-server-core")
+        raise RuntimeError("mariadbd is not installed: apt-get install mariadb-server-core")
     install, server = found
     small = [
         "--innodb-log-file-size=4M", "--innodb-buffer-pool-size=8M", "--aria-log-file-size=8M",
@@ -202,11 +202,11 @@ async def mariadb(*options: str) -> AsyncIterator[MariaDB]:
 
 @contextlib.asynccontextmanager
 async def mysql(*options: str) -> AsyncIterator[MySQL]:
-    """Run a private MySQL with a database `app`; four seconds to start, 90 MB on disk."""
+    """Run a private MySQL with a database `app`: 4 s to start, 90 MB on disk."""
     root = find_mysql()
     if not root:
-        raise RuntimeError("there is no mysqld here: set MYSQL_ROOT to where Debian's mysql-server-core is unpacked")
-    # It is not installed, so its own loader has to find its libraries.
+        raise RuntimeError("there is no mysqld: set MYSQL_ROOT to an unpacked mysql-server-core of Debian")
+    # Its libraries are not where the system looks, so its own loader gets their paths.
     loader = next(path for path in sorted(root.glob("usr/lib*/**/ld-linux*.so*")) if path.is_file())
     libraries = [*root.glob("usr/lib/*-linux-gnu*"), root / "usr/lib/mysql/private"]
     server = [
@@ -216,7 +216,7 @@ async def mysql(*options: str) -> AsyncIterator[MySQL]:
         "--innodb-redo-log-capacity=32M", "--innodb-buffer-pool-size=8M", "--innodb-flush-log-at-trx-commit=0",
         "--innodb-doublewrite=OFF", "--innodb-flush-method=nosync", "--mysqlx=OFF", "--auto-generate-certs=OFF",
     ]  # fmt: skip
-    # Keys for the RSA of caching_sha2_password are made when it runs; more of them, for an own certificate, take seconds.
+    # RSA keys for caching_sha2_password are made when the server runs; making them here too takes seconds.
     installing = [*server, "--initialize-insecure", "--sha256-password-auto-generate-rsa-keys=OFF"]
     async with _server(MySQL, installing, [*server, "--skip-name-resolve", *options]) as database:
         yield database
@@ -227,19 +227,19 @@ S = TypeVar("S", bound=Server)
 
 @contextlib.asynccontextmanager
 async def _server(kind: type[S], installing: list[str], running: list[str]) -> AsyncIterator[S]:
-    """Install a server into a folder that is gone afterwards, and run it."""
-    # The server refuses to run as root unless it is told to, and refuses to be told by anybody else.
+    """Run a server whose data is in a temporary folder."""
+    # The server runs as root only with this option, and takes the option from root only.
     user = ["--user=root"] if os.geteuid() == 0 else []
-    # A short name, for the path of a socket is limited to about 100 bytes, and Apple's folders take half of that.
+    # The path of a socket is limited to about 100 bytes, and a temporary folder of macOS takes half of them.
     short = "/tmp" if sys.platform == "darwin" else None
     with tempfile.TemporaryDirectory(prefix="db-", dir=short, ignore_cleanup_errors=True) as folder:
-        # A folder for its temporary files, because a server that starts removes those of others as leftovers.
+        # Each server has its own temporary files, because a server deletes those of others when it starts.
         where = [f"--datadir={folder}/data", f"--tmpdir={folder}", *user]
         log = Path(folder, "log")
-        with log.open("wb") as output:  # noqa: ASYNC230 - the program that uses this has not begun
+        with log.open("wb") as output:  # noqa: ASYNC230 - nothing else runs yet
             await asyncio.to_thread(subprocess.run, [*installing, *where], check=True, stdout=output, stderr=output)
             port = free_port()
-            # Started from here and not from a thread, because the signal of a parent's death is that of the thread's.
+            # Not in a thread: Linux sends the signal of a parent's death when the thread ends that started the process.
             process = subprocess.Popen(  # noqa: ASYNC220
                 [
                     *running, *where, f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}/s",
@@ -283,7 +283,7 @@ async def mimic() -> AsyncIterator[Mimic]:
     from mysql_mimic import IdentityProvider, MysqlServer, NativePasswordAuthPlugin, User
 
     logging.getLogger("mysql_mimic").setLevel(logging.CRITICAL)
-    # A client that hangs up is no error of this program, but asyncio reports it as one of mimic's.
+    # asyncio logs an error of mimic when a client disconnects.
     logging.getLogger("asyncio").addFilter(lambda record: "client_connected_cb" not in record.getMessage())
     database = Mimic(free_port())
 
@@ -292,7 +292,7 @@ async def mimic() -> AsyncIterator[Mimic]:
             return [NativePasswordAuthPlugin()]
 
         async def get_user(self, username: str) -> Any:
-            # To nobody, an answer that no password gives: mimic would else refuse with a code of its own.
+            # An unknown user gets a random password, because mimic would refuse it with an error code of its own.
             password = database.users.get(username, os.urandom(16).hex())
             return User(username, NativePasswordAuthPlugin.create_auth_string(password), NativePasswordAuthPlugin.name)
 
@@ -305,7 +305,7 @@ async def mimic() -> AsyncIterator[Mimic]:
 
 
 def free_port() -> int:
-    """Return a port on loopback that was free a moment ago."""
+    """Return a free port of loopback; another process may take it meanwhile."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

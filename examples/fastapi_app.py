@@ -1,7 +1,7 @@
 """
-A FastAPI service that queries MySQL, and does not notice that its password changes.
+A FastAPI service that queries MySQL; no request fails when the password changes.
 
-`SSM_PATH=/FAKEBOOK/TEST/ uvicorn fastapi_app:app` serves it on port 8000; `python fastapi_app.py` on $PORT.
+Run `SSM_PATH=/FAKEBOOK/TEST/ uvicorn fastapi_app:app` for port 8000, or `python fastapi_app.py` for $PORT.
 """
 
 import os
@@ -19,7 +19,7 @@ TTL = float(os.environ.get("SSM_TTL", "60"))
 
 @asynccontextmanager
 async def opened(app: FastAPI) -> AsyncIterator[None]:
-    """Load the environment, log in, and serve."""
+    """Load the environment and log in before the first request."""
     async with lifespan(ttl=TTL)(app), RotatingPool(get_env(app), maxsize=5) as pool:
         app.state.pool = pool
         yield
@@ -33,7 +33,7 @@ async def get_pool(request: Request) -> RotatingPool:
 
 Pool = Annotated[RotatingPool, Depends(get_pool)]
 
-app = FastAPI(title="Sums, worked out by a database", lifespan=opened)
+app = FastAPI(title="Adds numbers in a database", lifespan=opened)
 app.get("/health")(health)
 
 
@@ -48,7 +48,7 @@ async def add(a: int, b: int, pool: Pool) -> int:
 
 @app.get("/database")
 async def database(env: EnvDep, pool: Pool) -> dict[str, str | int]:
-    """Say where the database is, which version of the password is known, and how many pools there have been."""
+    """Return the database host, the version of the password, and how many pools were made."""
     return {
         "host": env["DB_URL"],
         "password_version": env.parameters["DB_PASSWORD"].version,

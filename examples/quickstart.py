@@ -1,7 +1,7 @@
 """
-Connect to the database that Parameter Store knows: `SSM_PATH=/FAKEBOOK/TEST/ python quickstart.py`.
+Log in to the database that Parameter Store names: `SSM_PATH=/FAKEBOOK/TEST/ python quickstart.py`.
 
-Under the path there are DB_URL, DB_USER and DB_PASSWORD. For another stage, set another SSM_PATH.
+The path holds DB_URL, DB_USER and DB_PASSWORD. Set another SSM_PATH for another stage.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from aiossmenv.mysql import RotatingPool
 
 
 async def main() -> None:
-    """Load the environment and log in."""
+    """Load the environment, then log in."""
     env = await load_env()
     async with RotatingPool(env, maxsize=1) as pool, pool.acquire() as connection:
         await connection.ping()

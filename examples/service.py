@@ -1,7 +1,7 @@
 """
-A service that queries MySQL all the time, and does not notice that its password changes.
+A service that queries MySQL all the time; no query fails when its password changes.
 
-`SSM_PATH=/FAKEBOOK/TEST/ python service.py` runs it until it is interrupted.
+Run it until an interrupt: `SSM_PATH=/FAKEBOOK/TEST/ python service.py`.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ log = logging.getLogger("service")
 
 @dataclass
 class Tally:
-    """What the workers have done. *longest*: seconds that the slowest query took, waiting for a connection included."""
+    """What the workers did. *longest*: seconds of the slowest query, with its wait for a connection."""
 
     queries: int = 0
     failed: int = 0
@@ -26,13 +26,13 @@ class Tally:
 
 
 def report(change: Change) -> None:
-    """Say that a credential changed, and never to what."""
+    """Log that a parameter changed, without its value."""
     version = f"version {change.new.version}" if change.new else "gone"
     log.info("%s is %s: now %s", change.key, change.kind, version)
 
 
 async def work(pool: RotatingPool, tally: Tally) -> None:
-    """Query until cancelled."""
+    """Send queries until cancelled."""
     while True:
         began = time.perf_counter()
         try:
@@ -50,7 +50,7 @@ async def work(pool: RotatingPool, tally: Tally) -> None:
 
 async def serve(tally: Tally, *, ttl: float = 60.0, workers: int = 8) -> None:
     """Run the service until cancelled."""
-    async with load_env(ttl=ttl) as env, RotatingPool(env, maxsize=5, warm=2) as pool:
+    async with load_env(ttl=ttl) as env, RotatingPool(env, maxsize=5, minsize=2) as pool:
         env.on_change(report)
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):

@@ -1,10 +1,10 @@
 """
-A worker whose API key and database password change while it works: `SSM_PATH=/FAKEBOOK/TEST/ python worker.py`.
+A worker whose API key and database password change while it runs: `SSM_PATH=/FAKEBOOK/TEST/ python worker.py`.
 
-It takes jobs from an HTTP API, one at a time, has the database work them out, and posts the results. Under the path there
-are API_URL and API_KEY, and DB_URL, DB_USER and DB_PASSWORD. Each job is done with the newest values; a key that is
-refused is read again at once. On SIGTERM it finishes the job at hand. It works on through an outage of Parameter Store,
-with the last values that it knows, and says so.
+It takes one job at a time from an HTTP API, computes it in the database, and posts the result. The path holds API_URL,
+API_KEY, DB_URL, DB_USER and DB_PASSWORD. Each job uses the newest values. If the API rejects the key, the worker reads
+it again at once. In an outage of Parameter Store it logs a warning and uses the last values. SIGTERM ends it after the
+current job.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from aiossmenv import AiossmenvError, Env, load_env
 from aiossmenv.mysql import RotatingPool
 
 TTL = float(os.environ.get("SSM_TTL", "60"))
-# Seconds from one question for work to the next, when there is none or the API is down.
+# Seconds before the API is asked for a job again, if it had none or did not answer.
 PAUSE = 0.2
-# Seconds in which a new key that counts already is in Parameter Store as well.
-PATIENCE = 10.0
+# Seconds to wait until a key that the API accepts is in Parameter Store.
+KEY_TIMEOUT = 10.0
 
 log = logging.getLogger("worker")
 
@@ -40,31 +40,31 @@ class Worker:
         self._fresh = True
 
     async def run(self) -> None:
-        """Do one job after the other, and wait a little where there is none."""
+        """Do one job after the other; wait for PAUSE seconds if there is none."""
         while not self.stopping.is_set():
-            self._say_how_fresh()
+            self._log_freshness()
             try:
                 job = await self._api("/next")
                 if job:
-                    await self._api("/done", {"id": job["id"], "result": await self._work_out(job["n"])})
+                    await self._api("/done", {"id": job["id"], "result": await self._square(job["n"])})
                     log.info("job %d is done", job["id"])
                     continue
             except (aiohttp.ClientError, aiomysql.MySQLError, TimeoutError) as error:
-                # Not its text: drivers quote user names. A job that is not done is handed out again.
+                # The type only, because drivers quote user names. The API hands out the job again.
                 log.warning("no job is done: %s", type(error).__name__)
             with suppress(TimeoutError):
                 async with asyncio.timeout(PAUSE):
                     await self.stopping.wait()
 
-    async def _work_out(self, n: int) -> int:
+    async def _square(self, n: int) -> int:
         async with self._pool.acquire() as connection, connection.cursor() as cursor:
             await cursor.execute("SELECT %s * %s", (n, n))
             (result,) = await cursor.fetchone()
             return int(result)
 
     async def _api(self, path: str, result: dict[str, int] | None = None) -> dict[str, int] | None:
-        """Post to the API with the key of now; one that is refused is read again until there is a better one."""
-        async with asyncio.timeout(PATIENCE):
+        """Post to the API with the newest key; if the key is rejected, read it again and retry."""
+        async with asyncio.timeout(KEY_TIMEOUT):
             while True:
                 headers = {"Authorization": f"Bearer {self._env['API_KEY']}"}
                 async with self._http.post(self._env["API_URL"] + path, json=result, headers=headers) as response:
@@ -75,16 +75,16 @@ class Worker:
                 try:
                     await self._env.refresh("API_KEY", min_gap=PAUSE)
                 except AiossmenvError as error:
-                    log.warning("the API key is refused, and there is no news of it: %s", type(error).__name__)
+                    log.warning("the API rejects the key, and it could not be read again: %s", type(error).__name__)
 
-    def _say_how_fresh(self) -> None:
+    def _log_freshness(self) -> None:
         status = self._env.status
         if status.fresh != self._fresh:
             self._fresh = status.fresh
             if status.fresh:
                 log.info("the environment is current again")
             else:
-                log.warning("no news from Parameter Store: working on with values of %.0f s ago", status.age)
+                log.warning("refreshes fail: using values that are %.0f s old", status.age)
 
 
 async def main() -> None:

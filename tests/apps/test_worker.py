@@ -205,7 +205,7 @@ async def test_outage_is_survived(site: Site, proxy: FaultProxy) -> None:
     async with working() as worker:
         await site.more_work()
         proxy.add(reset(rst=True))
-        await worker.says("no news from Parameter Store: working on with values of")
+        await worker.says("refreshes fail: using values that are")
         await site.more_work(100)
         proxy.clear()
         await worker.says("the environment is current again")
@@ -214,7 +214,7 @@ async def test_outage_is_survived(site: Site, proxy: FaultProxy) -> None:
         await worker.says("changed: ")
 
         proxy.add(reset())
-        await worker.says("no news from Parameter Store", 2)
+        await worker.says("refreshes fail", 2)
         os.kill(worker.pid, signal.SIGTERM)
         assert 0 == await worker.ended()
 
@@ -257,5 +257,5 @@ async def test_outage_of_minutes(
 
     assert squares(range(1, site.api.given + 1)) == site.api.done
     # The clock stops at whatever falls due on its way from 60 to 70 seconds.
-    assert re.fullmatch(r"no news from Parameter Store: working on with values of (6\d|70) s ago", said()[0])
+    assert re.fullmatch(r"refreshes fail: using values that are (6\d|70) s old", said()[0])
     assert ["the environment is current again"] == said()[1:]

@@ -2,7 +2,7 @@
 Whether queries fail while credentials rotate: `tests/benchmarks/run rotation`.
 
 It runs for about eight minutes for each server on two cores, prints a table for each, saves them as JSON, and exits with
-1 if anything failed. Needs `pip install aiossmenv[demo]` and the programs of a MariaDB server, or those of a MySQL server
+1 if anything failed. Needs the programs of a MariaDB server, or those of a MySQL server
 (`tests/run` unpacks one into .venv/mysql; set MYSQL_ROOT to it).
 
 20 tasks commit transactions (`BEGIN`, `INSERT`, `SELECT`, `COMMIT`) on a pool of 10 connections, while a rotator
