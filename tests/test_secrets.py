@@ -25,7 +25,7 @@ import types
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,11 @@ from aiossmenv import (
     AiossmenvError,
     DecryptionFailed,
     EmptyPath,
+    EncryptedParameter,
     Env,
+    GetParameter,
+    GetParameters,
+    GetParametersByPath,
     InvalidPath,
     InvalidVariable,
     KeyCollision,
@@ -60,6 +64,7 @@ from aiossmenv import (
     ParameterStore,
     Rotating,
     RotationFailed,
+    ServiceError,
     Snapshot,
     StaleEnv,
     StoreUnavailable,
@@ -298,6 +303,7 @@ async def changes(stage: Stage) -> None:
     async with load_env("/C", ttl=60, environ={}, store=store) as env:
         for callback in (broken, broken_too, lambda change: broken_too(change), told.append):  # noqa: PLW0108 - none is known for async
             ear.shown(env.on_change(callback, "A", "B"))
+        ear.shown(env.group("A", "B"))
         reader = env.changes()
         before = env.snapshot
         store.put("/C/A", SECRET + "2")
@@ -329,6 +335,22 @@ async def single_reads(stage: Stage) -> None:
     await unclosed._transport.aclose()  # type: ignore[union-attr] # it is open; what warns is the store
     del unclosed
     gc.collect()
+
+
+@scene
+async def transports(stage: Stage) -> None:
+    """Send each request through a transport, and let all stores read through it."""
+    ear, memory = stage.ear, MemoryStore({"/T/A": SECRET})
+    transport = await memory._connected()
+    with ParameterStore.override_defaults(transport=transport):
+        ear.shown(await load_env("/T", environ={}), transport)
+    for request in (GetParametersByPath("/T"), GetParameters(("/T/A",)), GetParameter("/T/A")):
+        page = await transport.send(request)
+        (encrypted,) = (await transport.send(replace(request, with_decryption=False))).parameters
+        assert isinstance(encrypted, EncryptedParameter)
+        ear.shown(request, page, encrypted, [encrypted.matches(found, None) for found in page.parameters])  # type: ignore[arg-type] # decrypted
+    with ear.failing(ServiceError):
+        await transport.send(GetParameter("/T/NONE"))
 
 
 @scene
@@ -884,8 +906,8 @@ def test_every_public_name_is_driven(heard: dict[str, Ear]) -> None:
     undriven = [
         name
         for name, thing in public()
-        # When an object goes is the collector's business.
-        if not name.endswith("__del__")
+        # When an object goes is the collector's business, and a protocol is what others are like.
+        if not name.endswith("__del__") and not name.startswith(("aiossmenv.Clock", "aiossmenv.Transport"))
         if ((code := code_of(thing)) and code not in ran)
         or (isinstance(thing, type) and not any(issubclass(one, thing) for one in seen))
     ]
