@@ -363,7 +363,9 @@ async def memory(stage: Stage) -> None:
     store.label("/M/A", "blue", 1)
     with store.patch_default():
         env = await load_env("/M", keys=["A", "/aws/reference/secretsmanager/S"], environ={}, max_stale=10)
-    ear.shown(env, store, clock, clock.wall(), *store.calls, await store.get("/M/A:blue"), env.parameters)
+    ear.shown(
+        env, store, clock, clock.wall(), store.decrypted, *store.calls, await store.get("/M/A:blue"), env.parameters
+    )
     env = await load_env("/M", environ={}, store=store, max_stale=10, ttl=10)
     kinds: dict[Callable[[], None], type[AiossmenvError]] = {
         store.throttle: Throttled,

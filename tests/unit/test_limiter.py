@@ -89,8 +89,8 @@ def test_most_are_under_way_at_first() -> None:
         assert 0.0 == pace.wait(0.0)
         pace.sent(number, 0.0)
 
-    assert 3 == pace.width
-    assert 0 < pace.wait(0.0) <= 0.1
+    assert 3 == pace.limit
+    assert 0 < pace.wait(0.0) <= 1
     pace.answered(0, 0.1, "good")
     assert 0.0 == pace.wait(0.1)
 
@@ -160,13 +160,13 @@ def test_throttling_halves_the_width_once() -> None:
 
     for number in range(7):
         pace.answered(number, 0.1 + number / 100, "throttled")
-        assert 4 == pace.width
+        assert 4 == pace.limit
 
     pace.sent("later", 5.0)
     pace.answered("later", 5.1, "throttled")
-    assert 2 == pace.width
+    assert 2 == pace.limit
     pace.answered(7, 5.2, "throttled")
-    assert 2 == pace.width
+    assert 2 == pace.limit
 
 
 def test_width_is_one_at_least() -> None:
@@ -175,19 +175,19 @@ def test_width_is_one_at_least() -> None:
 
     for width in (2, 1, 1, 1, 1):
         now = ask(pace, now, "throttled")
-        assert width == pace.width
+        assert width == pace.limit
 
 
 def test_width_grows_back_to_what_is_allowed() -> None:
     """Good answers widen it, by about one for as many as are under way, and never beyond what is allowed."""
     pace = AdaptiveRateLimiter(4)
     now = ask(pace, 0.0, "throttled")
-    assert 2 == pace.width
+    assert 2 == pace.limit
 
     widths = []
     for _ in range(20):
         now = ask(pace, now, "good")
-        widths.append(pace.width)
+        widths.append(pace.limit)
 
     assert [2, 2, 3, 3, 3, 4] == widths[:6]
     assert {4} == set(widths[6:])
@@ -199,12 +199,12 @@ def test_other_failures_say_nothing_of_the_pace() -> None:
 
     now = ask(pace, 0.0, "failed")
 
-    assert (4, 0.0) == (pace.width, pace.wait(now))
+    assert (4, 0.0) == (pace.limit, pace.wait(now))
     now = ask(pace, now, "throttled")
-    assert 2 == pace.width
+    assert 2 == pace.limit
     wait = pace.wait(now)
     pace.answered("unsent", now, "failed")
-    assert (2, wait) == (pace.width, pace.wait(now))
+    assert (2, wait) == (pace.limit, pace.wait(now))
 
 
 @given(st.integers(1, 20), st.lists(st.tuples(st.sampled_from(["good", "throttled", "failed"]), st.floats(0, 2))))
@@ -216,7 +216,7 @@ def test_width_stays_in_its_bounds(
 
     for outcome, seconds in outcomes:
         now = ask(pace, now, outcome, seconds)
-        assert 1 <= pace.width <= most
+        assert 1 <= pace.limit <= most
         assert 0.0 <= pace.wait(now) <= 1.0 + 1e-9
 
 
