@@ -1,5 +1,5 @@
 # One owner: which calls are under way, and who waits for which.
-"""Time, waits between tries, the event loop that an object lives on, and calls that are shared by all who ask for the same."""
+"""Time, waits between tries, the event loop that an object lives on, and calls that several callers share."""
 
 import asyncio
 import itertools
@@ -41,8 +41,8 @@ class Home:
     """
     The event loop that an object lives on.
 
-    asyncio's tasks, locks, events and connections work on the loop that they were made on, and no other. Another loop is
-    noticed at use, by the identity of the running loop; a fork, which copies the loop, by the id of the process.
+    asyncio's tasks, locks, events and connections work on the loop that they were made on, and no other. Another loop
+    is noticed at use, by the identity of the running loop; a fork, which copies the loop, by the id of the process.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Home:
         return self._loop is not None and here is not None and self.loop is not here
 
     def refuse_other_thread(self, what: object) -> None:
-        """Raise `RuntimeError` if *what* lives on another loop that runs now, which it can only do in another thread."""
+        """Raise `RuntimeError` if *what* lives on the running loop of another thread."""
         loop = self.loop
         if loop and loop.is_running() and self.is_elsewhere():
             raise RuntimeError(
@@ -96,7 +96,8 @@ class SingleFlight(Generic[K, T]):
         """Return what the call that runs for *key* gives; *call* begins one if none does."""
         flight = self._flights.get(key)
         if not flight or flight[0].done():
-            # One that has ended is on the board for one more turn of the loop, and who comes then comes too late for it.
+            # One that has ended is on the board for one more turn of the loop, and who comes then comes too late for
+            # it.
             task = asyncio.create_task(call(), name=f"aiossmenv {type(key).__name__}")
             self._flights[key] = task, set()
             task.add_done_callback(lambda done: self._landed(key, done))

@@ -14,8 +14,8 @@ class Env(Mapping[str, str]):
     The environment of a service: key -> value, always of one complete read. It comes from `load_env()`.
 
     In a child process that was forked, and after the event loop that it was loaded on, one with a `ttl` is refused with
-    `StaleEnv`, because nothing refreshes it there: load in each worker, and on each loop. One without works on any loop,
-    one at a time, and in a child, `refresh()` too.
+    `StaleEnv`, because nothing refreshes it there: load in each worker, and on each loop. One without works on any
+    loop, one at a time, and in a child, `refresh()` too.
     """
 
     def __init__(self, publisher: Publisher, refresher: Refresher) -> None:
@@ -79,13 +79,13 @@ class Env(Mapping[str, str]):
         Without *keys* everything is listed, undecrypted, and what changed is decrypted; so it is with a key that is not
         there, which a listing may find. With up to ten, these are read decrypted in one call; with more, by name.
 
-        What it returns is newer than the call: callers share a refresh that has sent no request yet, and one that has is
-        followed by one more for all who came since. The last good snapshot stays if it fails.
+        What it returns is newer than the call: callers share a refresh that has sent no request yet, and one that has
+        is followed by one more for all who came since. The last good snapshot stays if it fails.
 
         Args:
             keys: What to read; default: everything.
-            min_gap: Seconds that lie between the beginning of the last refresh and of this one at least; they are waited
-                for. Default: 0.
+            min_gap: Seconds that lie between the beginning of the last refresh and of this one at least; they are
+                waited for. Default: 0.
 
         Raises:
             AiossmenvError: What the read raises; see `load_env()`.
@@ -99,11 +99,11 @@ class Env(Mapping[str, str]):
         Refresh if the last complete read is too old, and return what changed.
 
         For runtimes that freeze between two calls, as AWS Lambda does, and where no task can run in the background:
-        load without `ttl` when the process starts, and call this when a request begins. It costs nothing while the values
-        are young. Without `ttl` and a store of your own that stays open (`async with ParameterStore() as store`), each
-        read connects anew. It reads by name, or lists and decrypts all when `list_interval` and `revalidate_interval`
-        seconds are over (`list_interval` has no default without `ttl`: what was added is not found then). All callers
-        share one read.
+        load without `ttl` when the process starts, and call this when a request begins. It costs nothing while the
+        values are young. Without `ttl` and a store of your own that stays open (`async with ParameterStore() as
+        store`), each read connects anew. It reads by name, or lists and decrypts all when `list_interval` and
+        `revalidate_interval` seconds are over (`list_interval` has no default without `ttl`: what was added is not
+        found then). All callers share one read.
 
         If the read fails, or takes longer than *deadline*, the last good values stay, `status` and a warning in the log
         say why, and `()` is returned. So it is, at once, until the next try, which backs off as refreshes in the

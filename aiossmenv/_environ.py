@@ -56,8 +56,9 @@ def apply(edit: Edit, environ: MutableMapping[str, str], slice_size: int = 50) -
     """
     Carry out *edit* in slices, or leave *environ* as it was and return what was wrong.
 
-    Between two slices it yields (putenv takes longer the more variables there are: 50 take 2 ms beside 10,000), so that whoever drives it can let others run; closing it early undoes what was done.
-    What was wrong is returned and not raised, because a traceback's frames would show the environment and the values.
+    Between two slices it yields (putenv takes longer the more variables there are: 50 take 2 ms beside 10,000), so that
+    whoever drives it can let others run; closing it early undoes what was done. What was wrong is returned and not
+    raised, because a traceback's frames would show the environment and the values.
     """
     before: dict[str, str | None] = {}
     after: dict[str, str | None] = {}

@@ -1,4 +1,4 @@
-"""Delivery of changes: a queue for each reader, with one change for each key, and callbacks whose failure ends nothing."""
+"""Delivery of changes: a queue for each reader, and callbacks whose failure ends nothing."""
 
 import asyncio
 import inspect

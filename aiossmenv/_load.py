@@ -114,12 +114,12 @@ def load_env(
             variables that make programs run other code, such as `PATH` and `PYTHONPATH`; `()`: none.
         allow_empty: Whether a path may hold nothing. Default: `False`.
         deadline: Seconds for the first load, and for each refresh, retries and all. Default: the store's, 30.
-        max_stale: Seconds, *ttl* at least, after which `env[key]` raises `StaleEnv`; `env.parameters` and `env.snapshot`
-            do not. Default: `None`, never.
+        max_stale: Seconds, *ttl* at least, after which `env[key]` raises `StaleEnv`; `env.parameters` and
+            `env.snapshot` do not. Default: `None`, never.
         list_interval: Seconds between two listings, which find what was added; between them the known names are read,
             and decrypted when they changed. Default: five times *ttl*.
-        revalidate_interval: Seconds after which everything is decrypted again, changed or not, which notices a right that
-            was taken away; `None`: never. Default: 43,200, 12 hours.
+        revalidate_interval: Seconds after which everything is decrypted again, changed or not, which notices a right
+            that was taken away; `None`: never. Default: 43,200, 12 hours.
         store: A `ParameterStore` to share. Default: a new one.
 
     Returns:

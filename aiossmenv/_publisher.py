@@ -1,8 +1,8 @@
 """
 What an `Env` has read, and what of it is in the environment.
 
-What changes it is one assignment, the last in `_publish()`: readers see one complete snapshot or the next. All before it
-may fail or be cancelled, and has then changed nothing.
+What changes it is one assignment, the last in `_publish()`: readers see one complete snapshot or the next. All before
+it may fail or be cancelled, and has then changed nothing.
 """
 
 import asyncio
@@ -56,8 +56,8 @@ class Publisher:
     Reads what *spec* says from *store*, and publishes it; the `Source` of a `Refresher`.
 
     *environ*: the mapping to fill, `None` for none. *override*: whether a variable that was there before is replaced.
-    *deadline*: seconds for each read, `None` for those of the store. *holds_store*: whether the store stays open between
-    two reads.
+    *deadline*: seconds for each read, `None` for those of the store. *holds_store*: whether the store stays open
+    between two reads.
     """
 
     def __init__(

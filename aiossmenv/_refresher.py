@@ -2,8 +2,8 @@
 When an `Env` is refreshed, and for whom: the one owner of all that is about refreshing.
 
 One refresh runs at a time, because one that reads less must not overwrite one that reads more. Callers share a refresh
-that has sent no request yet. One that has is followed by one more for all who came since, so what a caller gets was read
-after its question.
+that has sent no request yet. One that has is followed by one more for all who came since, so what a caller gets was
+read after its question.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class Refresh:
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """What a refresh led to: *changes*, when it was *taken_at*, and whether something was *missing* for the first time."""
+    """What a refresh led to: *changes*, when it was *taken_at*, and whether something was *missing* in it."""
 
     changes: tuple[Change, ...]
     taken_at: datetime
@@ -106,7 +106,8 @@ class Refresher:
         self._background = background
         self._refreshes: SingleFlight[Refresh, Refreshed] = SingleFlight()
         self._active: asyncio.Task[object] | None = None
-        # The last refresh of each kind that succeeded; the number of the last one that sent requests, and when it began.
+        # The last refresh of each kind that succeeded; the number of the last one that sent requests, and when it
+        # began.
         self._done: dict[Kind | None, Refresh] = {}
         self._last_sequence = 0
         self._began = -math.inf
@@ -137,7 +138,7 @@ class Refresher:
         return self._schedule.status(self._now())
 
     async def refresh(self, keys: frozenset[str], min_gap: float) -> tuple[Change, ...]:
-        """Refresh *keys*, or everything if there are none, *min_gap* seconds after the last refresh began at the soonest."""
+        """Refresh *keys*, or everything; at the soonest *min_gap* seconds after the last refresh began."""
         self.arrive()
         asked = self._last_sequence
         gap = self._began + min_gap - self.clock.now()

@@ -61,8 +61,9 @@ class RotatingStatus:
     """
     What a `Rotating` is doing and has been through.
 
-    *failures*: builds in a row that failed, *last_error* the type and number of the last one's error; of an error without
-    a number its text too, if that holds no part of a value. Since the beginning: *refused* logins, of users and of builds; forced *refreshes*; leases *cut* by `drain_timeout`.
+    *failures*: builds in a row that failed, *last_error* the type and number of the last one's error; of an error
+    without a number its text too, if that holds no part of a value. Since the beginning: *refused* logins, of users and
+    of builds; forced *refreshes*; leases *cut* by `drain_timeout`.
     """
 
     state: State
@@ -103,13 +104,14 @@ class Rotating(Generic[T]):
     *env*: an `Env`. *keys*: its keys that the resource is made of. *create*: from a mapping of these keys to a new
     resource; *probe*: proves that it works, a real login where there is one; *dispose*: closes it. *classify* says of
     an error on entering or building whether it is `"refused"` (the credentials; refresh, try again), `"transient"`
-    (try again) or `None` (raise it, and build nothing of the same values for a minute); by default all are `None`, but a
-    `TimeoutError` is always transient.
+    (try again) or `None` (raise it, and build nothing of the same values for a minute); by default all are `None`, but
+    a `TimeoutError` is always transient.
 
     Seconds: *start_deadline* 10 for the first build, which is tried again as *classify* says; *build_timeout* 5 for
-    each create and probe, and for each try to enter; *drain_timeout* 30 for leases on an old generation, more than your longest use;
-    *dispose_timeout* 3; *retry_deadline* 10 for entering, after which the original error comes out; *min_gap* 0.25
-    between forced refreshes, doubling while they bring no news: to 5 while users are refused, else to 60.
+    each create and probe, and for each try to enter; *drain_timeout* 30 for leases on an old generation, more than your
+    longest use; *dispose_timeout* 3; *retry_deadline* 10 for entering, after which the original error comes out;
+    *min_gap* 0.25 between forced refreshes, doubling while they bring no news: to 5 while users are refused, else to
+    60.
 
     Use it with `async with`, which raises `RotationFailed` when nothing could be built; then `async with
     rotating.use() as resource`.
@@ -175,7 +177,7 @@ class Rotating(Generic[T]):
 
     @property
     def state(self) -> State:
-        """`READY`; `DEGRADED`: the newest values do not work, the ones before serve; `CLOSED`; `NEW` before entering."""
+        """`NEW` before entering; `READY`; `DEGRADED`: the newest values do not work, older ones serve; `CLOSED`."""
         return self._state
 
     @property
@@ -264,11 +266,11 @@ class Rotating(Generic[T]):
         await self.aclose()
 
     def _check_place(self) -> None:
-        """Raise where this cannot work: in a forked child, whose sockets are its parent's, and on another event loop."""
+        """Raise where this cannot work: in a forked child, where sockets are the parent's, and on another loop."""
         if self._pid not in {0, os.getpid()}:
             raise RotationFailed(
                 f"{self!r} was opened before a fork, and its connections belong to the parent process",
-                remedy="Open one in each worker: in the app's lifespan, gunicorn's post_fork, or the process's own function.",
+                remedy="Open one in each worker: in the app's lifespan, gunicorn's post_fork, or its own function.",
             )
         if self._loop not in {None, asyncio.get_running_loop()}:
             raise RotationFailed(
@@ -510,7 +512,7 @@ class Rotating(Generic[T]):
         if generation.leases:
             self._cut += generation.leases
             logger.warning(
-                "generation %d of %s is closed under %d users after %g s: make drain_timeout longer than their longest use",
+                "generation %d of %s is closed under %d users after %g s: drain_timeout must be longer than any use",
                 generation.number,
                 ", ".join(self._keys),
                 generation.leases,

@@ -27,9 +27,9 @@ class Schedule:
     """
     The refreshes of one `Env`.
 
-    In seconds: *ttl*: how long a snapshot is fresh, `None` for no refreshes. *list_interval*: between two listings, *revalidate_interval*:
-    between two decryptions of everything; `None` for never. *max_stale*: after which reads are refused, `None` for
-    never. *random* gives numbers from 0 to 1.
+    In seconds: *ttl*: how long a snapshot is fresh, `None` for no refreshes. *list_interval*: between two listings,
+    *revalidate_interval*: between two decryptions of everything; `None` for never. *max_stale*: after which reads are
+    refused, `None` for never. *random* gives numbers from 0 to 1.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Schedule:
         return "list" if now >= self._list_due else "poll"
 
     def until_listing(self, now: float) -> float | None:
-        """Return the seconds until the planned listing or revalidation after this refresh, `None` if no listing is planned."""
+        """Return the seconds until the listing that is planned after this refresh, `None` if there is none."""
         now += self._ahead
         if self._list_interval is None:
             return None
@@ -109,7 +109,7 @@ class Schedule:
         self._decrypted += decrypted
 
     def succeeded(self, kind: Kind, *, now: float, wall: datetime, changes: int, missing: bool = False) -> None:
-        """Note a complete read that brought so many changes, and plan the next; *missing*: some that were there were not."""
+        """Note a complete read that brought so many changes, and plan the next; *missing*: it did not find all."""
         self.account_for_suspend(now=now, wall=wall)
         # What the process slept since the last read counts for the intervals, too.
         self._list_due -= self._ahead

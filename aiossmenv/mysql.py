@@ -86,7 +86,8 @@ except ImportError as error:  # pragma: no cover - a test runs this in an interp
 _REFUSED = frozenset({1044, 1045, 1698, 1820, 1862, 3118, 4151})
 # Codes that mean: not now. 4150 and 3955 are not here: the account is blocked because of too many bad logins.
 _TRANSIENT = frozenset({1040, 1053, 1203, 1226, 2003, 2006, 2013})
-# Codes with which a server refuses to write: --read-only, --super-read-only and --innodb-read-only, Aurora's readers too.
+# Codes with which a server refuses to write: --read-only, --super-read-only and --innodb-read-only, Aurora's readers
+# too.
 _READ_ONLY = frozenset({1290, 1836})
 # The engines of an AWS secret that speak the MySQL protocol.
 _ENGINES = frozenset({"mysql", "mariadb", "aurora", "aurora-mysql"})
@@ -106,8 +107,8 @@ _CLOSE_TIMEOUT = 1.0
 _KEYS: Mapping[str, str] = {"host": "DB_URL", "user": "DB_USER", "password": "DB_PASSWORD"}
 # What the value of a key has to be, where not every text will do.
 _SHAPES = {
-    "dsn": "a URL, as mysql://user:password@host:3306/db?charset=utf8mb4, percent-encoded and with no other option, nor a"
-    " JSON object with username and password",
+    "dsn": "a URL, as mysql://user:password@host:3306/db?charset=utf8mb4, percent-encoded and with no other option, nor"
+    " a JSON object with username and password",
     "host": "a host, or host:port where the port is a number (of a whole URL the option is `dsn`)",
     "port": "the number of a port",
 }
@@ -268,7 +269,8 @@ class RotatingPool:
             except aiomysql.MySQLError:
                 if not number:
                     raise
-                # One login proves the credentials. Either the server has no room for more beside the old pool, or they were
+                # One login proves the credentials. Either the server has no room for more beside the old pool, or they
+                # were
                 # replaced just now: then the connections that are here live on, and the old pool's are no better.
                 break
 
@@ -587,7 +589,8 @@ class _Pool:
                 await connection.undo()
         except BaseException as error:
             connection.close()
-            # What the block raised, if anything, says more than a failed undoing, which loses the connection and no more.
+            # What the block raised, if anything, says more than a failed undoing, which loses the connection and no
+            # more.
             if not isinstance(error, Exception):
                 raise
 

@@ -119,6 +119,7 @@ class ParameterSource(EnvSettingsSource):
         self._found: dict[str, Parameter] = {}
 
     def __call__(self) -> dict[str, Any]:
+        """Return what fills the fields; pydantic-settings calls this."""
         parameters = _by_spelling(self._env) if self._env is not None else {}
         self._found = {name: one for name in self.names() if (one := _pick(name, parameters.get(_fold(name), {})))}
         for name in self._found:

@@ -37,9 +37,9 @@ An outage, in which the last good values stay (`deny("kms:Decrypt")`, `hang()` a
 
 A `Rotating` or `RotatingPool` that is refused asks for news on this clock, too: let it `advance()` beside the use.
 
-Without pytest: `with MemoryStore({"/FAKEBOOK/TEST/DB_URL": "db.test"}).patch_default():`, or `load_env(..., store=store)`.
-Errors are made by the code that talks to AWS, so they are those that production gets, texts of the service apart.
-(PYTEST_DONT_REWRITE: there is nothing here for pytest to rewrite, so your conftest may import it, too.)
+Without pytest: `with MemoryStore({"/FAKEBOOK/TEST/DB_URL": "db.test"}).patch_default():`, or `load_env(...,
+store=store)`. Errors are made by the code that talks to AWS, so they are those that production gets, texts of the
+service apart. (PYTEST_DONT_REWRITE: there is nothing here for pytest to rewrite, so your conftest may import it, too.)
 """
 
 import asyncio
@@ -135,7 +135,8 @@ class ManualClock:
 
 async def _settle() -> None:
     """Let every task run until it waits for something outside the loop."""
-    # Nothing else in asyncio tells whether anybody wants to run now. uvloop does not tell at all; and somebody always may.
+    # Nothing else in asyncio tells whether anybody wants to run now. uvloop does not tell at all; and somebody always
+    # may.
     ready = getattr(asyncio.get_running_loop(), "_ready", None)
     for _ in range(1_000 if ready is None else 10_000):
         await asyncio.sleep(0)

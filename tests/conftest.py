@@ -111,7 +111,7 @@ async def store(clock: ManualClock) -> AsyncIterator[ParameterStore]:
 
 @pytest.fixture(scope="session")
 def server(mariadb_server: MariaDB) -> MariaDB:
-    """Give a MariaDB; tests/mysql has both kinds of server."""
+    """Give a MariaDB; tests/integration/databases has both kinds of server."""
     return mariadb_server
 
 

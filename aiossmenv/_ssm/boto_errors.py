@@ -179,8 +179,8 @@ _NO_CREDENTIALS = (
 )
 _UNKNOWN = Source("their source (a credential_process, the endpoint of a container, IMDS)", _NO_CREDENTIALS)
 _BUG = (
-    "It was raised by the SDK, by something that patches it (mocks for boto3 do not work with the SDK for asyncio), by a"
-    " session of your own, or by aiossmenv."
+    "It was raised by the SDK, by something that patches it (mocks for boto3 do not work with the SDK for asyncio), by"
+    " a session of your own, or by aiossmenv."
 )
 _CERTIFICATES = (
     "Check AWS_CA_BUNDLE, or ca_bundle in the AWS configuration, and the files of any client certificate: they must"
@@ -242,7 +242,7 @@ _SOURCE_UNAVAILABLE = frozenset({"IDPCommunicationError", "RequestTimeout", "Req
 
 
 def _source_refusal(error: Any, source: Source | None) -> AiossmenvError:
-    """Translate an error answer of STS or SSO. It has no *action*: no other request to Parameter Store makes up for it."""
+    """Translate an error answer of STS or SSO; it has no *action*, because no other request makes up for it."""
     answer = _answer(error.response)
     code, text, status = answer.code, message_of(answer), answer.status
     source = source or _UNKNOWN
@@ -362,7 +362,7 @@ def _invalid_region(region: str) -> StoreUnavailable:
 
 
 def _method(error: Exception) -> str | None:
-    """Return what the SDK calls the source of credentials that raised *error*: the innermost, if one leads to another."""
+    """Return what the SDK calls the source of credentials that raised *error*; the innermost of several."""
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         owner = frame.f_locals.get("self")
         for name in ("METHOD", "method"):

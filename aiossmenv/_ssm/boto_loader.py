@@ -21,8 +21,8 @@ def quick_loader() -> Any:
 
     The SDK's own lists 400 directories and all in them to learn whether there is an "ssm", parses two megabytes of
     legacy endpoints although it finds endpoints by rules, and one megabyte of a model with 146 operations, of which we
-    call three; that is most of the time to make a client, and the parser holds the loop from its thread. Whatever is not
-    as expected is left to the SDK's own loader.
+    call three; that is most of the time to make a client, and the parser holds the loop from its thread. Whatever is
+    not as expected is left to the SDK's own loader.
     """
     from botocore.loaders import JSONFileLoader, Loader
 

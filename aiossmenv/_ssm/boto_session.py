@@ -53,7 +53,8 @@ def new_session(surroundings: Surroundings | None = None) -> Any:
         def create_client(
             self, service_name: str, *, config: Any = None, verify: Any = None, **options: Any
         ) -> AbstractAsyncContextManager[Any]:
-            # Retries are ours: the SDK would ask STS five times, for up to a minute each, and the deadline would be over
+            # Retries are ours: the SDK would ask STS five times, for up to a minute each, and the deadline would be
+            # over
             # before it says what is wrong.
             config = AioConfig(
                 connect_timeout=_CONNECT_TIMEOUT, read_timeout=_READ_TIMEOUT, retries={"total_max_attempts": 1}
@@ -118,7 +119,7 @@ def new_client(session: Any, region: str | None, endpoint_url: str | None, conne
 
 
 async def reopened(client: Any) -> Any:
-    """Return a copy of a client that `new_client()` made, open, with connections of its own; `None` if it has no copies."""
+    """Return an open copy, with its own connections, of a client of `new_client()`; `None` if it has no copies."""
     make_session = getattr(client._endpoint.http_session, "again", None)
     if make_session is None:
         return None

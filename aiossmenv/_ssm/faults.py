@@ -1,8 +1,8 @@
 """
 What an error answer of Parameter Store means. Pure: the answer comes as a `ServiceError`.
 
-Parameter Store answers for KMS and for Secrets Manager as well, and a proxy may answer in its place. The codes and texts
-are from the API reference, from the SDKs' lists of codes that may be tried again, and from public reports.
+Parameter Store answers for KMS and for Secrets Manager as well, and a proxy may answer in its place. The codes and
+texts are from the API reference, from the SDKs' lists of codes that may be tried again, and from public reports.
 """
 
 import re

@@ -2,10 +2,10 @@
 How many requests of one store are in flight, and how soon the next may be sent.
 
 As fast as the account allows, without knowing how fast that is. Throttling halves the limit of requests in flight, and
-sets an interval between two requests from the rate that went well before. Each good answer raises the limit and shortens
-the interval a little (additive increase, multiplicative decrease, as TCP does). An interval is needed because even one
-request at a time, 20 ms each, is 50 a second, and an account has 40 by default. All requests that are in flight when an
-account has used up its second are throttled at once, so few should be in flight then.
+sets an interval between two requests from the rate that went well before. Each good answer raises the limit and
+shortens the interval a little (additive increase, multiplicative decrease, as TCP does). An interval is needed because
+even one request at a time, 20 ms each, is 50 a second, and an account has 40 by default. All requests that are in
+flight when an account has used up its second are throttled at once, so few should be in flight then.
 """
 
 from collections import deque

@@ -31,7 +31,8 @@ class Results:
     """
     What was fetched, by the names that were asked for.
 
-    *parameters*: in plaintext. *digests*: of their ciphertexts, where they are known. *encrypted*: still to be decrypted.
+    *parameters*: in plaintext. *digests*: of their ciphertexts, where they are known. *encrypted*: still to be
+    decrypted.
     """
 
     parameters: dict[str, Parameter] = field(default_factory=dict)
@@ -67,8 +68,8 @@ class ResultMerger:
     """
     Decides which of several answers on one parameter wins.
 
-    *known*: what was known before the read. *decrypt_all*: whether everything is decrypted, known or not. *results*: what
-    the read has fetched so far; *decrypted*: how many values were decrypted for it.
+    *known*: what was known before the read. *decrypt_all*: whether everything is decrypted, known or not. *results*:
+    what the read has fetched so far; *decrypted*: how many values were decrypted for it.
     """
 
     def __init__(self, known: "StoreState", *, decrypt_all: bool) -> None:
@@ -155,8 +156,8 @@ class StoreState:
     """
     What is believed to be in the store.
 
-    *parameters*: by name. *digests*: of their ciphertexts, where known. *missing_once*: names that the last complete read
-    did not find. What one read of an eventually consistent store misses may be there in the next one.
+    *parameters*: by name. *digests*: of their ciphertexts, where known. *missing_once*: names that the last complete
+    read did not find. What one read of an eventually consistent store misses may be there in the next one.
     """
 
     parameters: Mapping[str, Parameter] = field(default_factory=dict)

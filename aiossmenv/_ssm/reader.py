@@ -65,8 +65,8 @@ class Reader:
     """
     Reads through one transport, on one event loop.
 
-    *connect* returns the transport. *permissions* is shared by all readers of a store. *max_in_flight*: requests at once,
-    at most. *random* gives numbers from 0 to 1.
+    *connect* returns the transport. *permissions* is shared by all readers of a store. *max_in_flight*: requests at
+    once, at most. *random* gives numbers from 0 to 1.
     """
 
     def __init__(
@@ -105,10 +105,10 @@ class Reader:
         """
         Return one complete read of *queries*, or raise the error that ended it.
 
-        *known*: what was read before. *deadline*: seconds, retries and all. *decrypt*: all in the first fetch, or only what
-        `changed`. *groups*: names that are decrypted together. *denied_for*: seconds for which a denial holds that is met
-        here. *stats*: counts what the read costs, also if it fails. *errors*: if given, an error that concerns some names
-        is put there, by name, and the others are read on.
+        *known*: what was read before. *deadline*: seconds, retries and all. *decrypt*: all in the first fetch, or only
+        what `changed`. *groups*: names that are decrypted together. *denied_for*: seconds for which a denial holds that
+        is met here. *stats*: counts what the read costs, also if it fails. *errors*: if given, an error that concerns
+        some names is put there, by name, and the others are read on.
         """
         stats = stats or ReadStats()
         now = self.clock.now()
@@ -239,7 +239,8 @@ class _Read:
         # Whether the first fetch is done, and what differs is being decrypted.
         self._decrypting = False
         self._query_of: dict[str, Query] = {}
-        # Names that are still to be asked for. Their requests are made as they are sent: all at once would hold the loop.
+        # Names that are still to be asked for. Their requests are made as they are sent: all at once would hold the
+        # loop.
         self._batches: Iterator[tuple[Query, tuple[str, ...]]] = iter(())
         self._shared: dict[tuple[int, bool], _SharedListing] = {}
         self._attempts: dict[_Attempts, None] = {}

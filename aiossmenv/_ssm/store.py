@@ -54,9 +54,10 @@ class ParameterStore:
     The async client of Parameter Store.
 
     Its first request finds region, identity, endpoint and proxies; they hold for its life, however often it connects.
-    It connects when first needed. Use it with `async with`, or call `aclose()`; one that only `Env`s read through closes
-    with the last of them. In a child process that was forked, and on another event loop, it connects anew; it leaves the
-    parent's connections alone, and a loop that ends closes its own. It refuses a second loop while the first one runs.
+    It connects when first needed. Use it with `async with`, or call `aclose()`; one that only `Env`s read through
+    closes with the last of them. In a child process that was forked, and on another event loop, it connects anew; it
+    leaves the parent's connections alone, and a loop that ends closes its own. It refuses a second loop while the first
+    one runs.
 
     Args:
         session: An `aioboto3.Session` or an `aiobotocore` session. Default: a new one, with all that the SDK honours.
@@ -253,7 +254,7 @@ class ParameterStore:
             raise
 
     async def _is_parameter(self, name: str, *, within: float) -> bool:
-        """Return whether a parameter is called *name*; `False` too if one request, in so many seconds, does not tell."""
+        """Return whether a parameter is called *name*; `False` too if one request, in *within* seconds, fails."""
         asking = asyncio.create_task(
             self._reader.send(GetParameters((name,), with_decryption=False), ReadStats()), name="aiossmenv name"
         )
@@ -362,7 +363,7 @@ class ParameterStore:
 
 
 def _weakly(store: ParameterStore) -> Callable[[], Awaitable[Transport]]:
-    """Return what connects *store*, without a cycle: a store that was left open is reported when its last user drops it."""
+    """Return what connects *store*, without a cycle, so that one that was left open is reported when it is dropped."""
     reference = weakref.ref(store)
 
     async def connected() -> Transport:

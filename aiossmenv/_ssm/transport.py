@@ -1,8 +1,8 @@
 """
 What is asked of Parameter Store, and what it answers.
 
-The requests and their fields are called as AWS calls its operations. A `Transport` sends them: the one that talks to AWS
-is in `boto.py`, and the one in memory in `aiossmenv.testing`.
+The requests and their fields are called as AWS calls its operations. A `Transport` sends them: the one that talks to
+AWS is in `boto.py`, and the one in memory in `aiossmenv.testing`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -194,9 +194,10 @@ def answers(name: str, fetched: FetchedParameter) -> bool:
 
 def batches(names: Iterable[str]) -> Iterator[tuple[str, ...]]:
     """
-    Yield *names* in batches of ten, no two of one parameter together, nor of parameters that differ by their account only.
+    Yield *names* in batches of ten, no two of one parameter together.
 
-    An answer says which parameter it is, but not always by which spelling or selector it was asked for.
+    Nor are two of parameters that differ by their account only: an answer says which parameter it is, but not always by
+    which spelling or selector it was asked for.
     """
     with_room: list[dict[str, str]] = []
     for name in names:

@@ -49,7 +49,7 @@ else:
     from store import Counts, Store, parameter_key, parameter_name, relative_name
 
 # Beside this folder.
-sys.path.append(str(Path(__file__).parents[1]))
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "support")]
 
 from certificates import contexts_made
 

@@ -2,10 +2,10 @@
 A fleet that starts at once: `tests/benchmarks/run fleet`.
 
 10,000 processes begin in the same moment to load one path of 20 parameters, two pages, from an account that allows 40
-calls a second. Time is virtual: the event loop does not wait for it. Our processes are the library's own `Reader`s, with
-a deadline of 15 minutes; beside them stand models of the SDK's two modes of retrying, with their default numbers of
-attempts. An answer, good or throttled, comes 20 ms after the request; the quota is a bucket of 40 tokens that fills at
-40 a second.
+calls a second. Time is virtual: the event loop does not wait for it. Our processes are the library's own `Reader`s,
+with a deadline of 15 minutes; beside them stand models of the SDK's two modes of retrying, with their default numbers
+of attempts. An answer, good or throttled, comes 20 ms after the request; the quota is a bucket of 40 tokens that fills
+at 40 a second.
 
 Printed for each: how many processes failed, how long the others took, and how many calls were sent. No way of waiting
 can beat 20,000 calls / 40 a second = 500 s for the last of them.

@@ -1,8 +1,8 @@
 """
 Whether queries fail while credentials rotate: `tests/benchmarks/run rotation`.
 
-It runs for about eight minutes for each server on two cores, prints a table for each, saves them as JSON, and exits with
-1 if anything failed. Needs the programs of a MariaDB server, or those of a MySQL server
+It runs for about eight minutes for each server on two cores, prints a table for each, saves them as JSON, and exits
+with 1 if anything failed. Needs the programs of a MariaDB server, or those of a MySQL server
 (`tests/run` unpacks one into .venv/mysql; set MYSQL_ROOT to it).
 
 20 tasks commit transactions (`BEGIN`, `INSERT`, `SELECT`, `COMMIT`) on a pool of 10 connections, while a rotator
@@ -12,11 +12,12 @@ and credentials change five times a second; it shows what a swap itself costs.
 
 *Failed* counts errors out of any transaction, and committed rows that differ from the transactions that succeeded.
 *Near a swap* are transactions that overlap with the 20 ms before it, when the new pool logs in, or the 20 ms after it.
-*Known to be old* are logins with credentials that the server did not accept any more, although the process had read newer
-ones that it had not tried, or had logged in with. The relay sees logins, and not their answers, so where credentials change
-again within some 10 ms a login that was refused can pass for one that was not, and a few are counted that were right.
-*Connections* are the most that the server saw at a time. Rotations exceed swaps where a password was replaced before it
-was ever used. Server, load, rotator and, in the *whole chain*, the emulated Parameter Store share the machine.
+*Known to be old* are logins with credentials that the server did not accept any more, although the process had read
+newer ones that it had not tried, or had logged in with. The relay sees logins, and not their answers, so where
+credentials change again within some 10 ms a login that was refused can pass for one that was not, and a few are counted
+that were right. *Connections* are the most that the server saw at a time. Rotations exceed swaps where a password was
+replaced before it was ever used. Server, load, rotator and, in the *whole chain*, the emulated Parameter Store share
+the machine.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # A script's own folder is where modules are looked for; these are two up.
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "examples")]
+sys.path += [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2] / "examples")]
 
 from embedded import Server, Store, embedded_store, find_mariadb, find_mysql, mariadb, mysql
 from rotations import Kind, Outcome, rotate_under_load
@@ -110,10 +111,11 @@ def total(outcomes: dict[Kind, Outcome]) -> str:
     return f"| all | {rotations:,} | {swaps:,} | {committed:,} | **{failed}** | | | | | {refused:,} | {old:,} |"
 
 
-HEAD = """
-| kind | rotations | swaps | transactions | failed | steady p50 / p99, ms | near a swap | ratio of p99 | connections | refused logins | of them known to be old |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-""".strip()
+_COLUMNS = (
+    *("kind", "rotations", "swaps", "transactions", "failed", "steady p50 / p99, ms", "near a swap", "ratio of p99"),
+    *("connections", "refused logins", "of them known to be old"),
+)
+HEAD = f"| {' | '.join(_COLUMNS)} |\n| --- |{' ---: |' * (len(_COLUMNS) - 1)}"
 
 
 async def measure(server: Server, store: Store, kinds: list[Kind], rotations: int) -> dict[Kind, Outcome]:

@@ -369,7 +369,7 @@ class Store(Control):
 
     def __enter__(self) -> Self:
         # Not at the top, for the process that is started here needs neither.
-        sys.path.append(str(Path(__file__).parents[1]))
+        sys.path.append(str(Path(__file__).parents[1] / "support"))
         from botocore.httpsession import get_cert_path
 
         from certificates import Authority

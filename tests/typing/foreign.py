@@ -1,8 +1,8 @@
 """
 What an Any that is not ours gets into, as a type checker sees it: checked, never run.
 
-`aiossmenv.mysql` lends what is aiomysql's, and passes options on to it; it is untyped. And to mypy a lambda's argument is
-an Any until it knows better.
+`aiossmenv.mysql` lends what is aiomysql's, and passes options on to it; it is untyped. And to mypy a lambda's argument
+is an Any until it knows better.
 """
 
 from contextlib import AbstractAsyncContextManager

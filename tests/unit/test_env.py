@@ -145,7 +145,9 @@ async def test_refused_in_the_middle_of_slices() -> None:
     st.lists(st.tuples(st.sampled_from("ABC"), st.sampled_from(["put", "drop", "poll", "all", "some"])), max_size=12)
 )
 def test_any_history_ends_in_the_store(history: list[tuple[str, str]]) -> None:
-    """After any history of writes and refreshes, two complete ones show what the store holds, here and in the environment."""
+    """
+    After any history of writes and refreshes, two complete ones show what the store holds, here and in the environment.
+    """
 
     async def play() -> None:
         store = filled(0)
@@ -186,7 +188,9 @@ async def test_nested_paths_are_read_once() -> None:
 
 
 async def test_keys_below_nested_paths() -> None:
-    """A key is looked for directly below each path, and what is below one by way of another is none that was asked for."""
+    """
+    A key is looked for directly below each path, and what is below one by way of another is none that was asked for.
+    """
     store = MemoryStore({"/P/X": "1", "/P/B/X": "2"})
 
     assert {"X": "2"} == dict(await load_env("/P", "/P/B", store=store, environ={}, keys=["X"]))
@@ -287,7 +291,9 @@ async def test_some_keys_bring_what_belongs_to_them() -> None:
 
 
 async def test_forced_refreshes_that_fail_put_nothing_off() -> None:
-    """What fails for some keys, throttled too, is told to who asked; refreshes of everything come when they would have."""
+    """
+    What fails for some keys, throttled too, is told to who asked; refreshes of everything come when they would have.
+    """
     clock = ManualClock()
     store = MemoryStore({"/P/A": "1", "/P/B": "1"}, clock=clock)
     async with load_env("/P", store=store, environ={}, ttl=60, deadline=1) as env:

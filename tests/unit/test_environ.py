@@ -113,7 +113,9 @@ def test_removed_only_while_the_value_is_ours() -> None:
 
 @pytest.mark.parametrize(("override", "value"), [(True, "new"), (False, "theirs")])
 def test_change_by_somebody_else_stays_until_the_parameter_changes(value: str, *, override: bool) -> None:
-    """A variable of ours that somebody changed is theirs until its parameter changes, and with override=False then too."""
+    """
+    A variable of ours that somebody changed is theirs until its parameter changes, and with override=False then too.
+    """
     environ = {"A": "theirs"}
 
     owned, shadowed = published({"A": "old"}, {"A": "old"}, environ, override=override)
@@ -391,7 +393,9 @@ def test_a_list_of_ones_own() -> None:
 
 
 def test_all_faults_are_reported_at_once() -> None:
-    """All keys that cannot be set are in one error, sorted, each with its parameter and its reason; checked ones are not."""
+    """
+    All keys that cannot be set are in one error, sorted, each with its parameter and its reason; checked ones are not.
+    """
     named = {
         key: Parameter(name=f"/P/{name}", value=value, type="SecureString", version=1)
         for key, name, value in (

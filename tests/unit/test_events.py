@@ -39,7 +39,9 @@ async def test_a_cancelled_errand_does_not_end_an_async_callback(caplog: pytest.
 
 
 async def test_a_function_that_raises_cancellation_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """What a function raises is its own, `CancelledError` too: the refresh goes well, and the next callback hears of it."""
+    """
+    What a function raises is its own, `CancelledError` too: the refresh goes well, and the next callback hears of it.
+    """
     store = MemoryStore({"/P/A": "1"})
     env = await load_env("/P", store=store, environ={})
     heard: list[Change] = []

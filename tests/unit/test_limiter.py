@@ -96,7 +96,9 @@ def test_most_are_under_way_at_first() -> None:
 
 
 def test_few_are_under_way_when_the_default_quota_may_end() -> None:
-    """What an account may send in a second by default is sent wide, what follows narrow, and wide again if that goes well."""
+    """
+    What an account may send in a second by default is sent wide, what follows narrow, and wide again if that goes well.
+    """
     pace, widest = AdaptiveRateLimiter(20), dict[int, int]()
     for sent in range(100):
         while not pace.wait(0.0):
@@ -115,7 +117,9 @@ def test_few_are_under_way_when_the_default_quota_may_end() -> None:
     ("good", "now", "waits"), [(30, 0.0, False), (31, 0.0, True), (46, 0.0, True), (47, 0.0, False), (31, 1.0, False)]
 )
 def test_where_the_default_quota_may_end(good: int, now: float, waits: bool) -> None:
-    """With the fortieth request in a second, and until the fifty-sixth, a ninth one that is under way is one too many."""
+    """
+    With the fortieth request in a second, and until the fifty-sixth, a ninth one that is under way is one too many.
+    """
     pace = AdaptiveRateLimiter(100)
     for number in range(good):
         pace.sent(number, 0.0)
@@ -136,7 +140,9 @@ def test_intervals_are_a_second_at_most() -> None:
 
 
 def test_a_thousand_parameters_under_the_default_quota() -> None:
-    """A hundred calls, as wide as may be, have less than a tenth of them throttled, and without a quota take no time."""
+    """
+    A hundred calls, as wide as may be, have less than a tenth of them throttled, and without a quota take no time.
+    """
     assert quota(AdaptiveRateLimiter(20), requests=100, rate=40.0, burst=40.0).share < 0.1
     assert quota(AdaptiveRateLimiter(20), requests=100, rate=1e6, burst=1e6).seconds < 8 * CALL
 

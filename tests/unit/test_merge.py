@@ -117,7 +117,9 @@ def test_known_is_what_one_of_the_last_two_reads_saw(reads: list[dict[str, None]
     ],
 )
 def test_only_an_answer_older_in_both_is_ignored(version: int, minute: int, *, is_taken: bool) -> None:
-    """A lower version of an earlier date comes from a replica that lags; of a later date it is a parameter made anew."""
+    """
+    A lower version of an earlier date comes from a replica that lags; of a later date it is a parameter made anew.
+    """
     known = made("/P/X", version=3, minute=5)
     read = made("/P/X", version=version, minute=minute, value="other")
 

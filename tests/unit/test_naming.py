@@ -50,7 +50,9 @@ def test_one_to_one_or_every_collision(names: set[str], to_key: Callable[[str], 
 
 
 def test_a_selector_is_no_part_of_the_key() -> None:
-    """A parameter that is read at a version or a label has the key that it has without; two of them are one too many."""
+    """
+    A parameter that is read at a version or a label has the key that it has without; two of them are one too many.
+    """
     assert {"A_B": "/P/a/b:live"} == name_keys("/P", ["/P/a/b:live"], upper_snake)
     with pytest.raises(KeyCollision):
         name_keys("/P", ["/P/a:1", "/P/a:2"], upper_snake)

@@ -1,0 +1,596 @@
+"""What a connection of a `RotatingPool` goes through between its login and its end, on real servers."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import aiomysql
+import pytest
+
+from aiossmenv import RotationFailed
+from aiossmenv.mysql import RotatingPool
+from embedded import MySQL, Server
+from rotations import Account, Relay, Source
+from timing import eventually
+
+WORDS = ("first", "second", "third")
+
+
+@pytest.fixture
+async def way(server: Server, source: Source) -> AsyncIterator[Relay]:
+    """Lead the credentials through a relay."""
+    async with Relay("127.0.0.1", server.port).running() as relay:
+        source.publish(DB_URL=relay.address)
+        yield relay
+
+
+async def ask(pool: RotatingPool, statement: str) -> Any:
+    """Run a statement on a connection of the pool, and return the first column of its first row."""
+    async with pool.acquire() as connection:
+        return await answer(connection, statement)
+
+
+async def answer(connection: aiomysql.Connection, statement: str) -> Any:
+    """Run a statement, and return the first column of its first row."""
+    async with connection.cursor(aiomysql.Cursor) as cursor:
+        await cursor.execute(statement)
+        row = await cursor.fetchone()
+        return row[0] if row else None
+
+
+async def sessions(account: Account, server: Server) -> list[int]:
+    """Return the numbers of the account's sessions."""
+    return [row[0] for row in await server.execute("SHOW PROCESSLIST") if row[1] == account.name]
+
+
+# Logins
+
+
+async def test_a_retired_pool_never_logs_in(source: Source, account: Account, server: Server, way: Relay) -> None:
+    """An old pool whose idle sessions the server killed is disposed of without a login."""
+    async with RotatingPool(source, maxsize=3, warm=2) as pool, pool.acquire():
+        for session in await sessions(account, server):
+            await server.execute(f"KILL {session}")
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2)
+    assert ["first"] * 2 + ["second"] * 2 == [login.password(*WORDS) for login in way.logins]
+    assert {account.name} == {login.user for login in way.logins}
+
+
+async def test_no_login_while_newer_credentials_are_not_proved(source: Source, account: Account, way: Relay) -> None:
+    """Between the read of new credentials and the swap no login is made with the old ones; it waits for the swap."""
+    async with RotatingPool(source, maxsize=3, warm=1, retry_deadline=5) as pool, pool.acquire():
+        await account.set_password("second")
+        way.hold()
+        source.publish(DB_PASSWORD="second")
+        asking = [asyncio.create_task(ask(pool, "SELECT 1")) for _ in range(2)]
+        await asyncio.sleep(0.2)
+        way.go_on()
+        assert [1, 1] == await asyncio.gather(*asking)
+    assert 1 == [login.password(*WORDS) for login in way.logins].count("first")
+    assert 0 == pool.status.refused
+
+
+async def test_old_credentials_serve_while_the_new_ones_do_not_work(
+    source: Source, account: Account, way: Relay
+) -> None:
+    """Values that were tried and refused are not waited for: a login is made with those that work."""
+    async with RotatingPool(source, maxsize=2, warm=1, retry_deadline=5) as pool, pool.acquire():
+        source.publish(DB_PASSWORD="wrong")
+        assert 1 == await ask(pool, "SELECT 1")
+        assert "DEGRADED" == pool.state
+    assert 2 == [login.password(*WORDS) for login in way.logins].count("first")
+
+
+async def test_a_swap_during_a_login(source: Source, account: Account, way: Relay) -> None:
+    """A login to a pool that is replaced meanwhile and fails is made to the newer one, with its password."""
+    async with RotatingPool(source, maxsize=2, warm=1, drain_timeout=0.2, retry_deadline=5) as pool, pool.acquire():
+        way.hold()
+        asking = asyncio.create_task(ask(pool, "SELECT 1"))
+        await asyncio.sleep(0.1)
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await asyncio.sleep(0.1)
+        way.go_on()
+        assert 1 == await asking
+    # The one login that had begun before the swap is refused; none is made after it.
+    assert 2 >= [login.password(*WORDS) for login in way.logins].count("first")
+
+
+async def test_rsa(source: Source, account: Account, server: Server) -> None:
+    """
+    Without TLS a new password logs in as well, which `caching_sha2_password` wants encrypted with the server's key.
+    """
+    async with RotatingPool(source, maxsize=2) as pool:
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2)
+        async with pool.cursor() as cursor:
+            await cursor.execute("SHOW STATUS LIKE 'Ssl_version'")
+            assert ("Ssl_version", "") == await cursor.fetchone()
+    if isinstance(server, MySQL):
+        plugin = await server.execute(f"SELECT plugin FROM mysql.user WHERE user = '{account.name}'")
+        assert (("caching_sha2_password",),) == plugin
+
+
+async def test_without_cryptography(mysql_server: Server) -> None:
+    """Where the package is missing that RSA needs, the error says so and how to get it, and holds no value."""
+    await mysql_server.set_user("no_rsa", "s3cret")
+    script = f"""
+        import asyncio, sys, traceback
+        sys.modules["cryptography"] = None
+        sys.path += {[str(Path(__file__).parents[2] / "support"), str(Path(__file__).parents[3] / "examples")]}
+        from aiossmenv.mysql import RotatingPool
+        from rotations import Source
+
+        async def main():
+            source = Source(DB_URL="{mysql_server.address}", DB_USER="no_rsa", DB_PASSWORD="s3cret")
+            pool = RotatingPool(source)
+            try:
+                await pool.__aenter__()
+            except Exception as error:
+                print(error, pool)
+                while error:
+                    print("".join(traceback.TracebackException.from_exception(error, capture_locals=True).format()))
+                    error = error.__cause__ or error.__context__
+
+        asyncio.run(main())
+    """
+    run = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", dedent(script)], check=True, capture_output=True, text=True
+    )
+    assert (
+        "nothing could be built from DB_URL, DB_USER, DB_PASSWORD: the server wants the password encrypted"
+        in run.stdout
+    )
+    assert "the package cryptography is not installed. Run pip install 'aiossmenv[mysql]', or use TLS" in run.stdout
+    assert "s3cret" not in run.stdout.replace('DB_PASSWORD="s3cret"', "")
+    await mysql_server.drop_user("no_rsa")
+
+
+async def test_an_error_that_is_not_the_drivers_says_what_it_is(source: Source) -> None:
+    """A misspelt option is named, and an error whose text has a part of a value is not quoted."""
+    with pytest.raises(RotationFailed, match="unexpected keyword argument 'databse'"):
+        await RotatingPool(source, databse="app").__aenter__()
+    source.publish(DB_PASSWORD="databse-s3cret")
+    with pytest.raises(RotationFailed, match=r"DB_PASSWORD: TypeError\. "):
+        await RotatingPool(source, databse="app").__aenter__()
+    source.publish(DB_PASSWORD="pass€word")
+    with pytest.raises(RotationFailed, match=r"DB_PASSWORD: UnicodeEncodeError\. "):
+        await RotatingPool(source).__aenter__()
+
+
+# Secrets that lead nowhere
+
+
+@pytest.mark.parametrize(
+    ("secret", "fault"),
+    [
+        ('{"username": "u", "password": "s3cret"}', "DSN has no host"),
+        ('{"username": "u", "password": "s3cret", "host": "", "engine": "mysql"}', "DSN has no host"),
+        ('{"username": "u", "password": "s3cret", "host": null, "engine": "mariadb"}', "DSN has no host"),
+        ('{"username": "u", "password": "s3cret", "host": "h", "engine": "postgres"}', "DSN is the secret of another"),
+        ('{"username": "u", "password": "s3cret", "host": "h", "engine": "sqlserver"}', "DSN is the secret of another"),
+        ('{"username": "u", "password": "s3cret", "engine": "aurora-postgresql"}', "DSN is the secret of another"),
+        ('{"username": "u", "password": "s3cret", "host": "h", "engine": ["mysql"]}', "DSN is the secret of another"),
+    ],
+)
+async def test_a_secret_of_no_mysql(source: Source, secret: str, fault: str) -> None:
+    """A secret without a host, or of another kind of database, is refused with the reason, and with no value."""
+    source.publish(DSN=secret)
+    with pytest.raises(RotationFailed, match=f"nothing could be built from DSN: {fault}") as caught:
+        await RotatingPool(source, {"dsn": "DSN"}).__aenter__()
+    assert "s3cret" not in f"{caught.value} {caught.value.__cause__}"
+    assert 0 == source.asked
+
+
+async def test_keys_without_a_host(source: Source) -> None:
+    """Where neither keys nor options lead to a host, the pool connects nowhere."""
+    for keys in ({"user": "DB_USER", "password": "DB_PASSWORD"}, {"host": "HOST", "user": "DB_USER"}):
+        source.publish(HOST=":3306")
+        with pytest.raises(RotationFailed, match="has no host"):
+            await RotatingPool(source, keys).__aenter__()
+
+
+@pytest.mark.parametrize("engine", ["mysql", "MariaDB", "aurora-mysql", "aurora", ""])
+async def test_a_secret_of_a_mysql(source: Source, account: Account, server: Server, engine: str) -> None:
+    """The engines that speak the protocol are accepted; a socket's path is as good as a host."""
+    source.publish(DSN=f'{{"username": "{account.name}", "password": "first", "engine": "{engine}"}}')
+    await server.execute(f"CREATE USER '{account.name}'@'localhost' IDENTIFIED BY 'first'")
+    async with RotatingPool(source, {"dsn": "DSN"}, unix_socket=server.socket) as pool:
+        assert f"{account.name}@localhost" == await ask(pool, "SELECT USER()")
+    await server.execute(f"DROP USER '{account.name}'@'localhost'")
+
+
+# What a borrower leaves behind
+
+
+def autocommit_off(connection: aiomysql.Connection) -> Coroutine[Any, Any, None]:
+    """Switch autocommit off by the driver's method."""
+    return connection.autocommit(False)  # type: ignore[no-any-return]
+
+
+def autocommit_on(connection: aiomysql.Connection) -> Coroutine[Any, Any, None]:
+    """Switch autocommit on by the driver's method."""
+    return connection.autocommit(True)  # type: ignore[no-any-return]
+
+
+def other_database(connection: aiomysql.Connection) -> Coroutine[Any, Any, None]:
+    """Select another database by the driver's method."""
+    return connection.select_db("information_schema")  # type: ignore[no-any-return]
+
+
+def other_charset(connection: aiomysql.Connection) -> Coroutine[Any, Any, None]:
+    """Change the character set by the driver's method."""
+    return connection.set_charset("latin1")  # type: ignore[no-any-return]
+
+
+ISOLATION = "{isolation}"
+LEFTOVERS: list[tuple[str | Callable[[aiomysql.Connection], Coroutine[Any, Any, None]], str]] = [
+    ("SET autocommit = 0", "@@autocommit"),
+    (autocommit_off, "@@autocommit"),
+    ("SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED", ISOLATION),
+    ("SET SESSION TRANSACTION READ ONLY", "{read_only}"),
+    ("SET SESSION wait_timeout = 77", "@@wait_timeout"),
+    ("SET SESSION sql_mode = ''", "@@sql_mode"),
+    ("SET time_zone = '+05:00'", "@@time_zone"),
+    ("SET @tenant = 7", "@tenant"),
+    ("USE information_schema", "DATABASE()"),
+    (other_database, "DATABASE()"),
+    ("SET NAMES latin1", "@@collation_connection"),
+    (other_charset, "@@collation_connection"),
+    ("SET SESSION foreign_key_checks = 0", "@@foreign_key_checks"),
+]
+
+
+@pytest.mark.parametrize("options", [{"db": "app"}, {"db": "app", "autocommit": False, "sql_mode": "'ANSI'"}, {}])
+@pytest.mark.parametrize(("leave", "expression"), LEFTOVERS)
+async def test_what_a_borrower_changes_ends_with_him(
+    source: Source, server: Server, leave: Any, expression: str, options: dict[str, Any]
+) -> None:
+    """The next borrower finds the session as it was after the login, whatever the one before did and however."""
+    if expression == "@@autocommit" and options.get("autocommit") is False:
+        leave = "SET autocommit = 1" if isinstance(leave, str) else autocommit_on
+    of_mysql = isinstance(server, MySQL)
+    expression = expression.format(
+        isolation="@@transaction_isolation" if of_mysql else "@@tx_isolation",
+        read_only="@@transaction_read_only" if of_mysql else "@@tx_read_only",
+    )
+    async with RotatingPool(source, maxsize=1, **options) as pool:
+        number, before = await ask(pool, "SELECT CONNECTION_ID()"), await ask(pool, f"SELECT {expression}")
+        async with pool.acquire() as connection:
+            await (answer(connection, leave) if isinstance(leave, str) else leave(connection))
+            assert before != await answer(connection, f"SELECT {expression}")
+        async with pool.acquire() as connection:
+            assert before == await answer(connection, f"SELECT {expression}")
+            assert options.get("autocommit", True) is connection.get_autocommit()
+            assert ("ANSI" in options.get("sql_mode", "")) == ("ANSI" in await answer(connection, "SELECT @@sql_mode"))
+        # Not a new login, unless there is no other way back to no database.
+        if options or expression != "DATABASE()":
+            assert number == await ask(pool, "SELECT CONNECTION_ID()")
+
+
+async def test_a_temporary_table_ends_with_its_borrower(source: Source) -> None:
+    """The next borrower does not find the temporary table of the one before."""
+    async with RotatingPool(source, db="app", maxsize=1) as pool:
+        await ask(pool, "CREATE TEMPORARY TABLE mine (n INT)")
+        with pytest.raises(aiomysql.ProgrammingError, match="1146"):
+            await ask(pool, "SELECT * FROM mine")
+
+
+async def test_an_init_command_holds_on(source: Source) -> None:
+    """The init command of a pool has effect for each borrower, whatever the one before did."""
+    async with RotatingPool(source, maxsize=1, init_command="SET @tenant = 1") as pool:
+        assert 1 == await ask(pool, "SELECT @tenant")
+        await ask(pool, "SET @tenant = 2")
+        assert 1 == await ask(pool, "SELECT @tenant")
+
+
+@pytest.mark.parametrize("end", ["returns", "fails", "is cancelled"])
+@pytest.mark.parametrize("autocommit", [True, False])
+async def test_an_open_transaction_is_rolled_back(
+    source: Source, account: Account, server: Server, end: str, *, autocommit: bool
+) -> None:
+    """A transaction that a borrower leaves open, however he ends, has no effect and holds no lock."""
+    await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
+
+    async def leave() -> None:
+        """Leave a transaction open."""
+        async with pool.acquire() as connection:
+            await connection.begin()
+            await answer(connection, f"INSERT INTO {account.name} VALUES (1)")
+            if end == "fails":
+                raise LookupError
+            if end == "is cancelled":
+                await asyncio.sleep(60)
+
+    async with RotatingPool(source, db="app", maxsize=1, autocommit=autocommit) as pool:
+        number = await ask(pool, "SELECT CONNECTION_ID()")
+        leaving = asyncio.create_task(leave())
+        await asyncio.wait({leaving}, timeout=0.2 if end == "is cancelled" else None)
+        leaving.cancel()
+        with suppress(LookupError, asyncio.CancelledError):
+            await leaving
+        async with pool.acquire() as connection:
+            assert not connection.get_transaction_status()
+            assert 0 == await answer(connection, f"SELECT COUNT(*) FROM {account.name}")
+            # One that is cancelled has no time for another round trip.
+            assert (end == "is cancelled") == (number != await answer(connection, "SELECT CONNECTION_ID()"))
+        await server.execute(f"DROP TABLE app.{account.name}")
+
+
+async def test_the_next_borrower_does_not_read_the_past(source: Source, account: Account, server: Server) -> None:
+    """Without autocommit a borrower that only reads leaves no snapshot to the next."""
+    await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
+    async with RotatingPool(source, db="app", maxsize=1, autocommit=False) as pool:
+        assert 0 == await ask(pool, f"SELECT COUNT(*) FROM {account.name}")
+        await server.execute(f"INSERT INTO app.{account.name} VALUES (1)")
+        assert 1 == await ask(pool, f"SELECT COUNT(*) FROM {account.name}")
+    await server.execute(f"DROP TABLE app.{account.name}")
+
+
+async def test_who_changes_nothing_pays_nothing(source: Source, account: Account, server: Server, way: Relay) -> None:
+    """
+    A borrower that commits what it does causes no request of the pool's own; one that leaves a transaction open, one.
+    """
+    await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
+    async with RotatingPool(source, db="app", maxsize=1) as pool:
+        before = way.packets
+        for _ in range(10):
+            await ask(pool, "SELECT 1")
+            async with pool.acquire() as connection:
+                await connection.begin()
+                await answer(connection, f"INSERT INTO {account.name} VALUES (1)")
+                await connection.commit()
+        assert 10 * 4 == way.packets - before
+        async with pool.acquire() as connection:
+            await connection.begin()
+        assert 10 * 4 + 2 == way.packets - before
+    await server.execute(f"DROP TABLE app.{account.name}")
+
+
+# Connections that have ended
+
+
+async def test_the_loop_stood_still_while_the_server_closed(source: Source, server: Server) -> None:
+    """A process that was frozen while the server closed its idle sessions gets a new one, and no error."""
+    before = (await server.execute("SELECT @@global.wait_timeout"))[0][0]
+    await server.execute("SET GLOBAL wait_timeout = 1")
+    try:
+        async with RotatingPool(source, maxsize=2) as pool:
+            number = await ask(pool, "SELECT CONNECTION_ID()")
+            time.sleep(3)  # noqa: ASYNC251 - the loop stands still
+            assert number != await ask(pool, "SELECT CONNECTION_ID()")
+    finally:
+        await server.execute(f"SET GLOBAL wait_timeout = {before}")
+
+
+async def test_a_killed_session_while_the_loop_stood_still(source: Source, account: Account, server: Server) -> None:
+    """A session that ended a moment ago is not lent, whether or not the loop has run since."""
+    async with RotatingPool(source, maxsize=3) as pool:
+        for _ in range(2):
+            killing = [f"KILL {session};" for session in await sessions(account, server)]
+            script = (
+                "import asyncio, aiomysql, sys\n"
+                "async def main():\n"
+                "    async with aiomysql.connect(unix_socket=sys.argv[1], user='root') as c, c.cursor() as cursor:\n"
+                "        for kill in sys.argv[2:]: await cursor.execute(kill)\n"
+                "asyncio.run(main())\n"
+            )
+            subprocess.run([sys.executable, "-c", script, server.socket, *killing], check=True)  # noqa: ASYNC221 - so that it stands still
+            async with asyncio.TaskGroup() as group:
+                answers = [group.create_task(ask(pool, "SELECT 1")) for _ in range(3)]
+            assert [1, 1, 1] == [answer.result() for answer in answers]
+
+
+async def test_a_connection_that_the_network_has_forgotten(source: Source, way: Relay) -> None:
+    """Of connections that idled long and answer no more one is waited for, for two seconds, and all are replaced."""
+    async with RotatingPool(source, maxsize=3, pre_ping_after=0.05) as pool:
+        way.lose()
+        await asyncio.sleep(0.1)
+        began = time.monotonic()
+        for _ in range(3):
+            assert 1 == await ask(pool, "SELECT 1")
+        assert 1.9 < time.monotonic() - began < 3.9
+
+
+async def test_pings(source: Source, way: Relay) -> None:
+    """
+    A connection is pinged when it idled longer than `pre_ping_after`, also by the time of day alone, and else never.
+    """
+
+    class Clock:
+        """A clock whose time of day can go further than the other, as on a machine that was asleep."""
+
+        ahead = timedelta()
+        now = staticmethod(time.monotonic)
+
+        def wall(self) -> datetime:
+            return datetime.now(UTC) + self.ahead
+
+        async def sleep(self, seconds: float) -> None:
+            await asyncio.sleep(seconds)
+
+    clock = Clock()
+    source._clock = clock  # type: ignore[attr-defined] # as an `Env` has one
+    async with RotatingPool(source, maxsize=1) as pool:
+        before = way.packets
+        for _ in range(10):
+            await ask(pool, "SELECT 1")
+        assert 10 == way.packets - before
+        clock.ahead = timedelta(seconds=9)
+        await ask(pool, "SELECT 1")
+        assert 11 == way.packets - before
+        clock.ahead = timedelta(seconds=20)
+        await ask(pool, "SELECT 1")
+        assert 13 == way.packets - before
+
+
+async def test_pool_recycle(source: Source) -> None:
+    """As aiomysql's, it replaces what idled longer."""
+    async with RotatingPool(source, maxsize=1, pool_recycle=0.1) as pool:
+        number = await ask(pool, "SELECT CONNECTION_ID()")
+        assert number == await ask(pool, "SELECT CONNECTION_ID()")
+        await asyncio.sleep(0.15)
+        assert number != await ask(pool, "SELECT CONNECTION_ID()")
+
+
+async def test_a_server_that_has_become_a_replica(source: Source, account: Account, server: Server) -> None:
+    """After an error 1290 no session that was open is lent again: the next logins go where the name leads now."""
+    await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
+    async with RotatingPool(source, db="app", maxsize=3) as pool:
+        before = set(await sessions(account, server))
+        await server.execute("SET GLOBAL read_only = 1")
+        try:
+            with pytest.raises(aiomysql.OperationalError, match="1290"):
+                await ask(pool, f"INSERT INTO {account.name} VALUES (1)")
+        finally:
+            await server.execute("SET GLOBAL read_only = 0")
+        await ask(pool, f"INSERT INTO {account.name} VALUES (1)")
+        assert not before & {await ask(pool, "SELECT CONNECTION_ID()") for _ in range(4)}
+    await server.execute(f"DROP TABLE app.{account.name}")
+
+
+@pytest.mark.parametrize(("number", "closed"), [(1290, True), (1836, True), (1062, False), (1644, False)])
+async def test_an_error_that_the_borrower_swallows(source: Source, number: int, *, closed: bool) -> None:
+    """
+    The connection of a server that refuses to write is closed also if its borrower goes on; after other errors it is
+    not.
+    """
+    async with RotatingPool(source, maxsize=1) as pool:
+        async with pool.acquire() as connection:
+            before = await answer(connection, "SELECT CONNECTION_ID()")
+            with pytest.raises(aiomysql.MySQLError, match=str(number)):
+                await answer(connection, f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {number}")
+            assert 1 == await answer(connection, "SELECT 1")
+        assert closed == (before != await ask(pool, "SELECT CONNECTION_ID()"))
+
+
+# Waiting
+
+
+@pytest.mark.parametrize("way_in", ["acquire", "cursor"])
+async def test_a_timeout(source: Source, way_in: str) -> None:
+    """Who waits for a place longer than he said is told which pool it is, how big, and how much of it is in use."""
+    async with RotatingPool(source, maxsize=2) as pool, pool.acquire(timeout=0), pool.acquire():
+        began = time.monotonic()
+        wanted = r"no connection within 0\.1 s from <RotatingPool DB_URL, .*>: 2 of 2 are in use"
+        with pytest.raises(TimeoutError, match=wanted) as caught:
+            async with getattr(pool, way_in)(timeout=0.1):
+                pytest.fail("it had a place")
+        assert 0.09 <= time.monotonic() - began < 2
+        assert (None, None) == (caught.value.__cause__, caught.value.__context__)
+    # It covers the wait alone, not the block; places and connections are all back.
+    async with RotatingPool(source, maxsize=1) as pool:
+        for _ in range(2):
+            async with getattr(pool, way_in)(timeout=0.1):
+                await asyncio.sleep(0.2)
+            with pytest.raises(TimeoutError, match="^mine$"):
+                async with getattr(pool, way_in)(timeout=5):
+                    raise TimeoutError("mine")
+
+
+async def test_a_timeout_of_a_login(source: Source, way: Relay) -> None:
+    """A login that hangs ends at the timeout as well, and gives its place back."""
+    async with RotatingPool(source, maxsize=2, warm=1) as pool, pool.acquire():
+        way.hold()
+        with pytest.raises(TimeoutError, match=r"within 0\.2 s from .*: 2 of 2 are in use"):
+            async with pool.acquire(timeout=0.2):
+                pytest.fail("it logged in")
+        way.go_on()
+        assert 1 == await ask(pool, "SELECT 1")
+
+
+# Other loops and processes
+
+
+@asynccontextmanager
+async def left_open(pool: RotatingPool) -> AsyncIterator[None]:
+    """Try to use a pool where it cannot be used."""
+    async with asyncio.timeout(5), pool.acquire():
+        yield
+
+
+async def test_another_loop_is_refused(source: Source) -> None:
+    """On another event loop a pool is refused at once, with the remedy, and goes on where it was opened."""
+
+    async def elsewhere() -> None:
+        """Use it, and close it."""
+        for attempt in (left_open(pool).__aenter__, pool.aclose):
+            with pytest.raises(RotationFailed, match=r"another event loop.* in each asyncio\.run\(\)"):
+                await attempt()
+
+    async with RotatingPool(source, maxsize=1) as pool:
+        await asyncio.to_thread(asyncio.run, elsewhere())
+        assert 1 == await ask(pool, "SELECT 1")
+        # Where all places are taken, too.
+        async with pool.acquire():
+            await asyncio.to_thread(asyncio.run, elsewhere())
+
+
+@pytest.mark.parametrize("end", ["os._exit(0)", "sys.exit()"])
+async def test_a_forked_child_is_refused(server: Server, account: Account, end: str) -> None:
+    """
+    In a forked child a pool is refused at once, with the remedy; the parent's sessions are not touched, however it
+    ends.
+    """
+    script = f"""
+        import asyncio, gc, os, sys, warnings
+        sys.path += {[str(Path(__file__).parents[2] / "support"), str(Path(__file__).parents[3] / "examples")]}
+        from aiossmenv.mysql import RotatingPool
+        from rotations import Source
+
+        async def use(pool):
+            try:
+                async with pool.acquire(timeout=5):
+                    print("lent")
+            except Exception as error:
+                print(type(error).__name__, error)
+            await pool.aclose()
+
+        async def number(pool):
+            async with pool.cursor() as cursor:
+                await cursor.execute("SELECT CONNECTION_ID()")
+                return await cursor.fetchone()
+
+        def child(pool):
+            asyncio.run(use(pool))
+            gc.collect()
+            sys.stdout.flush()
+            {end}
+
+        async def main():
+            source = Source(DB_URL="{server.address}", DB_USER="{account.name}", DB_PASSWORD="first")
+            async with RotatingPool(source, maxsize=1) as pool:
+                before = await number(pool)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    pid = os.fork()
+                if not pid:
+                    asyncio._set_running_loop(None)
+                    child(pool)
+                while not os.waitpid(pid, os.WNOHANG)[0]:
+                    await asyncio.sleep(0.01)
+                for _ in range(3):
+                    print("the same" if before == await asyncio.wait_for(number(pool), 5) else "another")
+
+        asyncio.run(main())
+    """
+    run = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", dedent(script)], check=False, capture_output=True, text=True
+    )
+    lines = run.stdout.splitlines()
+    assert "RotationFailed" == lines[0].split()[0], run
+    assert (
+        "was opened before a fork, and its connections belong to the parent process. Open one in each worker"
+        in lines[0]
+    )
+    assert ["the same"] * 3 == lines[1:], run

@@ -1,0 +1,850 @@
+"""`RotatingPool` on a real MariaDB."""
+
+import ast
+import asyncio
+import gc
+import re
+import ssl
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+from urllib.parse import quote
+
+import aiomysql
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from aiossmenv import RotationFailed, load_env, mysql
+from aiossmenv.mysql import RotatingPool
+from embedded import MySQL, Server, Store, free_port, mariadb
+from embedded import mysql as mysql_server
+from rotations import Account, Relay, Source
+from timing import eventually
+
+
+async def ask(pool: RotatingPool, statement: str) -> Any:
+    """Run a statement on a connection of the pool, and return the first column of its first row."""
+    async with pool.acquire() as connection, connection.cursor(aiomysql.Cursor) as cursor:
+        await cursor.execute(statement)
+        row = await cursor.fetchone()
+        return row[0] if row else None
+
+
+def code(error: BaseException | None) -> int:
+    """Return the number that the server gave an error."""
+    assert isinstance(error, aiomysql.MySQLError)
+    return int(error.args[0])
+
+
+# Use
+
+
+async def test_acquire_and_execute(source: Source, account: Account) -> None:
+    """A connection of the pool is logged in as the user of the keys."""
+    async with RotatingPool(source, maxsize=2) as pool:
+        assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
+        assert (1, "READY") == (pool.generation, pool.state)
+
+
+async def test_the_example_of_the_module(ssm: Store, server: Server, account: Account) -> None:
+    """What the module's docstring shows works as it stands."""
+    example = re.search(r"(?:^    .*\n)+", mysql.__doc__ or "", re.MULTILINE)
+    assert example
+    for key, value in {"DB_URL": server.address, "DB_USER": account.name, "DB_PASSWORD": "first"}.items():
+        await asyncio.to_thread(ssm.put, f"/FAKEBOOK/TEST/{key}", value)
+    await server.execute("CREATE TABLE app.visits (n INT)")
+
+    code = compile(dedent(example[0]), "docstring", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    await eval(code, {"load_env": load_env, "RotatingPool": RotatingPool})
+
+    assert ((1,),) == await server.execute("SELECT n FROM app.visits")
+    await server.execute("DROP TABLE app.visits")
+
+
+async def test_a_cursor_for_one_statement(source: Source) -> None:
+    """`cursor()` lends a cursor, of a kind of one's choice, and takes back the connection with it."""
+    async with RotatingPool(source, maxsize=1) as pool:
+        for _ in range(3):
+            async with pool.cursor() as cursor:
+                await cursor.execute("SELECT 6 * 7")
+                assert (42,) == await cursor.fetchone()
+            async with pool.cursor(aiomysql.DictCursor) as cursor:
+                await cursor.execute("SELECT 6 * 7 AS n")
+                assert {"n": 42} == await cursor.fetchone()
+        with pytest.raises(aiomysql.ProgrammingError):
+            async with pool.cursor() as cursor:
+                await cursor.execute("SELEKT")
+        assert 1 == await ask(pool, "SELECT 1")
+
+
+async def test_a_real_env(ssm: Store, server: Server, account: Account) -> None:
+    """With an `Env` that is not refreshed by itself, a refused login is what makes it read the new password."""
+    for key, value in {"DB_URL": server.address, "DB_USER": account.name, "DB_PASSWORD": "first"}.items():
+        await asyncio.to_thread(ssm.put, f"/FAKEBOOK/TEST/{key}", value)
+    async with (
+        load_env("/FAKEBOOK/TEST/", ttl=3600) as env,
+        RotatingPool(env, maxsize=2, warm=1) as pool,
+        pool.acquire(),
+    ):
+        await account.set_password("second")
+        await asyncio.to_thread(ssm.put, "/FAKEBOOK/TEST/DB_PASSWORD", "second")
+
+        assert 42 == await ask(pool, "SELECT 6 * 7")
+        assert 2 == pool.generation
+
+
+@pytest.mark.parametrize(("options", "wanted"), [({}, True), ({"autocommit": False}, False)])
+async def test_autocommit_is_on_unless_told_otherwise(source: Source, options: dict[str, Any], *, wanted: bool) -> None:
+    """Without an option a connection commits each statement."""
+    async with RotatingPool(source, maxsize=1, **options) as pool, pool.acquire() as connection:
+        assert wanted is connection.get_autocommit()
+
+
+async def test_options_go_to_aiomysql(source: Source) -> None:
+    """Options of aiomysql that are not keys are passed on."""
+    async with (
+        RotatingPool(source, maxsize=1, db="app", cursorclass=aiomysql.DictCursor) as pool,
+        pool.acquire() as connection,
+        connection.cursor() as cursor,
+    ):
+        await cursor.execute("SELECT DATABASE() AS name")
+        assert {"name": "app"} == await cursor.fetchone()
+
+
+async def test_tls(source: Source, server: Server, tmp_path: Path) -> None:
+    """
+    A TLS context reaches the server: connections are encrypted, after a swap too, and an unknown certificate is
+    refused.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "database")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (tmp_path / "key").write_bytes(key.private_bytes(pem, pkcs8, serialization.NoEncryption()))
+    (tmp_path / "certificate").write_bytes(certificate.public_bytes(pem))
+    # Whoever the server runs as.
+    tmp_path.chmod(0o755)
+
+    another = mysql_server if isinstance(server, MySQL) else mariadb
+    async with another(f"--ssl-cert={tmp_path}/certificate", f"--ssl-key={tmp_path}/key") as secured:
+        await secured.set_user("tls", "first")
+        source.publish(DB_URL=secured.address, DB_USER="tls")
+        trusting = ssl.create_default_context(cafile=tmp_path / "certificate")
+        async with RotatingPool(source, maxsize=2, ssl=trusting) as pool:
+            for generation, password in enumerate(("first", "second"), 1):
+                await secured.set_user("tls", password)
+                source.publish(DB_PASSWORD=password)
+                while pool.generation < generation:
+                    await asyncio.sleep(0.005)
+                async with pool.cursor() as cursor:
+                    await cursor.execute("SHOW STATUS LIKE 'Ssl_version'")
+                    assert ("Ssl_version", "TLSv1.3") == await cursor.fetchone()
+
+        with pytest.raises(RotationFailed):
+            await RotatingPool(source, ssl=ssl.create_default_context(), start_deadline=0.1).__aenter__()
+
+
+async def test_an_option_that_aiomysql_does_not_know(source: Source) -> None:
+    """A misspelt option is an error at the start."""
+    with pytest.raises(RotationFailed, match="TypeError"):
+        await RotatingPool(source, databse="app").__aenter__()
+
+
+async def test_maxsize_is_at_least_one(source: Source) -> None:
+    """A pool without places is refused: nobody would ever get a connection."""
+    with pytest.raises(ValueError, match="maxsize"):
+        RotatingPool(source, maxsize=0)
+    assert "<RotatingPool>" == repr(object.__new__(RotatingPool))
+
+
+@pytest.mark.parametrize(("warm", "wanted"), [(None, 3), (0, 1), (2, 2), (9, 3)])
+async def test_warm_connections(source: Source, account: Account, warm: int | None, wanted: int) -> None:
+    """A new pool has that many connections open, one at least and *maxsize* at most and by default."""
+    async with RotatingPool(source, maxsize=3, warm=warm) as pool:
+        assert wanted == await account.connections()
+        await ask(pool, "SELECT 1")
+        assert wanted == await account.connections()
+
+
+async def test_minsize_is_not_passed_on(source: Source, account: Account) -> None:
+    """aiomysql does not fill the pool up by itself, whatever one says: it would do so with old credentials."""
+    async with RotatingPool(source, maxsize=3, minsize=3, warm=1) as pool:
+        await ask(pool, "SELECT 1")
+        assert 1 == await account.connections()
+
+
+async def test_outside_of_the_block(source: Source) -> None:
+    """Before it is entered and after it is closed the pool lends nothing; closing again is fine."""
+    pool = RotatingPool(source, maxsize=1)
+    with pytest.raises(RotationFailed, match="not open"):
+        await ask(pool, "SELECT 1")
+    async with pool:
+        await ask(pool, "SELECT 1")
+    await pool.aclose()
+    with pytest.raises(RotationFailed, match="not open"):
+        await ask(pool, "SELECT 1")
+
+
+async def test_status(source: Source, account: Account) -> None:
+    """The status counts what the pool has been through, and neither it nor the repr has a value in it."""
+    async with RotatingPool(source, maxsize=2, warm=1, min_gap=0.02) as pool:
+        async with pool.acquire():
+            await account.set_password("second")
+            asking = asyncio.create_task(ask(pool, "SELECT 1"))
+            await eventually(lambda: pool.status.refused)
+            source.store(DB_PASSWORD="second")
+            await asking
+            status = pool.status
+            assert ("READY", 2, 1, 0, None) == (
+                status.state,
+                status.generation,
+                status.retiring,
+                status.failures,
+                status.last_error,
+            )
+            assert 1 <= status.refreshes == source.asked
+        source.publish(DB_PASSWORD="s3cret")
+        await eventually(lambda: pool.state == "DEGRADED")
+        failed = f"{pool.status.failures} failed: OperationalError 1045"
+        assert f"<RotatingPool DB_URL, DB_USER, DB_PASSWORD: DEGRADED, generation 2, 0 retiring, {failed}>" == repr(
+            pool
+        )
+        assert "OperationalError 1045" == pool.status.last_error
+        assert "s3cret" not in f"{pool.status}"
+
+
+async def test_repr(source: Source) -> None:
+    """The repr names the keys, the state and the generation, and no value."""
+    async with RotatingPool(source, maxsize=1) as pool:
+        assert "<RotatingPool DB_URL, DB_USER, DB_PASSWORD: READY, generation 1, 0 retiring>" == repr(pool)
+
+
+def test_without_aiomysql() -> None:
+    """Where aiomysql is missing the import says how to install it."""
+    script = "import sys; sys.modules['aiomysql'] = None; import aiossmenv.mysql"
+    run = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert "ImportError: aiossmenv.mysql needs aiomysql: pip install 'aiossmenv[mysql]'" in run.stderr
+
+
+# Keys
+
+
+async def test_an_address_with_a_port(relay: Relay, source: Source) -> None:
+    """The host may have its port with it, also where it is an IPv6 address."""
+    source.publish(DB_URL=relay.address)
+    async with RotatingPool(source, maxsize=1) as pool:
+        assert 1 == await ask(pool, "SELECT 1")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_host_and_a_port_key(source: Source, server: Server, host: str) -> None:
+    """The port may have a key of its own."""
+    source.publish(HOST=host, PORT=f"{server.port}")
+    keys = {"host": "HOST", "port": "PORT", "user": "DB_USER", "password": "DB_PASSWORD"}
+    async with RotatingPool(source, keys, maxsize=1) as pool:
+        assert server.port == await ask(pool, "SELECT @@port")
+
+
+async def test_a_host_alone(relay: Relay, source: Source) -> None:
+    """A host without a port leaves the port to the options, also where it is an IPv6 address, in brackets or not."""
+    host, _, port = relay.address.rpartition(":")
+    for text in (host, host.strip("[]")):
+        source.publish(DB_URL=text)
+        async with RotatingPool(source, maxsize=1, port=int(port)) as pool:
+            assert 1 == await ask(pool, "SELECT 1")
+
+
+async def test_other_keys(source: Source, server: Server, account: Account) -> None:
+    """Any option of aiomysql may come from a key, and the others from where they are said."""
+    source.publish(RW_USER=account.name, RW_PASSWORD="first", RW_SCHEMA="app")
+    keys = {"user": "RW_USER", "password": "RW_PASSWORD", "db": "RW_SCHEMA"}
+    async with RotatingPool(source, keys, maxsize=1, host="127.0.0.1", port=server.port) as pool:
+        assert "app" == await ask(pool, "SELECT DATABASE()")
+
+
+# One parameter
+
+
+FORMS = {
+    "url": "mysql://{user}:{password}@127.0.0.1:{port}/app?charset=utf8mb4",
+    "dialect": "mariadb+aiomysql://{user}:{password}@127.0.0.1:{port}/app",
+    "json": '{{"username": "{user}", "password": "{plain}", "host": "127.0.0.1", "port": {port}, "dbname": "app"}}',
+    "text": ' {{"username": "{user}", "password": "{plain}", "engine": "mariadb", "host": "127.0.0.1",'
+    ' "port": "{port}", "dbname": "app", "masterarn": null}}',
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_one_parameter_holds_it_all(source: Source, account: Account, server: Server, form: str) -> None:
+    """A URL or a JSON object in one key is followed as several keys are, whatever characters the password has."""
+    for generation, plain in enumerate(("p@s/s:w#r d%21?", "first&second=+"), 1):
+        await account.set_password(plain)
+        password = quote(plain, safe="")
+        source.publish(
+            DATABASE_URL=FORMS[form].format(user=account.name, password=password, plain=plain, port=server.port)
+        )
+        if generation == 1:
+            pool = RotatingPool(source, {"dsn": "DATABASE_URL"}, maxsize=1, db="mysql")
+            await pool.__aenter__()
+        while pool.generation < generation:
+            await asyncio.sleep(0.005)
+        # What the key says wins over the option.
+        assert "app" == await ask(pool, "SELECT DATABASE()")
+        assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
+    await pool.aclose()
+
+
+async def test_a_secret_without_an_address(source: Source, account: Account, server: Server) -> None:
+    """The address may have a key of its own, or be an option, as the secrets that AWS manages have none."""
+    source.publish(SECRET=f'{{"username": "{account.name}", "password": "first"}}')
+    async with RotatingPool(source, {"host": "DB_URL", "dsn": "SECRET"}, maxsize=1) as pool:
+        assert server.port == await ask(pool, "SELECT @@port")
+    async with RotatingPool(source, {"dsn": "SECRET"}, maxsize=1, host="127.0.0.1", port=server.port) as pool:
+        assert server.port == await ask(pool, "SELECT @@port")
+
+
+async def test_a_charset_of_a_url(source: Source, account: Account) -> None:
+    """The one option that a URL may have reaches the server."""
+    source.publish(DATABASE_URL=f"mysql://{account.name}:first@{source.stored['DB_URL']}?charset=latin1")
+    async with RotatingPool(source, {"dsn": "DATABASE_URL"}, maxsize=1) as pool:
+        assert "latin1" == await ask(pool, "SELECT @@character_set_client")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("host", "127.0.0.1:s3cret"),
+        ("host", "[::1]s3cret"),
+        ("port", "s3cret"),
+        ("dsn", "s3cret"),
+        ("dsn", "postgres://u:s3cret@h/db"),
+        ("dsn", "mysql://u:s3cret@/db"),
+        ("dsn", "mysql://u:pw/s3cret@h/db"),
+        ("dsn", "mysql://u:1/s3cret@h"),
+        ("dsn", "mysql://u:1#s3cret@h/db"),
+        ("dsn", "mysql://u:1?s3cret@h/db"),
+        ("dsn", "mysql://u:1?charset=s3cret@h"),
+        ("dsn", "mysql://u:s3cret@h:port/db"),
+        ("dsn", "mysql://u:p@[s3cret/db"),
+        ("dsn", "mysql://u:s3cret@h/db/more"),
+        ("dsn", "mysql://u:p@h/db?s3cret=1"),
+        ("dsn", '{"username": "u", "password": "s3cret"'),
+        ("dsn", '{"user": "u", "password": "s3cret"}'),
+        ("dsn", '{"username": "u", "password": ["s3cret"]}'),
+        ("dsn", '{"username": "u", "password": "s3cret", "port": "x"}'),
+        ("dsn", '{"s3cret":' * 800),
+    ],
+)
+async def test_a_value_that_is_no_such_thing(source: Source, option: str, value: str) -> None:
+    """It is an error at the start that names the key; no traceback, local variables included, has the value."""
+    source.publish(KEY=value)
+    keys = {"host": "DB_URL", "user": "DB_USER", "password": "DB_PASSWORD"}
+    with pytest.raises(RotationFailed) as caught:
+        await RotatingPool(source, keys | {option: "KEY"}).__aenter__()
+
+    assert "KEY is not " in str(caught.value)
+    trace = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert "s3cret" not in f"{caught.value} {caught.value.__cause__}"
+    error: BaseException | None = caught.value
+    frames = 0
+    while error:
+        trace = traceback.TracebackException.from_exception(error, capture_locals=True)
+        ours = [frame for frame in trace.stack if Path(frame.filename).parent.name == "aiossmenv"]
+        frames += len(ours)
+        assert [] == [frame.name for frame in ours if "s3cret" in f"{frame.locals}"]
+        # Also what would not be printed: error trackers may go through it.
+        error = error.__cause__ or error.__context__
+    assert 0 < frames
+
+
+# Beginning
+
+
+async def test_a_wrong_password_at_the_start(source: Source) -> None:
+    """Credentials that the server refuses are an error, with the server's own as its cause."""
+    source.publish(DB_PASSWORD="wrong")
+    with pytest.raises(RotationFailed, match="DB_URL, DB_USER, DB_PASSWORD: OperationalError 1045") as caught:
+        await RotatingPool(source, start_deadline=1).__aenter__()
+    # Read again in between, for a process may start in the middle of a rotation.
+    assert 1 <= source.asked
+    assert 1045 == code(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
+async def test_nobody_there_at_the_start(source: Source, host: str) -> None:
+    """An address where no server listens is an error after `start_deadline`, with the driver's own as its cause."""
+    source.publish(DB_URL=f"{host}:{free_port()}")
+    with pytest.raises(RotationFailed, match="OperationalError 2003") as caught:
+        await RotatingPool(source, start_deadline=1).__aenter__()
+    assert 2003 == code(caught.value.__cause__)
+    assert 0 == source.asked
+
+
+async def test_a_start_before_the_server(source: Source, server: Server, account: Account) -> None:
+    """A pool that is opened before its database is up waits for it."""
+    port = free_port()
+    relay = Relay("127.0.0.1", server.port, port)
+    source.publish(DB_URL=f"127.0.0.1:{port}")
+    pool = RotatingPool(source, maxsize=2)
+    entering = asyncio.create_task(pool.__aenter__())
+    await eventually(lambda: pool.status.failures)
+    async with relay.running():
+        await entering
+        assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
+        await pool.aclose()
+
+
+async def test_a_start_in_the_window_of_a_rotation(source: Source, account: Account) -> None:
+    """A pool that is opened when only the server knows the new password has the keys read again until they have it."""
+    await account.set_password("second")
+    pool = RotatingPool(source, maxsize=2, min_gap=0.02)
+    entering = asyncio.create_task(pool.__aenter__())
+    await eventually(lambda: source.asked)
+    assert not entering.done()
+    source.store(DB_PASSWORD="second")
+    await entering
+    assert (1, "READY") == (pool.generation, pool.state)
+    await pool.aclose()
+
+
+async def test_a_server_that_never_speaks(source: Source, account: Account) -> None:
+    """An address that accepts connections and says nothing is an error at the start, and DEGRADED later on."""
+    ends: list[asyncio.StreamWriter] = []
+    async with await asyncio.start_server(lambda _, writer: ends.append(writer), "127.0.0.1", 0) as listener:
+        silent = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        async with RotatingPool(source, maxsize=1, build_timeout=0.2) as pool:
+            address = source.stored["DB_URL"]
+            source.publish(DB_URL=silent)
+            with pytest.raises(RotationFailed, match="TimeoutError"):
+                await RotatingPool(source, build_timeout=0.1, start_deadline=1).__aenter__()
+            await eventually(lambda: pool.state == "DEGRADED")
+            assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
+
+            source.publish(DB_URL=address)
+            await eventually(lambda: pool.state == "READY")
+            assert 1 == pool.generation
+        # Inside of the block: from Python 3.12 on a listener waits for its connections.
+        for end in ends:
+            end.close()
+
+
+async def test_a_server_without_room_for_all(source: Source, account: Account, server: Server) -> None:
+    """One login proves the credentials: a pool that can have no more of what it would keep warm serves, and follows."""
+
+    async def aborted() -> int:
+        """Return how many left without a goodbye."""
+        return int((await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'"))[0][1])
+
+    before = await aborted()
+    await account.alter("WITH MAX_USER_CONNECTIONS 4")
+    async with RotatingPool(source, maxsize=3) as pool:
+        assert 3 == await account.connections()
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2)
+        await ask(pool, "SELECT 1")
+    assert 0 == await account.gone()
+    assert before == await aborted()
+
+
+# Refusals
+
+
+TROUBLES = {
+    1044: ("REVOKE ALL ON app.* FROM '{0}'@'%'", "GRANT ALL ON app.* TO '{0}'@'%'"),
+    1045: ("ALTER USER '{0}'@'%' IDENTIFIED BY 'second'", "ALTER USER '{0}'@'%' IDENTIFIED BY 'first'"),
+    # 3118 on MySQL, 4151 on MariaDB.
+    0: ("ALTER USER '{0}'@'%' ACCOUNT LOCK", "ALTER USER '{0}'@'%' ACCOUNT UNLOCK"),
+}
+
+
+@pytest.mark.parametrize("number", TROUBLES)
+async def test_a_refusal_is_retried_until_it_heals(
+    source: Source, account: Account, server: Server, number: int
+) -> None:
+    """A login that the server refuses is tried again, with the keys read again in between."""
+    harm, heal = (statement.format(account.name) for statement in TROUBLES[number])
+    async with RotatingPool(source, db="app", maxsize=2, warm=1) as pool, pool.acquire():
+        await server.execute(harm)
+        with pytest.raises(RotationFailed) as caught:
+            await RotatingPool(source, db="app", start_deadline=1).__aenter__()
+        assert (number or server.locked) == code(caught.value.__cause__)
+
+        asking = asyncio.create_task(ask(pool, "SELECT 1"))
+        await eventually(lambda: source.asked)
+        assert not asking.done()
+        await server.execute(heal)
+        assert 1 == await asking
+        assert 1 == pool.generation
+
+
+async def test_a_refusal_until_the_deadline(source: Source, account: Account) -> None:
+    """What does not heal is the server's own error in the end."""
+    async with RotatingPool(source, maxsize=2, warm=1, retry_deadline=0.2) as pool, pool.acquire():
+        await account.set_password("second")
+        began = time.monotonic()
+        with pytest.raises(aiomysql.OperationalError) as caught:
+            await ask(pool, "SELECT 1")
+        assert 1045 == code(caught.value)
+        assert 0.1 < time.monotonic() - began < 2
+
+
+async def test_a_blocked_account_is_not_built_again(source: Source, account: Account, server: Server) -> None:
+    """
+    Where the server blocks for too many wrong passwords a rebuild tries no more; the pool that is there serves on.
+    """
+    async with account.blocked_after(3), RotatingPool(source, maxsize=2, warm=1, min_gap=0.02) as pool:
+        source.publish(DB_PASSWORD="wrong")
+        await eventually(lambda: pool.status.last_error == f"OperationalError {server.blocked}")
+        # News is asked for as before, and no login made of it.
+        failed = await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_connects'")
+        asked = source.asked
+        await eventually(lambda: source.asked > asked + 3)
+        assert failed == await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_connects'")
+        # The third wrong password is answered as such by MariaDB, and by MySQL with the block.
+        assert (2 if isinstance(server, MySQL) else 3, "DEGRADED") == (pool.status.refused, pool.state)
+        assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
+
+        # News that is good heals.
+        await account.unblock()
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2)
+        assert (0, None) == (pool.status.failures, pool.status.last_error)
+
+
+async def test_a_blocked_account_is_not_retried(source: Source, account: Account, server: Server) -> None:
+    """Where the server blocks for too many wrong passwords no further login is tried."""
+    async with account.blocked_after(1), RotatingPool(source, maxsize=2, warm=1) as pool, pool.acquire():
+        for _ in range(2):
+            with pytest.raises(aiomysql.OperationalError) as caught:
+                await aiomysql.connect(host="127.0.0.1", port=server.port, user=account.name, password="wrong")
+        assert server.blocked == code(caught.value)
+
+        began = time.monotonic()
+        with pytest.raises(aiomysql.OperationalError) as caught:
+            await ask(pool, "SELECT 1")
+        assert server.blocked == code(caught.value)
+        assert 1 > time.monotonic() - began
+        assert 0 == source.asked
+
+
+async def test_too_many_connections_are_waited_out(source: Source, account: Account) -> None:
+    """Where the server allows no further connection the acquire waits for one, and reads nothing again."""
+    await account.alter("WITH MAX_USER_CONNECTIONS 1")
+    async with RotatingPool(source, maxsize=2, warm=1) as pool:
+        async with pool.acquire():
+            asking = asyncio.create_task(ask(pool, "SELECT 1"))
+            await asyncio.sleep(0.1)
+            assert not asking.done()
+        assert 1 == await asking
+        assert 0 == source.asked
+
+
+async def test_garbage_does_not_reach_users(source: Source, account: Account) -> None:
+    """A password that does not log in is found out before anybody gets it."""
+    async with RotatingPool(source, maxsize=2) as pool:
+        source.publish(DB_PASSWORD="garbage")
+        await eventually(lambda: pool.state == "DEGRADED")
+        assert 1 == await ask(pool, "SELECT 1")
+        assert 1 == pool.generation
+
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2)
+        assert "READY" == pool.state
+
+
+# Swaps
+
+
+async def test_a_transaction_outlives_a_swap(source: Source, account: Account, server: Server) -> None:
+    """Whoever is in a transaction when the password changes commits it on the connection that he has."""
+    await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
+    async with RotatingPool(source, db="app", maxsize=2) as pool, pool.acquire() as connection:
+        await connection.begin()
+        async with connection.cursor() as cursor:
+            await cursor.execute(f"INSERT INTO {account.name} VALUES (1)")
+            await account.set_password("second")
+            source.publish(DB_PASSWORD="second")
+            await eventually(lambda: pool.generation == 2)
+            assert 1 == await ask(pool, "SELECT 1")
+            await asyncio.sleep(0.1)
+            await cursor.execute(f"INSERT INTO {account.name} VALUES (2)")
+        await connection.commit()
+        assert ((2,),) == await server.execute(f"SELECT COUNT(*) FROM app.{account.name}")
+    await server.execute(f"DROP TABLE app.{account.name}")
+
+
+async def test_an_old_pool_ends_when_its_last_connection_is_back(source: Source, account: Account) -> None:
+    """After a swap the old connections are closed, all of them, as soon as nobody uses one."""
+    async with RotatingPool(source, maxsize=3) as pool:
+        async with pool.acquire():
+            await account.set_password("second")
+            source.publish(DB_PASSWORD="second")
+            await eventually(lambda: pool.generation == 2)
+            assert 6 == await account.connections()
+        await eventually(lambda: "0 retiring" in repr(pool))
+        await asyncio.sleep(0.05)
+        assert 3 == await account.connections()
+
+
+async def test_an_old_pool_is_closed_politely(source: Source, account: Account, server: Server) -> None:
+    """The server is told of each connection that ends: it counts none as aborted."""
+    aborted = await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
+    async with RotatingPool(source, maxsize=3) as pool:
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2)
+    assert 0 == await account.gone()
+    assert aborted == await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
+
+
+async def test_drain_timeout_cuts(source: Source, account: Account, caplog: pytest.LogCaptureFixture) -> None:
+    """Who stays longer than *drain_timeout* loses his connection, and nobody else does."""
+    async with RotatingPool(source, maxsize=2, drain_timeout=0.1) as pool:
+        async with pool.acquire() as connection:
+            await account.set_password("second")
+            source.publish(DB_PASSWORD="second")
+            await eventually(lambda: pool.generation == 2 and "0 retiring" in repr(pool))
+            assert connection.closed
+            assert 1 == await ask(pool, "SELECT 1")
+        assert 1 == await ask(pool, "SELECT 1")
+        assert 1 == sum("closed under 1 users" in message for message in caplog.messages)
+
+
+# Places
+
+
+async def test_no_more_than_maxsize_at_a_time(source: Source, account: Account) -> None:
+    """Twelve tasks on three places: each gets its turn, and never more than three have one."""
+    inside = most = 0
+    async with RotatingPool(source, maxsize=3) as pool:
+
+        async def work() -> None:
+            """Be inside for 10 ms."""
+            nonlocal inside, most
+            async with pool.acquire() as connection, connection.cursor() as cursor:
+                inside += 1
+                most = max(most, inside)
+                await cursor.execute("SELECT SLEEP(0.01)")
+                inside -= 1
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(12):
+                group.create_task(work())
+        assert 3 == most
+        assert 3 == await account.connections()
+
+
+async def _in_a_transaction(connection: aiomysql.Connection) -> None:
+    """Leave a transaction open."""
+    await connection.begin()
+
+
+async def _closed(connection: aiomysql.Connection) -> None:
+    """Close the connection."""
+    connection.close()
+
+
+@pytest.mark.parametrize("spoil", [_in_a_transaction, _closed])
+async def test_a_spoilt_connection_strands_nobody(source: Source, spoil: Callable[..., Any]) -> None:
+    """Those who wait get a connection when one comes back closed or in a transaction: aiomysql forgets to wake them."""
+    async with RotatingPool(source, maxsize=1) as pool:
+        async with pool.acquire() as connection:
+            tasks = [asyncio.create_task(ask(pool, "SELECT 1")) for _ in range(3)]
+            await asyncio.sleep(0.01)
+            await spoil(connection)
+        async with asyncio.timeout(5):
+            assert [1, 1, 1] == await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_cancelled_waiter_strands_nobody(source: Source, turns: int) -> None:
+    """Who is cancelled while a connection comes back leaves it to the next: aiomysql loses that wake-up."""
+    async with RotatingPool(source, maxsize=1) as pool:
+        async with pool.acquire():
+            first, second = (asyncio.create_task(ask(pool, "SELECT 1")) for _ in range(2))
+            await asyncio.sleep(0.01)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        first.cancel()
+        async with asyncio.timeout(5):
+            assert 1 == await second
+            assert (await asyncio.gather(first, return_exceptions=True))[0].__class__ in {int, asyncio.CancelledError}
+
+
+async def test_a_killed_connection_is_replaced(source: Source, server: Server) -> None:
+    """A connection that the server ended while nobody used it is not lent again."""
+    async with RotatingPool(source, maxsize=1) as pool:
+        number = await ask(pool, "SELECT CONNECTION_ID()")
+        await server.execute(f"KILL {number}")
+        await asyncio.sleep(0.05)
+        assert number != await ask(pool, "SELECT CONNECTION_ID()")
+
+
+# Cancellation and end
+
+
+# aiomysql's: a connection whose login was cancelled is left to the garbage collector, which warns and closes it.
+unclosed = pytest.mark.filterwarnings(
+    "ignore:Unclosed connection:ResourceWarning",
+    "ignore:Exception ignored in.*Connection.__del__:pytest.PytestUnraisableExceptionWarning",
+)
+
+
+@unclosed
+async def test_cancelled_starts_leave_no_connection(source: Source, account: Account) -> None:
+    """Wherever a first build is when it is cancelled: its connections are closed."""
+    for turns in range(0, 120, 3):
+        pool = RotatingPool(source, maxsize=3)
+        entering = asyncio.create_task(pool.__aenter__())
+        for _ in range(turns):
+            await asyncio.sleep(0 if turns % 2 else 0.00005)
+        entering.cancel()
+        await asyncio.wait({entering})
+        await pool.aclose()
+    assert 0 == await account.gone()
+
+
+@unclosed
+async def test_closing_during_builds_leaves_no_connection(source: Source, account: Account) -> None:
+    """Wherever a later build is when the pool is closed: its connections are closed."""
+    for turns in range(0, 120, 3):
+        source.publish(DB_PASSWORD="first")
+        async with RotatingPool(source, maxsize=3, warm=turns % 4) as pool:
+            # Two passwords that both log in, and are different to the pool: the build succeeds.
+            source.publish(DB_PASSWORD="first", DB_URL=source.stored["DB_URL"].replace("127.0.0.1", "localhost"))
+            for _ in range(turns):
+                await asyncio.sleep(0 if turns % 2 else 0.00005)
+            assert pool.generation in {1, 2}
+        source.publish(DB_URL=source.stored["DB_URL"].replace("localhost", "127.0.0.1"))
+    assert 0 == await account.gone()
+
+
+@unclosed
+async def test_cancelled_users_leave_nothing(source: Source, account: Account) -> None:
+    """Wherever users are when they are cancelled: all places are free again, and the connections work."""
+    async with RotatingPool(source, maxsize=2, warm=1) as pool:
+        for turns in range(60):
+            tasks = [asyncio.create_task(ask(pool, "SELECT SLEEP(0.001)")) for _ in range(4)]
+            for _ in range(turns):
+                await asyncio.sleep(0 if turns % 2 else 0.00005)
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [] == [end for end in ends if end != 0 and not isinstance(end, asyncio.CancelledError)]
+        async with asyncio.timeout(5), AsyncExitStack() as stack:
+            for _ in range(2):
+                connection = await stack.enter_async_context(pool.acquire())
+                await connection.ping(reconnect=False)
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2 and "0 retiring" in repr(pool))
+    assert 0 == await account.gone()
+
+
+async def test_closing_leaves_no_connection(source: Source, account: Account) -> None:
+    """After the block the server has no connection of the pool."""
+    async with RotatingPool(source, maxsize=5) as pool:
+        await ask(pool, "SELECT 1")
+        assert 5 == await account.connections()
+    assert 0 == await account.gone()
+
+
+async def test_those_who_wait_are_told_of_the_end(source: Source) -> None:
+    """Closing lets who has a connection finish, and who waits for one fail."""
+    pool = RotatingPool(source, maxsize=1)
+    async with pool, pool.acquire() as connection:
+        waiting = asyncio.create_task(ask(pool, "SELECT 1"))
+        await asyncio.sleep(0.01)
+        closing = asyncio.create_task(pool.aclose())
+        await asyncio.sleep(0.05)
+        await connection.ping(reconnect=False)
+        assert not closing.done()
+    await closing
+    with pytest.raises(RotationFailed, match="not open"):
+        await waiting
+
+
+async def test_a_reset_of_all_connections(relay: Relay, source: Source, account: Account) -> None:
+    """After the network has reset every idle connection the pool lends new ones, and ends cleanly."""
+    source.publish(DB_URL=relay.address)
+    async with RotatingPool(source, maxsize=3) as pool:
+        relay.cut()
+        await asyncio.sleep(0.05)
+        assert 1 == await ask(pool, "SELECT 1")
+    assert 0 == await account.gone()
+
+
+@pytest.mark.parametrize("most", [1, 3])
+async def test_an_old_pool_whose_connections_were_reset(
+    relay: Relay, source: Source, account: Account, caplog: pytest.LogCaptureFixture, most: int
+) -> None:
+    """Connections that are dead already do not keep a swap from closing the others, and are no reason to warn."""
+    source.publish(DB_URL=relay.address)
+    async with RotatingPool(source, maxsize=3) as pool:
+        relay.cut(most)
+        await asyncio.sleep(0.05)
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2 and "0 retiring" in repr(pool))
+        await asyncio.sleep(0.05)
+        there = await account.connections()
+    # What was left to the garbage collector warns here, and not in another test.
+    gc.collect()
+    assert 3 == there
+    assert [] == [record.message for record in caplog.records if record.levelname == "WARNING"]
+
+
+async def test_a_login_that_hangs_holds_up_nobody_for_long(source: Source, server: Server, account: Account) -> None:
+    """When a server takes logins and does not answer, entering ends at its deadline, and who is inside can leave."""
+    silent = asyncio.Event()
+    hanging: set[asyncio.Task[None]] = set()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if silent.is_set():
+            task = asyncio.current_task()
+            assert task
+            hanging.add(task)
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            writer.close()
+            return
+        upstream, downstream = await asyncio.open_connection("127.0.0.1", server.port)
+
+        async def pump(source_: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            while data := await source_.read(65536):
+                target.write(data)
+            target.close()
+
+        await asyncio.gather(pump(reader, downstream), pump(upstream, writer))
+
+    listening = await asyncio.start_server(relay, "127.0.0.1", 0)
+    source.publish(DB_URL=f"127.0.0.1:{listening.sockets[0].getsockname()[1]}", DB_USER=account.name)
+    async with RotatingPool(source, maxsize=3, warm=1, retry_deadline=0.5) as pool:
+        async with pool.acquire():
+            silent.set()
+            outside = asyncio.create_task(ask(pool, "SELECT 1"))
+            await eventually(lambda: hanging)
+        with pytest.raises(TimeoutError):
+            await outside
+    for task in hanging:
+        task.cancel()
+    listening.close()
+    await listening.wait_closed()

@@ -1,0 +1,188 @@
+"""
+Runtimes that freeze between two calls, as AWS Lambda does, and machines that sleep: `ensure_fresh`, and what age is.
+"""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from aiossmenv import AccessDenied, Env, StaleEnv, load_env
+from aiossmenv._schedule import Schedule
+from aiossmenv.testing import Call, ManualClock, MemoryStore
+from timing import our_tasks
+
+
+class FreezingClock(ManualClock):
+    """A clock that stands still while the process is frozen, but for its time of day."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._frozen = timedelta()
+
+    def wall(self) -> datetime:
+        """See `Clock`."""
+        return super().wall() + self._frozen
+
+    def freeze(self, seconds: float) -> None:
+        """Let time of day pass, and nothing else; below 0: set it back."""
+        self._frozen += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def freezing() -> FreezingClock:
+    """Give a clock that can freeze."""
+    return FreezingClock()
+
+
+@pytest.fixture
+def memory(freezing: FreezingClock) -> MemoryStore:
+    """Give a store with one secret under /R, on that clock."""
+    return MemoryStore({"/R/A": "1"}, clock=freezing)
+
+
+async def test_young_values_cost_nothing(memory: MemoryStore, freezing: FreezingClock) -> None:
+    """
+    Below the age there is no request; from the age on there is one, by name and undecrypted, and it says what changed.
+    """
+    env = await load_env("/R", environ=None, store=memory)
+    memory.put("/R/A", "2")
+    memory.calls.clear()
+
+    await freezing.advance(59.9)
+    assert () == await env.ensure_fresh(60)
+    assert [] == memory.calls
+
+    await freezing.advance(0.1)
+    assert ["A"] == [change.key for change in await env.ensure_fresh(60)]
+    assert "2" == env["A"]
+    assert Call("ssm:GetParameters", ("/R/A",), decrypt=False) == memory.calls[0]
+
+    memory.calls.clear()
+    assert () == await env.ensure_fresh(60)
+    assert [] == memory.calls
+    assert () == await env.ensure_fresh(0)
+    assert 1 == len(memory.calls)
+    assert set() == await our_tasks()
+
+
+async def test_frozen_process_is_not_fresh(memory: MemoryStore, freezing: FreezingClock) -> None:
+    """Time that passed while the process was frozen is part of the age: it is refreshed, reported, and too stale."""
+    env = await load_env("/R", environ=None, max_stale=600, store=memory)
+    memory.put("/R/A", "2")
+    await freezing.advance(10)
+    freezing.freeze(3600)
+
+    with pytest.raises(StaleEnv, match="3610 s old"):
+        env["A"]
+    assert 3610 == env.status.age
+    assert 1 == len(await env.ensure_fresh(60))
+    assert ("2", 0) == (env["A"], env.status.age)
+
+
+async def test_time_of_day_that_is_set_back(memory: MemoryStore, freezing: FreezingClock) -> None:
+    """A time of day that is set back, or is slewed by less than a second, makes nothing younger or older."""
+    env = await load_env("/R", environ=None, store=memory)
+    freezing.freeze(0.9)
+    assert 0 == env.status.age
+    freezing.freeze(-86_400)
+    await freezing.advance(60)
+    assert 60 == env.status.age
+    memory.calls.clear()
+    await env.ensure_fresh(60)
+    assert 1 == len(memory.calls)
+
+
+async def test_callers_share(memory: MemoryStore, freezing: FreezingClock) -> None:
+    """Any number of requests that find the values too old share one refresh."""
+    env = await load_env("/R", environ=None, store=memory)
+    freezing.freeze(3600)
+    memory.calls.clear()
+
+    await asyncio.gather(*(env.ensure_fresh(60) for _ in range(20)))
+    assert 1 == len(memory.calls)
+
+
+async def test_kinds_fall_due_while_frozen(memory: MemoryStore, freezing: FreezingClock) -> None:
+    """Listings and decryptions of everything come after `relist` and `revalidate` seconds, most of them frozen ones."""
+    env = await load_env("/R", environ=None, list_interval=3600, revalidate_interval=7200, store=memory)
+    memory.put("/R/B", "new")
+    kinds = []
+    for _ in range(12):
+        memory.calls.clear()
+        freezing.freeze(590)
+        await freezing.advance(10)
+        await env.ensure_fresh(60)
+        decrypted = [call.decrypt for call in memory.calls if call.action == "ssm:GetParametersByPath"]
+        kinds.append("revalidate" if True in decrypted else "list" if decrypted else "poll")
+
+    # 0.875 of the intervals: 3150 and 6300 seconds.
+    assert ["poll"] * 5 + ["list"] + ["poll"] * 4 + ["revalidate", "poll"] == kinds
+    assert {"A", "B"} == set(env)
+
+
+async def test_failure_keeps_the_last_good_values(memory: MemoryStore, freezing: FreezingClock) -> None:
+    """Values that cannot be refreshed stay, and `status` says so; after a freeze the next call tries again."""
+    env = await load_env("/R", environ=None, store=memory)
+    memory.deny("ssm:*")
+    for failures in (1, 2):
+        freezing.freeze(3600)
+        assert () == await env.ensure_fresh(60)
+        assert ("1", failures) == (env["A"], env.status.failures)
+        assert isinstance(env.status.last_error, AccessDenied)
+
+    memory.heal()
+    freezing.freeze(3600)
+    await env.ensure_fresh(60)
+    assert 0 == env.status.failures
+
+
+async def test_beside_a_ttl(memory: MemoryStore, freezing: FreezingClock) -> None:
+    """With a TTL it works as well, and puts off the refresh that was planned; a closed `Env` says so."""
+    async with load_env("/R", environ=None, ttl=60, store=memory) as env:
+        freezing.freeze(3600)
+        before = env.status
+        await env.ensure_fresh(60)
+        assert (False, True) == (before.fresh, env.status.fresh)
+        assert 52.5 == env.status.next_refresh
+    with pytest.raises(RuntimeError, match="closed"):
+        await env.ensure_fresh(60)
+
+
+@pytest.mark.parametrize("max_age", [-1, float("nan")])
+async def test_no_age(memory: MemoryStore, max_age: float) -> None:
+    """An age that is none is refused."""
+    env = await load_env("/R", environ=None, store=memory)
+    with pytest.raises(ValueError, match=f"max_age is a number of seconds, not {max_age}"):
+        await env.ensure_fresh(max_age)
+
+
+def test_a_loop_for_each_call(memory: MemoryStore, freezing: FreezingClock) -> None:
+    """As in Lambda's own handlers, which are no coroutines: one loop loads, each call has its own."""
+
+    async def load() -> Env:
+        return await load_env("/R", environ=None, store=memory)
+
+    async def handle() -> str:
+        await env.ensure_fresh(60)
+        return env["A"]
+
+    env = asyncio.run(load())
+    for value in ("2", "3"):
+        memory.put("/R/A", value)
+        freezing.freeze(900)
+        assert value == asyncio.run(handle())
+
+
+def test_waking_twice_counts_once() -> None:
+    """However often one asks after a sleep, it is counted once; a refresh begins a new count."""
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    schedule = Schedule(ttl=60, list_interval=None, revalidate_interval=None, max_stale=None, random=lambda: 0.5)
+    schedule.loaded(now=5.0, wall=noon)
+    for _ in range(3):
+        schedule.account_for_suspend(now=15.0, wall=noon + timedelta(seconds=110))
+        assert 110 == schedule.status(15.0).age
+
+    schedule.succeeded("poll", now=15.0, wall=noon + timedelta(seconds=110), changes=0)
+    schedule.account_for_suspend(now=20.0, wall=noon + timedelta(seconds=115))
+    assert 5 == schedule.status(20.0).age

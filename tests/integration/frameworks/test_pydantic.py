@@ -1,0 +1,906 @@
+"""Typed settings: what fills them, what follows, and what is said of what does not fit."""
+
+import ast
+import asyncio
+import inspect
+import json
+import logging
+import os
+import pickle
+import re
+import subprocess
+import sys
+import textwrap
+import traceback
+from typing import Annotated, Any, ClassVar, Literal
+
+import pytest
+from pydantic import (
+    AliasChoices,
+    AliasPath,
+    BaseModel,
+    Field,
+    Json,
+    RootModel,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from typing_extensions import TypeAliasType
+
+import aiossmenv.pydantic
+from aiossmenv import AiossmenvError, EmptyPath, KeyCollision, MissingParameters, ParameterStore, load_env
+from aiossmenv.pydantic import InvalidSettings, LiveSettings, ParameterSource, live_settings, load_settings
+from aiossmenv.testing import MemoryStore
+from embedded import Store
+from faults import FaultProxy
+from timing import our_tasks, settle
+
+MARK = "hunter2"
+
+
+class Database(BaseModel):
+    """A level of the hierarchy."""
+
+    host: str
+    port: int = 3306
+    password: SecretStr
+
+
+class Settings(BaseSettings):
+    """What most services have."""
+
+    db: Database
+    regions: list[str] = []
+    debug: bool = False
+
+
+class Held(MemoryStore):
+    """A store with so many values under /app."""
+
+    def __init__(self, **values: str) -> None:
+        super().__init__({f"/app/{name}": value for name, value in values.items()})
+        self.store = self
+
+    @property
+    def asked(self) -> list[str]:
+        """The names that were read."""
+        return [name for call in self.calls if call.action == "ssm:GetParameters" for name in call.names]
+
+
+def database(**values: str) -> Held:
+    """Return a store with what `Settings` needs."""
+    return Held(**{"db/host": "h", "db/password": MARK} | values)
+
+
+def settings_of(**annotations: Any) -> type[BaseSettings]:
+    """Return a class of settings with these fields, none of them with a default."""
+    return type("Some", (BaseSettings,), {"__annotations__": annotations})
+
+
+# --- The page
+
+
+async def test_page(ssm: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """The example of the module's documentation runs as it stands, and tells of a change."""
+    page = inspect.getdoc(aiossmenv.pydantic) or ""
+    # Indented lines are code, and so is what is empty between them.
+    blocks = re.findall(r"(?:^ {4}.*\n|^\n(?=\n? {4}))+", page + "\n", re.MULTILINE)
+    first, last = map(textwrap.dedent, blocks)
+    for name, value in (("db/host", "old"), ("db/password", MARK)):
+        await asyncio.to_thread(ssm.put, f"/FAKEBOOK/TEST/{name}", value)
+
+    async def move(live: LiveSettings[Any]) -> None:
+        await asyncio.to_thread(ssm.put, "/FAKEBOOK/TEST/db/host", "new")
+        await live.env.refresh()
+
+    names: dict[str, Any] = {"move": move}
+    program = compile(first + "    await move(live)\n", "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    await eval(program, names)  # a program with await at its top level is a coroutine
+
+    assert "old\nfrom old to new\n" == capsys.readouterr().out
+    names["ParameterSource"] = ParameterSource
+    exec(f"class Marked(Settings):\n    debug: bool = False\n{textwrap.indent(last, '    ')}", names)
+    os.environ["DEBUG"] = "false"
+    marked = await load_settings(names["Marked"], "/app", store=database(debug="true").store)
+    assert marked.model_dump()["debug"]
+    assert len(page.splitlines()) < 60
+
+
+# --- Names
+
+
+async def test_one_round_trip_without_listing(ssm: Store, proxy: FaultProxy) -> None:
+    """A typed app reads exactly the names of its fields, in one call, and nothing goes to the environment."""
+    for name, value, kind in (
+        ("db/host", "h", "String"),
+        ("db/password", MARK, "SecureString"),
+        ("regions", "eu-west-1, us-east-1", "StringList"),
+        ("other", "x", "String"),
+    ):
+        await asyncio.to_thread(ssm.put, f"/app/{name}", value, kind)
+    before = dict(os.environ)
+
+    settings = await load_settings(Settings, "/app/")
+
+    assert ("h", 3306, MARK) == (settings.db.host, settings.db.port, settings.db.password.get_secret_value())
+    assert ["eu-west-1", "us-east-1"] == settings.regions
+    assert ["GetParameters"] == [call.operation for call in proxy.calls]
+    names = ["db", "db/host", "db/password", "db/port", "debug", "regions"]
+    assert [f"/app/{name}" for name in names] == sorted(proxy.calls[0].body["Names"])
+    assert before == dict(os.environ)
+
+
+async def test_the_environment_is_filled_if_asked_for() -> None:
+    """With `environ` the values go there, too, by the keys of `load_env`."""
+    environ: dict[str, str] = {}
+    await load_settings(Settings, "/app", environ=environ, store=database().store)
+    assert {"DB_HOST": "h", "DB_PASSWORD": MARK} == environ
+
+
+def test_names_of_fields() -> None:
+    """Names are those of aliases, else of fields, by level; a model within itself is not followed for ever."""
+
+    class Node(BaseModel):
+        value: int = 0
+        inner: "Node | None" = None
+        leaf: "Leaf | None" = None
+
+    class Leaf(BaseModel):
+        node: Node | None = None
+
+    Node.model_rebuild()
+
+    class Items(RootModel[list[int]]):
+        pass
+
+    class Many(BaseSettings):
+        model_config = SettingsConfigDict(env_prefix="APP_")
+        plain: int = 0
+        alias: int = Field(0, alias="ALIAS")
+        choice: int = Field(0, validation_alias=AliasChoices("first", AliasPath("second", 0)))
+        path: int = Field(0, validation_alias=AliasPath("third", "of"))
+        node: Annotated[Node, "note"] | None = Field(None, validation_alias=AliasChoices("NODE", "knot"))
+        items: Items = Items([])
+        named: TypeAliasType("Named", Leaf | None) = None  # type: ignore[valid-type] # the `type` statement of 3.12
+        listed: list[Node] = []
+
+    names = ["plain", "ALIAS", "first", "second", "third"]
+    ends = ["value", "inner", "leaf", "leaf/node"]
+    nodes = [name for root in ("NODE", "knot") for name in (root, *(f"{root}/{end}" for end in ends))]
+    named = ["named", "named/node", *(f"named/node/{end}" for end in ("value", "inner", "leaf"))]
+    assert [*names, *nodes, "items", *named, "listed"] == ParameterSource(Many).names()
+
+
+@pytest.mark.parametrize("key", ["populate_by_name", "validate_by_name", "validate_by_alias"])
+async def test_names_by_config(key: Literal["populate_by_name", "validate_by_name", "validate_by_alias"]) -> None:
+    """
+    Where the model's config lets a field be filled by its name besides, or instead of, its alias, both or it are read.
+    """
+    config = {"validate_by_alias": False, "validate_by_name": True} if key == "validate_by_alias" else {key: True}
+
+    class Named(BaseSettings):
+        model_config = SettingsConfigDict(**config)  # type: ignore[typeddict-item] # keys known to mypy only when spelled
+        x: int = Field(alias="Y")
+
+    held = Held(x="1")
+    assert 1 == (await load_settings(Named, "/app", store=held.store)).x
+    assert (["x"] if key == "validate_by_alias" else ["Y", "x"]) == [name.removeprefix("/app/") for name in held.asked]
+
+
+async def test_upper_case_by_alias_generator() -> None:
+    """A config that makes aliases of upper case reads names of upper case, without listing."""
+
+    class Upper(BaseSettings):
+        model_config = SettingsConfigDict(alias_generator=str.upper)
+        db_url: str
+
+    held = Held(DB_URL="u")
+    assert "u" == (await load_settings(Upper, "/app", store=held.store)).db_url
+    assert ["/app/DB_URL"] == held.asked
+
+
+@pytest.mark.parametrize("name", ["db_url", "DB_URL", "db-url", "Db.Url"])
+async def test_other_spellings_when_listed(name: str) -> None:
+    """In a listed path, case makes no difference to which field is filled, nor which of `- . _`."""
+
+    class Level(BaseModel, extra="forbid"):
+        db_url: str
+
+    class Url(Level, BaseSettings):
+        model_config = SettingsConfigDict(extra="forbid")
+        level: Level
+
+    held = Held(**{name: "u", f"level/{name}": "v", "unknown": "x", "un/known": "x"})
+    settings = await load_settings(Url, "/app", keys=None, store=held.store)
+    assert ("u", "v") == (settings.db_url, settings.level.db_url)
+    if name != "db_url":
+        with pytest.raises(MissingParameters, match="/app/db_url"):
+            await load_settings(Url, "/app", store=held.store)
+
+
+async def test_two_spellings_of_one_field() -> None:
+    """An exact name wins; without one, an error names both parameters, and no value."""
+
+    class Url(BaseSettings):
+        db_url: str
+
+    # Where pydantic-settings keeps it when the error is raised.
+    os.environ["DB_URL"] = MARK
+    held = Held(**{"db-url": MARK, "DB_URL": MARK})
+    with pytest.raises(KeyCollision, match="several parameters fill db_url: /app/DB_URL and /app/db-url") as caught:
+        await load_settings(Url, "/app", keys=None, to_key=str, store=held.store)
+    assert {"db_url": ("/app/DB_URL", "/app/db-url")} == caught.value.collisions
+    assert_hidden(caught.value)
+
+    del os.environ["DB_URL"]
+    held.put("/app/db_url", "exact")
+    assert "exact" == (await load_settings(Url, "/app", keys=None, to_key=str, store=held.store)).db_url
+
+
+async def test_later_paths_win_and_the_root_is_a_path() -> None:
+    """Of two paths the later wins, field by field; the path may be the root."""
+    held = database()
+    held.put("/common/db/host", "common")
+    held.put("/common/debug", "true")
+
+    settings = await load_settings(Settings, "/common", "/app", store=held.store)
+    assert ("h", True) == (settings.db.host, settings.debug)
+
+    class Root(BaseSettings):
+        app: Settings
+
+    assert "h" == (await load_settings(Root, "/", store=held.store)).app.db.host
+    for name in ("db/host", "db/password"):
+        held.delete(f"/app/{name}")
+    for settings_class, paths, keys in (
+        (Root, ["/"], ("/app/db/host", "/app/db/password")),
+        (Settings, ["/common", "/app"], ("/app/db/password",)),
+    ):
+        with pytest.raises(MissingParameters) as caught:
+            await load_settings(settings_class, *paths, store=held.store)
+        assert keys == caught.value.keys
+
+
+async def test_alias_of_two_levels_and_of_another_store() -> None:
+    """An alias may go down the hierarchy, and may be a secret of Secrets Manager."""
+    reference = "/aws/reference/secretsmanager/prod/key"
+
+    class Flat(BaseSettings):
+        host: str = Field(validation_alias="db/host")
+        api_key: SecretStr = Field(validation_alias=reference)
+
+    held = database()
+    held.put(reference, MARK)
+    settings = await load_settings(Flat, "/app", store=held.store)
+
+    assert ("h", MARK) == (settings.host, settings.api_key.get_secret_value())
+    with pytest.raises(MissingParameters) as caught:
+        LiveSettings(Flat, await load_env("/app", store=held.store))
+    assert (reference,) == caught.value.keys
+
+
+# --- Values
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "expected"),
+    [
+        (int, "5", 5),
+        (str, "a, b", "a, b"),
+        (str, '{"a": 1}', '{"a": 1}'),
+        (str | None, "null", "null"),
+        (SecretStr, MARK, SecretStr(MARK)),
+        (list[int], "[1, 2]", [1, 2]),
+        (list[str] | None, '["a"]', ["a"]),
+        (str | list[str], "123", "123"),
+        (str | list[str], '["a"]', ["a"]),
+        (dict[str, int], '{"a": 1}', {"a": 1}),
+        (tuple[int, str], '[1, "a"]', (1, "a")),
+        (set[str], '["a", "a"]', {"a"}),
+        (Json[list[int]], "[1]", [1]),
+        (Annotated[list[str], NoDecode] | str, "[", "["),
+        (RootModel[list[int]], "[1]", [1]),
+        (Database, f'{{"host": "h", "password": "{MARK}"}}', {"host": "h", "port": 3306, "password": SecretStr(MARK)}),
+        (Database | None, '{"host": "h", "password": ""}', {"host": "h", "port": 3306, "password": SecretStr("")}),
+    ],
+)
+async def test_text(annotation: Any, text: str, expected: object) -> None:
+    """A field that holds several things gets what the text says in JSON, and all others the text."""
+    settings = await load_settings(settings_of(x=annotation), "/app", store=Held(x=text).store)
+    assert {"x": expected} == settings.model_dump()
+
+
+@pytest.mark.parametrize(
+    ("annotation", "expected"),
+    [
+        (list[str], ["a", "b c", ""]),
+        (list[str] | None, ["a", "b c", ""]),
+        (set[str], {"a", "b c", ""}),
+        (list[SecretStr], [SecretStr("a"), SecretStr("b c"), SecretStr("")]),
+        (str, "a, b c,"),
+    ],
+)
+async def test_string_lists(annotation: Any, expected: object) -> None:
+    """
+    A `StringList` is its stripped items to a field that holds several things, and its text to another, also within.
+    """
+    within = type("Within", (BaseModel,), {"__annotations__": {"y": annotation}})
+    held = Held()
+    held.put("/app/x", "a, b c,", "StringList")
+    held.put("/app/within/y", "a, b c,", "StringList")
+
+    settings = await load_settings(settings_of(x=annotation, within=within), "/app", store=held.store)
+
+    assert {"x": expected, "within": {"y": expected}} == settings.model_dump()
+    assert type(expected) is type(settings.model_dump()["x"])
+
+
+async def test_paths_of_aliases() -> None:
+    """A field with an `AliasPath` is what that finds in the JSON of the parameter it begins with."""
+
+    class Deep(BaseSettings):
+        first: int = Field(validation_alias=AliasChoices("one", AliasPath("numbers", 0)))
+        host: str = Field(validation_alias=AliasPath("db", "host"))
+
+    held = Held(numbers="[7, 8]", db='{"host": "h"}')
+    assert {"first": 7, "host": "h"} == (await load_settings(Deep, "/app", store=held.store)).model_dump()
+
+
+async def test_level_and_json_together() -> None:
+    """A model may be one parameter of JSON, and what is below it wins."""
+    held = Held(db=f'{{"host": "json", "password": "{MARK}"}}')
+    assert "json" == (await load_settings(Settings, "/app", store=held.store)).db.host
+    held.put("/app/db/host", "level")
+    settings = await load_settings(Settings, "/app", store=held.store)
+    assert ("level", MARK) == (settings.db.host, settings.db.password.get_secret_value())
+
+
+async def test_optional_models_and_unions() -> None:
+    """A model that may be missing is, if nothing of it is there; members of a union are filled alike."""
+
+    class Cat(BaseModel):
+        kind: Literal["cat"]
+        lives: int = 9
+
+    class Dog(BaseModel):
+        kind: Literal["dog"]
+        tricks: list[str] = []
+
+    class Home(BaseSettings):
+        db: Database | None = None
+        pet: Cat | Dog | None = Field(None, discriminator="kind")
+
+    held = Held(**{"pet/kind": "dog", "pet/tricks": '["sit"]'})
+    assert Home(pet=Dog(kind="dog", tricks=["sit"])) == await load_settings(Home, "/app", store=held.store)
+
+
+async def test_dicts_by_hierarchy_when_listed() -> None:
+    """In a listed path, a dict is filled by what is below its name, too."""
+
+    held = Held(**{"limits/a": "1", "limits/b": "2"})
+    settings = await load_settings(settings_of(limits=dict[str, int]), "/app", keys=None, store=held.store)
+    assert {"limits": {"a": 1, "b": 2}} == settings.model_dump()
+
+
+# --- Precedence
+
+
+async def test_environment_wins() -> None:
+    """The environment wins over parameters, in part of a model too, and where a field has several names."""
+
+    class Both(BaseSettings):
+        model_config = SettingsConfigDict(env_nested_delimiter="__")
+        db: Database
+        mode: str = Field(validation_alias=AliasChoices("first", "mode"))
+
+    os.environ |= {"DB__HOST": "environment", "MODE": "environment"}
+    held = database(first="store")
+    settings = await load_settings(Both, "/app", store=held.store)
+
+    assert ("environment", MARK) == (settings.db.host, settings.db.password.get_secret_value())
+    assert "environment" == settings.mode
+
+
+async def test_options_of_the_environment() -> None:
+    """Prefix, delimiter and case of the environment's variables make no difference to parameters."""
+
+    class Odd(BaseSettings):
+        model_config = SettingsConfigDict(
+            env_prefix="APP_", env_nested_delimiter="_", env_nested_max_split=1, case_sensitive=False
+        )
+        app: Settings
+
+    held = Held(**{"app/db/host": "h", "app/db/password": MARK})
+    os.environ["APP_APP_DEBUG"] = "true"
+    settings = await load_settings(Odd, "/app", store=held.store)
+    assert ("h", True) == (settings.app.db.host, settings.app.debug)
+
+
+async def test_marked_place() -> None:
+    """
+    The source takes the place that the class marks; outside of a load it is empty, and with an `Env` it needs none.
+    """
+
+    class First(BaseSettings):
+        mode: str = "default"
+        env: ClassVar[Any] = None
+
+        @classmethod
+        def settings_customise_sources(  # type: ignore[override] # as the page shows it: they are passed by name
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            **_: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, ParameterSource(settings_cls, cls.env), env_settings
+
+    held = Held(mode="store")
+    assert "default" == First().mode
+    os.environ["MODE"] = "environment"
+    assert "environment" == First().mode
+    assert "store" == (await load_settings(First, "/app", store=held.store)).mode
+
+    First.env = await load_env("/app", environ=None, store=held.store)
+    assert ("store", "argument") == (First().mode, First(mode="argument").mode)
+    held.put("/other/mode", "other")
+    assert "store" == (await load_settings(First, "/other", store=held.store)).mode
+
+
+# --- What does not fit
+
+
+def assert_hidden(error: BaseException) -> None:
+    """Look for the mark in all that anybody could print of *error*: texts, chain, and frames with their variables."""
+    trace = traceback.TracebackException.from_exception(error, capture_locals=True)
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    assert MARK not in "".join(trace.format()) + repr(error) + repr(vars(error))
+
+
+async def refused(settings: type[BaseSettings], held: Held) -> AiossmenvError:
+    """Return what loading the settings raises."""
+    with pytest.raises(AiossmenvError) as caught:
+        await load_settings(settings, "/app", environ={}, store=held.store)
+    assert_hidden(caught.value)
+    return caught.value
+
+
+async def test_all_that_is_missing() -> None:
+    """
+    All required parameters that are missing are named at once, those of a missing model too; optional ones are not.
+    """
+
+    class Outer(BaseModel):
+        url: str = Field(validation_alias=AliasChoices("url", "uri"))
+        spare: Database | None = None
+
+    class More(Settings):
+        outer: Outer
+        token: SecretStr = Field(validation_alias=AliasChoices("api-token", "token"))
+        inner: Database = Field(alias="INNER")
+        spare: Database | None = None
+
+    error = await refused(More, Held(**{"INNER/host": "h"}))
+
+    assert isinstance(error, MissingParameters)
+    names = ("/app/INNER/password", "/app/api-token", "/app/db/host", "/app/db/password", "/app/outer/url")
+    assert names == error.keys
+    assert (
+        f"required, and not there: {', '.join(names)} (path /app, region eu-central-1). Create them, or check the path"
+        " and the region; keys=None finds them if they are spelled otherwise."
+    ) == str(error)
+
+
+async def test_missing_model_without_needs() -> None:
+    """Of a required model that needs nothing within, its own name is what is missing."""
+
+    class Pool(BaseModel):
+        size: int = 1
+
+    class Pooled(BaseSettings):
+        pool: Pool
+
+    error = await refused(Pooled, Held())
+    assert isinstance(error, MissingParameters)
+    assert ("/app/pool",) == error.keys
+
+
+async def test_empty_path() -> None:
+    """A path that holds nothing of settings that require nothing is `EmptyPath`, unless it may be."""
+
+    class Lax(BaseSettings):
+        debug: bool = False
+
+    assert isinstance(await refused(Lax, Held(other="x")), EmptyPath)
+    assert not (await load_settings(Lax, "/app", allow_empty=True, store=Held().store)).debug
+
+
+async def test_missing_optional_is_no_matter(caplog: pytest.LogCaptureFixture) -> None:
+    """Optional parameters that are missing are no error, and nothing to warn of."""
+    with caplog.at_level(logging.INFO, "aiossmenv"):
+        await load_settings(Settings, "/app", store=database().store)
+
+    assert [("INFO", "not in Parameter Store: /app/db, /app/db/port, /app/debug, /app/regions")] == [
+        (record.levelname, record.getMessage()) for record in caplog.records
+    ]
+
+
+class Strict(BaseSettings):
+    """What can be wrong in each way."""
+
+    port: int = 1
+    limits: dict[str, int] = {}
+    db: Database | None = None
+    token: SecretStr = SecretStr("")
+    items: list[int] = []
+
+    @field_validator("token")
+    @classmethod
+    def _long(cls, token: SecretStr) -> SecretStr:
+        if "short" in token.get_secret_value():
+            raise ValueError(f"{token.get_secret_value()} is too short")
+        if "broken" in token.get_secret_value():
+            raise RuntimeError(token.get_secret_value())
+        return token
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Strict":
+        if self.port == 0:
+            raise ValueError(self.token.get_secret_value())
+        return self
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"port": MARK}, "port: int_parsing (parameter /app/port)"),
+        ({"limits": f'{{"{MARK}": "{MARK}"}}'}, "limits: int_parsing (parameter /app/limits)"),
+        ({"limits": f'["{MARK}"'}, "limits: dict_type (parameter /app/limits)"),
+        ({"items": f"[1, {MARK}]"}, "items: list_type (parameter /app/items)"),
+        ({"items": f'[1, "{MARK}", "{MARK}"]'}, "items: int_parsing (parameter /app/items)"),
+        ({"db": MARK}, "db: model_type (parameter /app/db)"),
+        ({"db": f'{{"host": "h", "password": "{MARK}", "port": "x"}}'}, "db.port: int_parsing (parameter /app/db)"),
+        ({"db/host": "h", "db/port": MARK}, "db.port: int_parsing (parameter /app/db/port); missing: /app/db/password"),
+        ({"token": f"{MARK} short"}, "token: value_error (parameter /app/token)"),
+        ({"token": MARK, "port": "0"}, "Strict: value_error"),
+        ({"token": f"{MARK} broken"}, f"Strict: RuntimeError at {__file__}:"),
+    ],
+)
+async def test_what_is_wrong(values: dict[str, str], expected: str) -> None:
+    """What does not fit is said by field, type of error and parameter, never by value, key of JSON or message."""
+    error = await refused(Strict, Held(**values))
+
+    assert isinstance(error, InvalidSettings)
+    assert str(error).startswith(expected)
+    assert ("/app", "eu-central-1") == (error.path, error.region)
+    assert str(error).endswith(" (path /app, region eu-central-1). Correct the parameters, or what overrides them.")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "expected"),
+    [("PORT", MARK, "port: int_parsing (path"), ("LIMITS", f'{{"{MARK}": "x"}}', "limits: int_parsing (path")],
+)
+async def test_what_overrides_is_wrong(variable: str, value: str, expected: str) -> None:
+    """Of what is wrong in the environment no parameter is named, and no value or key said."""
+    os.environ[variable] = value
+    error = await refused(Strict, Held(db='{"host": "h", "password": ""}'))
+    assert isinstance(error, InvalidSettings)
+    assert str(error).startswith(expected)
+
+
+async def test_environment_that_is_no_json() -> None:
+    """What the environment has instead of JSON is named by the type of error, and not quoted."""
+    held = Held(port="1")
+    assert Strict() == await load_settings(Strict, "/app", store=held.store)
+    os.environ["ITEMS"] = MARK
+    error = await refused(Strict, held)
+    assert str(error).startswith("Strict: SettingsError at ")
+
+
+# --- Following
+
+
+def refusals(live: LiveSettings[Any]) -> list[str]:
+    """Return what is said to be wrong with the newest values, without where and what to do."""
+    return [live.error.args[0]] if live.error else []
+
+
+async def test_last_valid_settings_stay(caplog: pytest.LogCaptureFixture) -> None:
+    """New values that do not fit are logged and reported, and change nothing; the next ones that do fit are taken."""
+    held = database()
+    told: list[tuple[str, str]] = []
+    async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
+        live.on_change(lambda old, new: told.append((old.db.host, new.db.host)))
+        first = live.current
+        held.put("/app/db/port", MARK)
+        held.put("/app/db/host", "new")
+        with caplog.at_level(logging.DEBUG):
+            await live.env.refresh()
+
+        assert first is live.current
+        assert [] == told
+        assert isinstance(live.error, InvalidSettings)
+        assert_hidden(live.error)
+        said = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+        assert [f"the last valid Settings stay: InvalidSettings: {live.error}"] == said
+        assert "<LiveSettings of Settings, newer ones are not valid>" == repr(live)
+
+        held.put("/app/db/port", "1")
+        await live.env.refresh()
+        assert not refusals(live)
+        assert [("h", "new")] == told
+        assert ("new", 1) == (live.current.db.host, live.current.db.port)
+        assert "h" == first.db.host
+        assert "<LiveSettings of Settings, valid>" == repr(live)
+
+        # What is removed for good is missing.
+        held.delete("/app/db/host")
+        for _ in range(2):
+            await live.env.refresh()
+        assert ["required, and not there: /app/db/host"] == refusals(live)
+        assert "new" == live.current.db.host
+    assert MARK not in caplog.text
+
+
+async def test_follows_by_itself(ssm: Store, store: ParameterStore, clock: Any) -> None:
+    """A change is there after the TTL, over HTTP, without anybody's asking."""
+    for name, value in (("db/host", "old"), ("db/password", MARK)):
+        await asyncio.to_thread(ssm.put, f"/app/{name}", value)
+    async with live_settings(Settings, "/app", ttl=60, store=store) as live:
+        changed = asyncio.Event()
+        live.on_change(lambda *_: changed.set())
+        await asyncio.to_thread(ssm.put, "/app/db/host", "new")
+        await clock.advance(60)
+        await asyncio.wait_for(changed.wait(), 10)
+        assert "new" == live.current.db.host
+
+
+async def test_one_validation_for_one_refresh() -> None:
+    """However many parameters a refresh changed, the settings are built once, and each callback called once."""
+    built: list[int] = []
+
+    class Counted(Settings):
+        @model_validator(mode="after")
+        def _count(self) -> "Counted":
+            built.append(1)
+            return self
+
+    held = database()
+    told: list[str] = []
+    async with live_settings(Counted, "/app", ttl=60, store=held.store) as live:
+        live.on_change(lambda _, new: told.append(new.db.host))
+        for name, value in (("db/host", "new"), ("db/port", "1"), ("debug", "true")):
+            held.put(f"/app/{name}", value)
+        assert 3 == len(await live.env.refresh())
+    assert [1, 1] == built
+    assert ["new"] == told
+
+
+async def test_same_values_are_no_change() -> None:
+    """A parameter that was written again with its value leaves the settings the object they were, and calls nobody."""
+    held = database()
+    told: list[str] = []
+    async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
+        first = live.current
+        live.on_change(lambda _, new: told.append(new.db.host))
+        held.put("/app/db/host", "h")
+        assert 1 == len(await live.env.refresh())
+        assert first is live.current
+    assert [] == told
+
+
+async def test_callbacks(caplog: pytest.LogCaptureFixture) -> None:
+    """One that raises is logged by name and type and hurts nobody; one that has unsubscribed is not called."""
+    held = database()
+    told: list[str] = []
+    async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
+
+        def quits(old: Settings, new: Settings) -> None:
+            told.append(f"quits {old.db.host}")
+            unsubscribe()
+
+        def raises(old: Settings, new: Settings) -> None:
+            raise ValueError(new.db.password.get_secret_value())
+
+        async def raises_later(old: Settings, new: Settings) -> None:
+            raise ValueError(new.db.password.get_secret_value())
+
+        unsubscribe = live.on_change(quits)
+        for callback in (raises, raises_later):
+            live.on_change(callback)
+        live.on_change(lambda old, new: told.append(f"{old.db.host} {new.db.host}"))
+        for host in ("i", "j"):
+            held.put("/app/db/host", host)
+            await live.env.refresh()
+        await settle()
+    assert ["quits h", "h i", "i j"] == told
+    assert 2 == caplog.text.count("raises failed on the change of db/host with ValueError")
+    assert 2 == caplog.text.count("raises_later failed on the change of db/host with ValueError")
+    assert MARK not in caplog.text
+
+
+async def test_slow_callback() -> None:
+    """A coroutine function is called once at a time, and then once for all that happened meanwhile."""
+    held = database()
+    told: list[tuple[str, str]] = []
+    go = asyncio.Event()
+
+    async def slow(old: Settings, new: Settings) -> None:
+        told.append((old.db.host, new.db.host))
+        await go.wait()
+
+    async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
+        live.on_change(slow)
+        for host in ("i", "j", "k"):
+            held.put("/app/db/host", host)
+            await live.env.refresh()
+            await settle()
+        assert [("h", "i")] == told
+        go.set()
+        await settle()
+        held.put("/app/db/port", "x")
+        await live.env.refresh()
+        await settle()
+    assert [("h", "i"), ("i", "k")] == told
+
+
+async def test_an_env_of_ones_own() -> None:
+    """Settings follow an `Env` that is there already, and leave it open."""
+    held = database()
+    async with load_env("/app", ttl=60, environ=None, store=held.store) as env:
+        live = LiveSettings(Settings, env)
+        held.put("/app/db/host", "new")
+        await env.refresh()
+        assert "new" == live.current.db.host
+        assert env is live.env
+
+
+async def test_settings_are_of_their_class() -> None:
+    """What is loaded is of the class that was asked for, and compares, pickles and shows as such."""
+
+    class Frozen(Settings):
+        model_config = SettingsConfigDict(frozen=True)
+
+    settings = await load_settings(Settings, "/app", store=database().store)
+    assert Settings is type(settings)
+    assert Settings(db=Database(host="h", password=SecretStr(MARK))) == settings
+    assert settings == pickle.loads(pickle.dumps(settings))
+    assert repr(settings).startswith("Settings(db=Database(host='h', port=3306, password=SecretStr('**********')")
+    assert Frozen is type(await load_settings(Frozen, "/app", store=database().store))
+
+
+async def test_nothing_stays_open() -> None:
+    """A load with a TTL ends what that began; so does one that does not fit."""
+    await load_settings(Settings, "/app", ttl=60, store=database().store)
+    with pytest.raises(MissingParameters):
+        async with live_settings(Settings, "/app", ttl=60, store=Held().store):
+            pass  # pragma: no cover - entering is what fails
+    assert set() == await our_tasks()
+
+
+async def test_what_load_env_raises() -> None:
+    """Options are those of `load_env`, and so are their errors."""
+    load: Any = load_settings
+    with pytest.raises(TypeError, match="unexpected keyword argument 'tll'"):
+        await load(Settings, "/app", tll=60)
+    with pytest.raises(ValueError, match="ttl is a number of seconds above 0"):
+        await load_settings(Settings, "/app", ttl=0)
+
+
+# --- Secrets
+
+
+async def test_nothing_shows_a_secret(caplog: pytest.LogCaptureFixture) -> None:
+    """No repr of ours, no line of the log at any level and no variable of a frame shows a value."""
+    held = database(port=MARK, token=f"{MARK} broken")
+    held.put("/app/db", json.dumps({"host": MARK, "password": MARK}))
+    with caplog.at_level(logging.DEBUG):
+        source = ParameterSource(Strict, await load_env("/app", environ=None, store=held.store))
+        assert MARK in repr(source())
+        async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
+            held.put("/app/debug", MARK)
+            await live.env.refresh()
+            shown = f"{source!r} {live!r} {live.error!r} {live.error} {live.env!r} {live.current.db.password!r}"
+        error = await refused(Strict, held)
+    assert MARK not in f"{caplog.text} {shown} {error}"
+    assert "parameter /app/debug" in caplog.text
+
+
+def test_without_pydantic_settings() -> None:
+    """Where pydantic-settings is missing the import says how to install it."""
+    script = "import sys; sys.modules['pydantic_settings'] = None; import aiossmenv.pydantic"
+    run = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    expected = "ImportError: aiossmenv.pydantic needs pydantic-settings: pip install 'aiossmenv[pydantic]'"
+    assert expected in run.stderr
+
+
+# --- Secrets, and what belongs together
+
+SECRET_ID = "/aws/reference/secretsmanager/prod/db"
+
+
+async def test_a_model_behind_a_secret() -> None:
+    """A model may be one JSON secret: it alone is asked for, no path is needed, and what it lacks is said of it."""
+
+    class Login(BaseModel):
+        username: str
+        password: SecretStr
+
+    class Secrets(BaseSettings):
+        db: Login = Field(alias="/aws/reference/secretsmanager/prod/db")
+
+    store = MemoryStore({SECRET_ID: f'{{"username": "u", "password": "{MARK}"}}'})
+    settings = await load_settings(Secrets, store=store)
+    assert ("u", MARK) == (settings.db.username, settings.db.password.get_secret_value())
+    assert [(SECRET_ID,)] == [call.names for call in store.calls]
+
+    store.put(SECRET_ID, '{"username": "u"}')
+    with pytest.raises(InvalidSettings, match=f"missing .parameter {SECRET_ID}"):
+        await load_settings(Secrets, "/app", store=store)
+    store.delete(SECRET_ID)
+    with pytest.raises(MissingParameters, match=SECRET_ID):
+        await load_settings(Secrets, store=store)
+
+
+async def test_a_label_in_an_alias() -> None:
+    """An alias may say which version is read, by its number or a label."""
+
+    class Labelled(BaseSettings):
+        password: str = Field(alias="password:live")
+
+    held = Held(password="live")
+    held.label("/app/password", "live")
+    held.put("/app/password", "next")
+
+    assert "live" == (await load_settings(Labelled, "/app", store=held.store)).password
+
+
+async def test_names_that_would_be_one_variable() -> None:
+    """Where no variables are filled, names that would be one key are two fields."""
+
+    class Alike(BaseSettings):
+        db: Database
+        db_host: str
+
+    held = database(db_host="other")
+    settings = await load_settings(Alike, "/app", store=held.store)
+
+    assert ("h", "other") == (settings.db.host, settings.db_host)
+
+
+async def test_a_model_is_read_in_one_moment() -> None:
+    """What belongs to one model is followed as a group: a refresh in several calls reads it again in one."""
+
+    class Many(BaseSettings):
+        db: Database
+        fields: dict[str, str] = {}
+
+    held = database(**{f"a{number}": "1" for number in range(20)})
+    async with live_settings(Many, "/app", ttl=60, keys=None, store=held.store) as live:
+        assert [frozenset({"db/host", "db/password"})] == live.env._publisher.groups
+
+
+async def test_callable_objects_are_called_one_at_a_time() -> None:
+    """An object that is called like a coroutine function is one."""
+    held = database()
+    calls: list[str] = []
+    go = asyncio.Event()
+
+    class Slow:
+        async def __call__(self, _old: Settings, new: Settings) -> None:
+            calls.append(new.db.host)
+            await go.wait()
+
+    async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
+        live.on_change(Slow())
+        for host in ("i", "j", "k"):
+            held.put("/app/db/host", host)
+            await live.env.refresh()
+            await settle()
+        assert ["i"] == calls
+        go.set()
+        await settle()
+    assert ["i", "k"] == calls

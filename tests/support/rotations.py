@@ -1,0 +1,711 @@
+"""
+Credentials that rotate under load, on a real MariaDB: what tests/integration/databases asserts and
+tests/benchmarks/rotation.py measures.
+
+A `Rotator` changes credentials in the server and in the store, which are never changed at the same moment; a `Load` of
+20 tasks commits transactions all the while. `rotate_under_load()` runs one against the other and gives the `Outcome`.
+"""
+
+import asyncio
+import itertools
+import json
+import logging
+import random
+import secrets
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import aiomysql
+from pymysql import _auth
+
+from aiossmenv import Change, Parameter, Snapshot, diff, load_env
+from aiossmenv.mysql import _KEYS, RotatingPool, _read
+from embedded import MySQL, Server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from aiossmenv._rotating import Source as EnvLike
+    from embedded import Store
+
+TASKS = 20
+# Seconds that a read of the store in memory takes, and between two of them where it is polled.
+LATENCY = 0.008
+POLL = 0.02
+# A transaction is near a swap if it overlaps with so many seconds before it, when the new pool logs in, or after it.
+NEAR = 0.02
+
+
+class Source:
+    """
+    What a `RotatingPool` needs of an `Env`, on the loop's clock.
+
+    *snapshot* is what was read, *stored* what is there to be read, *latency* the seconds that a read takes, *asked*
+    how often a refresh was forced.
+    """
+
+    def __init__(self, **values: str) -> None:
+        self.stored = values
+        self.snapshot = Snapshot({}, datetime.now(UTC))
+        self.latency = 0.0
+        self.asked = 0
+        self._began = float("-inf")
+        self._watchers: list[tuple[Callable[[Change], None], tuple[str, ...]]] = []
+        self._publish()
+
+    def store(self, **values: str) -> None:
+        """Write values that nobody has read yet."""
+        self.stored |= values
+
+    def publish(self, **values: str) -> None:
+        """Write values, and read them at once."""
+        self.store(**values)
+        self._publish()
+
+    async def read(self) -> None:
+        """Read what is stored, in *latency* seconds."""
+        self._began = asyncio.get_running_loop().time()
+        await asyncio.sleep(self.latency)
+        self._publish()
+
+    def on_change(self, callback: Callable[[object], None], *keys: str) -> Callable[[], None]:
+        """See `Env`."""
+        entry = (callback, keys)
+        self._watchers.append(entry)
+        return lambda: self._watchers.remove(entry)
+
+    def group(self, *keys: str) -> Callable[[], None]:
+        """See `Env`: all is read at once here."""
+        assert keys
+        return lambda: None
+
+    async def refresh(self, *keys: str, min_gap: float = 0.0) -> None:
+        """See `Env`."""
+        assert set(keys) <= self.stored.keys()
+        self.asked += 1
+        await asyncio.sleep(self._began + min_gap - asyncio.get_running_loop().time())
+        await self.read()
+
+    def _publish(self) -> None:
+        """Make what is stored the snapshot, and tell."""
+        parameters = {
+            key: Parameter(name=f"/T/{key}", value=value, type="SecureString", version=1)
+            for key, value in self.stored.items()
+        }
+        before, self.snapshot = self.snapshot, Snapshot(parameters, datetime.now(UTC))
+        for change in diff(before, self.snapshot):
+            for callback, keys in tuple(self._watchers):
+                if change.key in keys:
+                    callback(change)
+
+
+class Account:
+    """A user of the server, and others whose names begin with its name."""
+
+    def __init__(self, server: Server, name: str) -> None:
+        self.name = name
+        self._server = server
+
+    async def set_password(self, password: str) -> None:
+        """Give it another password."""
+        await self._server.set_user(self.name, password)
+
+    async def alter(self, clause: str) -> None:
+        """Run ALTER USER."""
+        await self._server.execute(f"ALTER USER '{self.name}'@'%' {clause}")
+
+    @asynccontextmanager
+    async def blocked_after(self, errors: int) -> AsyncIterator[None]:
+        """Let the server block the account after so many wrong passwords, until the block ends."""
+        if isinstance(self._server, MySQL):
+            await self.alter(f"FAILED_LOGIN_ATTEMPTS {errors} PASSWORD_LOCK_TIME 1")
+            yield
+            return
+        before = (await self._server.execute("SELECT @@global.max_password_errors"))[0][0]
+        await self._server.execute(f"SET GLOBAL max_password_errors = {errors}")
+        try:
+            yield
+        finally:
+            await self._server.execute(f"SET GLOBAL max_password_errors = {before}")
+            await self.unblock()
+
+    async def unblock(self) -> None:
+        """End a block after wrong passwords."""
+        await (
+            self.alter("ACCOUNT UNLOCK")
+            if isinstance(self._server, MySQL)
+            else self._server.execute("FLUSH PRIVILEGES")
+        )
+
+    async def connections(self) -> int:
+        """Count what the server has open for it."""
+        return sum(user.startswith(self.name) for _, user, *_ in await self._server.execute("SHOW PROCESSLIST"))
+
+    async def gone(self) -> int:
+        """Count what is still open when the server had time to notice what was closed."""
+        for _ in range(200):
+            if not await self.connections():
+                return 0
+            await asyncio.sleep(0.01)
+        return await self.connections()
+
+    async def drop(self) -> None:
+        """Remove them all."""
+        for (name,) in await self._server.execute(f"SELECT user FROM mysql.user WHERE user LIKE '{self.name}%'"):
+            await self._server.drop_user(name)
+
+
+@asynccontextmanager
+async def new_account(server: Server) -> AsyncIterator[Account]:
+    """Give a user of one's own, with the password "first"."""
+    account = Account(server, f"u{secrets.token_hex(4)}")
+    await account.set_password("first")
+    try:
+        yield account
+    finally:
+        await account.drop()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Login:
+    """What a client sent to log in; *accepted* is when its connection came, on the clock of `time.perf_counter()`."""
+
+    accepted: float
+    user: str
+    plugin: str
+    salt: bytes
+    answer: bytes
+
+    def password(self, *candidates: str) -> str | None:
+        """Return which password it was."""
+        scramble = {
+            "mysql_native_password": _auth.scramble_native_password,
+            "caching_sha2_password": _auth.scramble_caching_sha2,
+        }[self.plugin]
+        return next((word for word in candidates if self.answer == scramble(word.encode(), self.salt)), None)
+
+
+class Relay:
+    """
+    A way to the server that can be cut; *address* is what clients connect to.
+
+    *logins*: what clients sent to log in. *packets*: how many times clients sent something after that.
+    """
+
+    def __init__(self, host: str, target: int, port: int = 0) -> None:
+        self.address = ""
+        self.logins: list[Login] = []
+        self.packets = 0
+        self._host = host
+        self._target = target
+        self._port = port
+        self._clients: list[asyncio.StreamWriter] = []
+        self._lost: set[asyncio.StreamWriter] = set()
+        self._open = 0
+        self._passing = asyncio.Event()
+        self._passing.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Relay"]:
+        """Relay until the block ends."""
+        listener = await asyncio.start_server(self._serve, self._host, self._port)
+        port = listener.sockets[0].getsockname()[1]
+        self.address = f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
+        async with listener:
+            yield self
+            self._passing.set()
+            self.cut()
+            while self._open:
+                await asyncio.sleep(0.001)
+
+    def cut(self, most: int | None = None) -> None:
+        """Reset connections, all of them or so many, as a load balancer does that was restarted."""
+        there = [client for client in self._clients if not client.is_closing()]
+        for client in there[:most]:
+            linger = struct.pack("ii", 1, 0)
+            client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            client.transport.abort()
+
+    def lose(self) -> None:
+        """Pass nothing on any more from and to those that are connected, as a gateway does that has forgotten them."""
+        self._lost |= set(self._clients)
+
+    def hold(self) -> None:
+        """Let those who connect from now on wait for their greeting, until `go_on()`."""
+        self._passing.clear()
+
+    def go_on(self) -> None:
+        """Greet those who wait."""
+        self._passing.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        """Relay one connection in both directions."""
+        accepted = time.perf_counter()
+        self._clients.append(client)
+        self._open += 1
+        await self._passing.wait()
+        far_reader, server = await asyncio.open_connection("127.0.0.1", self._target)
+        greeting: list[bytes] = []
+
+        def greeted(data: bytes) -> bool:
+            greeting.append(data)
+            return client not in self._lost
+
+        def asked(data: bytes) -> bool:
+            if len(greeting) == 1 and data[3] == 1:
+                self.logins += _login(accepted, greeting[0], data)
+            else:
+                self.packets += 1
+            return client not in self._lost
+
+        await asyncio.gather(_pump(reader, server, asked), _pump(far_reader, client, greeted))
+        self._open -= 1
+
+
+def _login(accepted: float, greeting: bytes, answer: bytes) -> "Iterator[Login]":
+    """Yield the login in the first packets of both sides, unless it is encrypted."""
+    if len(answer) > 36:
+        version_end = greeting.index(b"\0", 5)
+        salt = greeting[version_end + 5 : version_end + 13] + greeting[version_end + 32 : version_end + 44]
+        user_end = answer.index(b"\0", 36)
+        scrambled = answer[user_end + 2 : user_end + 2 + answer[user_end + 1]]
+        plugin = greeting[version_end + 45 :].strip(b"\0").decode()
+        yield Login(accepted=accepted, user=answer[36:user_end].decode(), plugin=plugin, salt=salt, answer=scrambled)
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[bytes], bool]) -> None:
+    """Pass on what *passes*, and the end."""
+    with suppress(ConnectionError):
+        while data := await reader.read(65536):
+            if passes(data):
+                writer.write(data)
+                await writer.drain()
+    writer.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """
+    A way to rotate and a load.
+
+    *rotate*: a method of `Rotator`. *reading*: the store in memory is polled, or read only when a refresh is forced;
+    or it is Parameter Store over HTTP. *form*: of the parameters. *warm*: by default half of *maxsize*, so that a third
+    generation that begins before the first one has ended stays within twice *maxsize*. *churn*: the share of
+    transactions that end with a dropped connection, so that there are new logins all the time; *long*: that take 0.2 s;
+    *cancelled*: whose task is cancelled somewhere. *think*: seconds between two transactions of a task. *pause*:
+    seconds from one rotation to the next.
+    """
+
+    name: str
+    rotate: str
+    reading: str = "polled"
+    form: str = "keys"
+    maxsize: int = 10
+    warm: int | None = None
+    churn: float = 0.01
+    long: float = 0.0
+    cancelled: float = 0.0
+    think: float = 0.0
+    pause: float = 0.065
+
+
+@dataclass
+class Outcome:
+    """What came of it; *latencies* are those of committed transactions, steady and near a swap, in seconds."""
+
+    rotations: int = 0
+    swaps: int = 0
+    committed: int = 0
+    rows: int = 0
+    cancelled: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    most: int = 0
+    left: int = 0
+    refused: int = 0
+    known_to_be_old: int = 0
+    steady: list[float] = field(default_factory=list)
+    near: list[float] = field(default_factory=list)
+
+
+def shaped(form: str, address: str, user: str, password: str) -> dict[str, str]:
+    """Return parameters that hold credentials."""
+    host, _, port = address.rpartition(":")
+    match form:
+        case "url":
+            return {"DATABASE_URL": f"mysql://{user}:{password}@{address}/app"}
+        case "json":
+            secret = {"username": user, "password": password, "host": host, "port": int(port), "dbname": "app"}
+            return {"DATABASE_URL": json.dumps(secret)}
+        case _:
+            return {"DB_URL": address, "DB_USER": user, "DB_PASSWORD": password}
+
+
+class Memory:
+    """A store in memory."""
+
+    def __init__(self, reading: str, values: dict[str, str]) -> None:
+        self._source = Source(**values)
+        self._source.latency = LATENCY
+        self._reading = reading
+
+    async def put(self, **values: str) -> None:
+        """Write parameters."""
+        self._source.store(**values)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator["EnvLike"]:
+        """Give what is read of it."""
+
+        async def poll() -> None:
+            """Read until cancelled."""
+            while True:
+                await self._source.read()
+                await asyncio.sleep(POLL)
+
+        polling = asyncio.create_task(poll()) if self._reading == "polled" else None
+        try:
+            yield self._source
+        finally:
+            if polling:
+                polling.cancel()
+
+
+class Http:
+    """Parameter Store over HTTP, read by `load_env`."""
+
+    def __init__(self, store: "Store", values: dict[str, str]) -> None:
+        self._store = store
+        self._values = values
+
+    async def put(self, **values: str) -> None:
+        """Write parameters, one after the other."""
+        for key, value in values.items():
+            await asyncio.to_thread(self._store.put, f"/FAKEBOOK/TEST/{key}", value)
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator["EnvLike"]:
+        """Give what is read of it."""
+        await self.put(**self._values)
+        async with load_env("/FAKEBOOK/TEST/", ttl=1, environ=None) as env:
+            yield env
+
+
+class Rotator:
+    """What changes credentials, in the server and in the store, which are never changed at the same moment."""
+
+    def __init__(self, server: Server, account: Account, kind: Kind, rng: random.Random) -> None:
+        self.store: Memory | Http
+        self._server = server
+        self._name = self._user = account.name
+        self._form = kind.form
+        self._password = "first"
+        self._dice = rng
+        self._numbers = itertools.count()
+        # Where clients connect; when the server ceased and began to accept credentials; and when the process read
+        # which.
+        self.address = server.address
+        self._void = {(account.name, "garbage"): float("-inf")}
+        self._read: list[tuple[float, tuple[str, str]]] = []
+        self._valid = {(account.name, "first"): float("-inf")}
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What the store holds when nothing is under way."""
+        return shaped(self._form, self.address, self._user, self._password)
+
+    def watch(self, env: "EnvLike") -> None:
+        """Note which credentials the process reads, from now on."""
+
+        def note(_: object) -> None:
+            values = env.snapshot
+            if self._form == "keys":
+                read = {"user": values["DB_USER"], "password": values["DB_PASSWORD"]}
+            else:
+                read = _read("dsn", values["DATABASE_URL"]) or {}
+            self._read.append((time.perf_counter(), (read["user"], read["password"])))
+
+        note(None)
+        env.on_change(note, *self.parameters)
+
+    def known_to_be_old(self, logins: "list[Login]") -> int:
+        """
+        Count the logins with credentials that the server did not accept any more, although the process knew newer ones.
+
+        It knows newer ones when it has read them, and has not tried them, or has logged in with them; that they were
+        refused is a reason to try the old ones. Each time 20 ms before, as the relay sees a login later than it begins.
+        """
+        count = 0
+        passwords = {word for _, word in self._void} | {word for _, (_, word) in self._read}
+        sent = [(login.accepted, (login.user, login.password(*passwords) or "")) for login in logins]
+        for moment, pair in sent:
+            before = [read for then, read in self._read if then <= moment - 0.02]
+            since = [read for then, read in self._read if moment - 0.02 < then <= moment]
+            if pair not in before[:-1] or pair in (before[-1], *since) or self._void.get(pair, moment) >= moment:
+                continue
+            newer = before[-1]
+            tries = [then for then, other in sent if other == newer and then <= moment - 0.02]
+            # A login that began just before the server ceased to accept it may have been refused.
+            begin, end = self._valid.get(newer, moment), self._void.get(newer, moment) - 0.03
+            count += not tries or any(begin <= then <= end for then in tries)
+        return count
+
+    async def _set_user(self, user: str, password: str) -> None:
+        """Give a user its only password."""
+        await self._server.set_user(user, password)
+        now = time.perf_counter()
+        for other in {word for _, (name, word) in self._read if name == user} - {password}:
+            self._void.setdefault((user, other), now)
+        self._void.pop((user, password), None)
+        self._valid[user, password] = now
+
+    async def _drop_user(self, user: str) -> None:
+        """Remove a user."""
+        await self._server.drop_user(user)
+        now = time.perf_counter()
+        for pair in {pair for _, pair in self._read if pair[0] == user}:
+            self._void.setdefault(pair, now)
+
+    async def db_first(self) -> None:
+        """Change the password in the server and then in the store, as AWS's rotators do."""
+        self._new_password()
+        await self._set_user(self._user, self._password)
+        await self._moment()
+        await self._put()
+
+    async def store_first(self) -> None:
+        """Change the password in the store and then in the server."""
+        self._new_password()
+        await self._put()
+        await self._moment()
+        await self._set_user(self._user, self._password)
+
+    async def two_user(self, grace: float = 0.05) -> None:
+        """Make the other user, name it in the store, and remove the old one 50 ms later."""
+        before = await self._other_user()
+        await self._put()
+        await asyncio.sleep(grace)
+        await self._drop_user(before)
+
+    async def two_user_at_once(self) -> None:
+        """Do so, and remove the old one at once."""
+        await self.two_user(grace=0)
+
+    async def torn(self) -> None:
+        """Do so, with the user's name in the store for a moment before the password."""
+        before = await self._other_user()
+        await self.store.put(DB_USER=self._user)
+        await self._moment()
+        await self._put()
+        await asyncio.sleep(0.05)
+        await self._drop_user(before)
+
+    async def burst(self) -> None:
+        """Change the password five times in ten milliseconds."""
+        for _ in range(5):
+            self._new_password()
+            await self._set_user(self._user, self._password)
+            await self._put()
+            await asyncio.sleep(0.002)
+
+    async def bad_put(self) -> None:
+        """Have garbage in the store for 30 ms."""
+        right, self._password = self._password, "garbage"
+        await self._put()
+        await asyncio.sleep(0.03)
+        self._password = right
+        await self._put()
+
+    async def dual(self) -> None:
+        """Let both passwords log in for 30 ms."""
+        old = self._password
+        self._new_password()
+        await self._server.set_passwords(self._user, self._password, old)
+        await self._put()
+        await asyncio.sleep(0.03)
+        await self._set_user(self._user, self._password)
+
+    async def mixed(self) -> None:
+        """Rotate in one of three ways."""
+        await self._dice.choice([self.db_first, self.store_first, self.two_user])()
+
+    async def _other_user(self) -> str:
+        """Make the user that is not in the store; returns the name of the one that is."""
+        before, self._user = self._user, self._name if self._user != self._name else f"{self._name}_b"
+        self._new_password()
+        await self._set_user(self._user, self._password)
+        return before
+
+    async def _put(self) -> None:
+        """Write what there is to write."""
+        await self.store.put(**{key: value for key, value in self.parameters.items() if key != "DB_URL"})
+
+    def _new_password(self) -> None:
+        """Take a password that was never there."""
+        self._password = f"p{next(self._numbers)}"
+
+    async def _moment(self) -> None:
+        """Let 0 to 30 ms pass."""
+        await asyncio.sleep(self._dice.uniform(0, 0.03))
+
+
+class Load:
+    """Tasks that commit one transaction after the other."""
+
+    def __init__(self, pool: RotatingPool, server: Server, account: Account, kind: Kind, rng: random.Random) -> None:
+        self.outcome = Outcome()
+        self.spans: list[tuple[float, float]] = []
+        self._pool = pool
+        self._server = server
+        self._name = account.name
+        self._kind = kind
+        self._dice = rng
+        self._ended = False
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Work until the block ends."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._count())
+            for _ in range(TASKS):
+                group.create_task(self._work())
+            try:
+                yield
+            finally:
+                self._ended = True
+
+    async def _work(self) -> None:
+        """Commit one transaction after the other, and note what fails."""
+        while not self._ended:
+            if self._dice.random() < self._kind.cancelled:
+                task = asyncio.create_task(self._transaction())
+                await asyncio.wait({task}, timeout=self._dice.uniform(0, 0.01))
+                self.outcome.cancelled += task.cancel()
+                await asyncio.wait({task})
+                self._note(None if task.cancelled() else task.exception())
+            else:
+                try:
+                    await self._transaction()
+                except Exception as error:
+                    self._note(error)
+            if self._kind.think:
+                await asyncio.sleep(self._dice.uniform(0, 2 * self._kind.think))
+
+    def _note(self, error: BaseException | None) -> None:
+        """Count an error by type and number."""
+        if error:
+            self.outcome.failed[f"{type(error).__name__} {error.args[0] if error.args else ''}"] += 1
+
+    async def _transaction(self) -> None:
+        """Commit one transaction."""
+        began = time.perf_counter()
+        async with self._pool.acquire() as connection, connection.cursor() as cursor:
+            await connection.begin()
+            await cursor.execute(f"INSERT INTO {self._name} VALUES (1)")
+            await cursor.execute("SELECT 1")
+            await cursor.fetchall()
+            if self._dice.random() < self._kind.long:
+                await asyncio.sleep(0.2)
+            await connection.commit()
+            self.outcome.committed += 1
+            if self._dice.random() < self._kind.churn:
+                connection.close()
+        self.spans.append((began, time.perf_counter()))
+
+    async def _count(self) -> None:
+        """Count connections all the time."""
+        async with self._server.root() as connection, connection.cursor(aiomysql.Cursor) as cursor:
+            while not self._ended:
+                await cursor.execute("SHOW PROCESSLIST")
+                there = sum(user.startswith(self._name) for _, user, *_ in await cursor.fetchall())
+                self.outcome.most = max(self.outcome.most, there)
+                await asyncio.sleep(0.005)
+
+
+class _Swaps(logging.Handler):
+    """Notes when a generation begins to serve."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().endswith(" serves"):
+            self.times.append(time.perf_counter())
+
+
+@contextmanager
+def swaps_noted() -> "Iterator[list[float]]":
+    """Give the times of swaps, which are added until the block ends."""
+    logger, handler = logging.getLogger("aiossmenv"), _Swaps()
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield handler.times
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+async def rotate_under_load(
+    server: Server, kind: Kind, rotations: int, *, least: int = 1, store: "Store | None" = None, relayed: bool = False
+) -> Outcome:
+    """
+    Rotate so often under load, and return what came of it.
+
+    A machine that is busy elsewhere builds more slowly than credentials change here: it goes on, up to five times as
+    long, until there were *least* generations. *store*: where *kind* reads over HTTP. *relayed*: whether logins are
+    looked at, by a relay, which makes them slower.
+    """
+    rng = random.Random(kind.name)
+    async with new_account(server) as account:
+        rotator = Rotator(server, account, kind, rng)
+        await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
+        refused = await server.refused()
+        async with Relay("127.0.0.1", server.port).running() as relay:
+            rotator.address = relay.address if relayed else server.address
+            rotator.store = Http(store, rotator.parameters) if store else Memory(kind.reading, rotator.parameters)
+            opened: AbstractAsyncContextManager[EnvLike] = rotator.store.opened()
+            async with opened as env, _pool(env, kind) as pool:
+                rotator.watch(env)
+                load = Load(pool, server, account, kind, rng)
+                rotated = getattr(rotator, kind.rotate)
+                with swaps_noted() as swaps:
+                    async with load.running():
+                        for rotation in range(5 * rotations):
+                            if rotation >= rotations and pool.generation >= least:
+                                break
+                            await asyncio.gather(rotated(), asyncio.sleep(kind.pause))
+                            load.outcome.rotations += 1
+                load.outcome.swaps = pool.generation - 1
+            load.outcome.known_to_be_old = rotator.known_to_be_old(relay.logins)
+        load.outcome.left = await account.gone()
+        load.outcome.refused = await server.refused() - refused
+        load.outcome.rows = (await server.execute(f"SELECT COUNT(*) FROM app.{account.name}"))[0][0]
+        await server.execute(f"DROP TABLE app.{account.name}")
+    _sort(load, swaps)
+    return load.outcome
+
+
+def _pool(env: "EnvLike", kind: Kind) -> RotatingPool:
+    keys = {"dsn": "DATABASE_URL"} if kind.form != "keys" else _KEYS
+    # Rotations come faster than anybody else's, so refreshes may, too.
+    warm = kind.maxsize // 2 if kind.warm is None else kind.warm
+    return RotatingPool(env, keys, db="app", maxsize=kind.maxsize, warm=warm, min_gap=POLL)
+
+
+def _sort(load: Load, swaps: list[float]) -> None:
+    """Sort transactions into those near a swap and the others."""
+    at = 0
+    for began, ended in sorted(load.spans):
+        while at < len(swaps) and swaps[at] + NEAR < began:
+            at += 1
+        near = at < len(swaps) and swaps[at] - NEAR <= ended
+        (load.outcome.near if near else load.outcome.steady).append(ended - began)
