@@ -1,69 +1,71 @@
-# One owner: the task that builds the next generation of one resource.
 """
 A resource that follows its keys.
 
 A *generation* is what was built from one set of values. Exactly one is current; entering takes a lease on it. A
-follower task builds the first and, when the values change, the next one, and proves it with a probe; then it becomes
-current by one assignment. The old one is retired: it is disposed of when its last lease ends, or after
-`drain_timeout`. A build that fails changes nothing: the old generation serves on, and values are asked for anew.
+supervisor task builds the first one and, when the values change, the next one, and proves it with a probe. Then it
+becomes current by one assignment. The old one retires: it is disposed of when its last lease ends, or after
+`drain_timeout`. A build that fails changes nothing: the old generation goes on, and the keys are read again.
 
-Refused credentials are news: whoever is refused on entering makes the generation suspect, the follower asks for a
-refresh (which ends early if the values change meanwhile), and the entering is tried again, on a newer generation at
-once, else with full jitter, until `retry_deadline`. A body is never tried again. All that changes a generation is in
-`Generations`, which has no await.
+A rejected login means that the credentials may have changed. It makes the supervisor refresh the keys, and entering is
+tried again: on a newer generation at once, else with full jitter, until `retry_deadline`. A body is never tried again.
+All that changes a generation is in `Generations`, which has no await.
 """
 
 import asyncio
-import json
 import logging
 import os
 import random as rng
-import re
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     ExitStack,
     asynccontextmanager,
     nullcontext,
-    suppress,
 )
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, overload
-from urllib.parse import unquote
 from weakref import WeakSet
 
 from aiossmenv._concurrency import Backoff, Clock, LoopClock
 from aiossmenv._errors import RotationFailed
 from aiossmenv._generations import Generation, Generations, Values
+from aiossmenv._redaction import describe, without_frames
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 logger = logging.getLogger("aiossmenv")
 
-Verdict = Literal["refused", "transient"] | None
+ErrorKind = Literal["auth_failed", "transient"] | None
 State = Literal["NEW", "READY", "DEGRADED", "CLOSED"]
 
-# Seconds from a build to the next one of the same values, where nobody said that it may go better then: a login too
-# many may be what blocks the account.
-_RARELY = 60.0
-# Seconds between two forced refreshes, whatever is asked for: without any, values that do not work would be a hot loop.
-_AT_LEAST = 0.01
-# Seconds for which a task that is called off is cancelled again and again.
-_INSISTS = 5.0
+# Seconds from a build to the next one of the same values, if nothing says that it may succeed then: one login too many
+# may block the account.
+_REBUILD_DELAY = 60.0
+# Seconds between two forced refreshes, at least: without a gap, values that do not work would cause a busy loop.
+_MIN_GAP = 0.01
+# Seconds for which a task is cancelled again and again until it has ended.
+_CANCEL_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RotatingStatus:
     """
-    What a `Rotating` is doing and has been through.
+    What a `Rotating` does, and what has happened to it.
 
-    *failures*: builds in a row that failed, *last_error* the type and number of the last one's error; of an error
-    without a number its text too, if that holds no part of a value. Since the beginning: *refused* logins, of users and
-    of builds; forced *refreshes*; leases *cut* by `drain_timeout`.
+    Attributes:
+        state: `NEW` before entering; `READY`; `DEGRADED`: the newest values do not work, older ones serve; `CLOSED`.
+        generation: How many generations there have been.
+        retiring: Generations whose leases have not ended.
+        failures: Builds in a row that failed.
+        last_error: The type and number of the last build's error; of an error without a number its text too, if that
+            holds no part of a value. `None` after a build that went well.
+        auth_failures: Rejected logins, of users and of builds.
+        refreshes: Forced refreshes.
+        force_closed: Leases that `drain_timeout` ended.
     """
 
     state: State
@@ -71,9 +73,9 @@ class RotatingStatus:
     retiring: int
     failures: int
     last_error: str | None
-    refused: int
+    auth_failures: int
     refreshes: int
-    cut: int
+    force_closed: int
 
 
 class Superseded(RotationFailed):
@@ -101,20 +103,29 @@ class Rotating(Generic[T]):
     """
     A resource that is rebuilt when its keys change, while it is in use.
 
-    *env*: an `Env`. *keys*: its keys that the resource is made of. *create*: from a mapping of these keys to a new
-    resource; *probe*: proves that it works, a real login where there is one; *dispose*: closes it. *classify* says of
-    an error on entering or building whether it is `"refused"` (the credentials; refresh, try again), `"transient"`
-    (try again) or `None` (raise it, and build nothing of the same values for a minute); by default all are `None`, but
-    a `TimeoutError` is always transient.
-
-    Seconds: *start_deadline* 10 for the first build, which is tried again as *classify* says; *build_timeout* 5 for
-    each create and probe, and for each try to enter; *drain_timeout* 30 for leases on an old generation, more than your
-    longest use; *dispose_timeout* 3; *retry_deadline* 10 for entering, after which the original error comes out;
-    *min_gap* 0.25 between forced refreshes, doubling while they bring no news: to 5 while users are refused, else to
-    60.
-
     Use it with `async with`, which raises `RotationFailed` when nothing could be built; then `async with
     rotating.use() as resource`.
+
+    Args:
+        env: An `Env`; its clock is used.
+        keys: The keys of *env* that the resource is made of.
+        create: From a mapping of these keys to a new resource.
+        probe: Proves that it works, by a real login where there is one. Default: no proof.
+        dispose: Closes it. Default: nothing.
+        classify: Says of an error of entering or building whether it is `"auth_failed"` (the credentials: refresh, and
+            try again), `"transient"` (try again) or `None` (raise it, and build nothing of the same values for a
+            minute). Default: always `None`; a `TimeoutError` is always transient.
+        start_deadline: Seconds for the first build, which is tried again as *classify* says. Default: 10.
+        build_timeout: Seconds for each create and probe, and for each try to enter. Default: 5.
+        drain_timeout: Seconds for leases on an old generation; more than your longest use. Default: 30.
+        dispose_timeout: Seconds for closing one. Default: 3.
+        retry_deadline: Seconds for entering, after which the original error is raised. Default: 10.
+        min_gap: Seconds between forced refreshes. They double while a refresh changes nothing: to 5 while logins are
+            rejected, else to 60. Default: 0.25.
+        random: For tests: returns numbers from 0 to 1, for the jitter of waits.
+
+    Raises:
+        TypeError: *keys* is one text.
     """
 
     def __init__(
@@ -125,14 +136,13 @@ class Rotating(Generic[T]):
         probe: Callable[[T], Awaitable[object]] | None = None,
         dispose: Callable[[T], Awaitable[object]] | None = None,
         *,
-        classify: Callable[[Exception], Verdict] = lambda _: None,
+        classify: Callable[[Exception], ErrorKind] = lambda _: None,
         start_deadline: float = 10.0,
         build_timeout: float = 5.0,
         drain_timeout: float = 30.0,
         dispose_timeout: float = 3.0,
         retry_deadline: float = 10.0,
         min_gap: float = 0.25,
-        clock: Clock | None = None,
         random: Callable[[], float] = rng.random,
     ) -> None:
         self._env = env
@@ -146,15 +156,15 @@ class Rotating(Generic[T]):
         self._drain_timeout = drain_timeout
         self._dispose_timeout = dispose_timeout
         self._retry_deadline = retry_deadline
-        self._clock: Clock = clock or getattr(env, "_clock", None) or LoopClock()
+        self._clock: Clock = getattr(env, "_clock", None) or LoopClock()
         self._random = random
-        self._entering = Backoff(base=0.02, cap=1.0)
-        min_gap = max(min_gap, _AT_LEAST)
-        self._asking = Backoff(base=min_gap, cap=max(min_gap, 5.0))
-        self._idling = Backoff(base=min_gap, cap=max(min_gap, _RARELY))
+        self._entry_backoff = Backoff(base=0.02, cap=1.0)
+        min_gap = max(min_gap, _MIN_GAP)
+        self._urgent_backoff = Backoff(base=min_gap, cap=max(min_gap, 5.0))
+        self._idle_backoff = Backoff(base=min_gap, cap=max(min_gap, _REBUILD_DELAY))
         self._generations: Generations[T] = Generations()
         self._state: State = "NEW"
-        self._failures = self._refused = self._refreshes = self._cut = 0
+        self._failures = self._auth_failures = self._refreshes = self._force_closed = 0
         self._last_error: str | None = None
         self._first_error: Exception | None = None
         self._tried: Mapping[str, str] = {}
@@ -164,14 +174,14 @@ class Rotating(Generic[T]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pid = 0
         self._changed = asyncio.Event()
-        self._suspect = False
+        self._credentials_rejected = False
         self._wake = asyncio.Event()  # changed or suspect
         self._swapped: asyncio.Future[None] | None = None
         self._subscriptions = ExitStack()
-        self._follower: asyncio.Task[None] | None = None
+        self._supervisor: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._chores: set[asyncio.Task[None]] = set()
-        # Last, so that a traceback which shows variables finds one that has a repr.
+        self._background: set[asyncio.Task[None]] = set()
+        # Last, so that a traceback that shows variables finds a repr that works.
         if isinstance(keys, str):
             raise TypeError(f"keys takes several names: write keys=[{keys!r}]")
 
@@ -187,16 +197,16 @@ class Rotating(Generic[T]):
 
     @property
     def status(self) -> RotatingStatus:
-        """What it is doing and has been through, at the moment of asking."""
+        """What it does, and what has happened to it, at the moment of asking."""
         return RotatingStatus(
             state=self._state,
             generation=self.generation,
             retiring=len(self._generations.retiring),
             failures=self._failures,
             last_error=self._last_error,
-            refused=self._refused,
+            auth_failures=self._auth_failures,
             refreshes=self._refreshes,
-            cut=self._cut,
+            force_closed=self._force_closed,
         )
 
     def __repr__(self) -> str:
@@ -213,7 +223,16 @@ class Rotating(Generic[T]):
         """
         Lease the current generation's resource, or what *enter* makes of it, until the block ends.
 
-        Entering is tried again as `classify` says; the block never is. Raises `RotationFailed` when closed.
+        Entering is tried again as `classify` says; the block never is.
+
+        Args:
+            enter: From the resource to an async context manager that is entered. Default: the resource itself.
+
+        Yields:
+            What *enter* gives, or the resource.
+
+        Raises:
+            RotationFailed: This is closed, or does not belong to this process or event loop.
         """
         async with AsyncExitStack() as stack:
             yield await self._enter(enter, stack)
@@ -226,26 +245,26 @@ class Rotating(Generic[T]):
             self._check_place()
             self._state = "CLOSED"
             self._subscriptions.close()
-            if self._follower:
-                self._follower.cancel()  # now, so that what it is building cannot become current any more
+            if self._supervisor:
+                self._supervisor.cancel()  # now, so that what it is building cannot become current any more
             self._retire(self._generations.close())
-            self._tell_of_swap()
+            self._announce_swap()
             self._closing = asyncio.create_task(self._close(), name="aiossmenv close")
         # A closer that is cancelled leaves the closing to go on, and to be waited for by the next.
         await asyncio.shield(self._closing)
-        await self._chores_done()
+        await self._background_done()
 
     async def __aenter__(self) -> Self:
-        if self._follower or self._state != "NEW":
+        if self._supervisor or self._state != "NEW":
             raise RotationFailed(f"{self!r} was entered before", remedy="Make a new one.")
         self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
         _open.add(self)
         self._subscriptions.callback(self._env.on_change(self._on_change, *self._keys))
         self._subscriptions.callback(self._env.group(*self._keys))
         swapped = self._swapped = asyncio.get_running_loop().create_future()
-        self._follower = asyncio.create_task(self._follow(), name="aiossmenv follower")
+        self._supervisor = asyncio.create_task(self._supervise(), name="aiossmenv supervisor")
         try:
-            await self._pause(self._start_deadline, swapped, self._follower)
+            await self._pause(self._start_deadline, swapped, self._supervisor)
         except BaseException:
             await self.aclose()
             raise
@@ -256,8 +275,8 @@ class Rotating(Generic[T]):
                 f"nothing could be built from {', '.join(self._keys)}: {self._last_error or silence}",
                 remedy=(self._first_error.remedy if isinstance(self._first_error, RotationFailed) else None)
                 or "Check these parameters, the options, and that what they lead to is up.",
-                transient=self._first_error is not None and self._verdict(self._first_error) == "transient",
-            ) from _without_frames(self._first_error)
+                transient=self._first_error is not None and self._kind_of(self._first_error) == "transient",
+            ) from without_frames(self._first_error)
         return self
 
     async def __aexit__(
@@ -305,22 +324,22 @@ class Rotating(Generic[T]):
                 raise RotationFailed(f"{self!r} is not open", remedy="Use it inside its `async with` block.")
             try:
                 context = enter(generation.resource)
-                # A login that hangs shall not outlive the deadline; it is another one that may go well.
+                # A login that hangs must not outlive the deadline; another one may succeed.
                 async with asyncio.timeout(min(self._build_timeout, max(0.0, deadline - self._clock.now()))):
                     entered = await context.__aenter__()
             except BaseException as error:
                 self._generations.release(generation)
-                verdict = self._verdict(error)
-                self._refused += verdict == "refused"
-                # Who is refused is woken by news, and each further try with the same password may block the account.
-                failures += 3 if verdict == "refused" and not failures else 1
-                delay = self._entering.delay_within(failures, self._random(), deadline - self._clock.now())
+                kind = self._kind_of(error)
+                self._auth_failures += kind == "auth_failed"
+                # A rejected login waits for new credentials, so it backs off faster: each try may block the account.
+                failures += 3 if kind == "auth_failed" and not failures else 1
+                delay = self._entry_backoff.delay_within(failures, self._random(), deadline - self._clock.now())
                 if isinstance(error, Exception) and self._generations.current not in {None, generation}:
                     # It was replaced meanwhile, which may be why this failed. Past the deadline the newer one is still
                     # entered if that needs no wait.
                     last.keep(error)
                     continue
-                if verdict is None or (delay is None and not isinstance(error, TimeoutError | Superseded)):
+                if kind is None or (delay is None and not isinstance(error, TimeoutError | Superseded)):
                     raise
                 if delay is None:
                     # What the driver said before the last try ran out of time, or was not made, says more.
@@ -332,8 +351,8 @@ class Rotating(Generic[T]):
                 stack.push_async_exit(context)
                 return entered
             if self._generations.current is generation:
-                if verdict == "refused":
-                    self._suspect = True
+                if kind == "auth_failed":
+                    self._credentials_rejected = True
                     self._wake.set()
                 await self._pause(delay, swapped)
 
@@ -341,28 +360,28 @@ class Rotating(Generic[T]):
         self._changed.set()
         self._wake.set()
 
-    def _verdict(self, error: BaseException) -> Verdict:
+    def _kind_of(self, error: BaseException) -> ErrorKind:
         if not isinstance(error, Exception):
             return None
         try:
             return "transient" if isinstance(error, TimeoutError | Superseded) else self._classify(error)
         except Exception as fault:
-            logger.error("classify failed on %s: %s", self._named(error), self._named(fault))  # noqa: TRY400 - texts quote secrets
+            logger.error("classify failed on %s: %s", self._describe(error), self._describe(fault))  # noqa: TRY400 - texts quote secrets
             return None
 
-    async def _follow(self) -> None:
+    async def _supervise(self) -> None:
         try:
-            await self._keep_up()
+            await self._run()
         except asyncio.CancelledError:
             if self._generations.current:
-                # Cancelled from outside: the loop is going down and nobody closed this.
+                # Cancelled from outside: the loop is going down, and this was left open.
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             raise
 
-    async def _keep_up(self) -> None:
-        """Build what is new, and ask for news of what is refused; return if the first build cannot go well."""
+    async def _run(self) -> None:
+        """Build what is new, and refresh what was rejected; return if the first build cannot succeed."""
         tried: Mapping[str, str] | None = None
-        again, asks, asked = 0.0, 0, 0.0
+        again, attempts, requested_at = 0.0, 0, 0.0
         while True:
             self._changed.clear()
             self._wake.clear()
@@ -371,43 +390,45 @@ class Rotating(Generic[T]):
                 values = tried = self._tried = self._values()
                 if values != before:
                     # What failed before is not held against values that are new, or whole again.
-                    again, asks, self._failures = 0.0, 0, 0
+                    again, attempts, self._failures = 0.0, 0, 0
                 current = self._generations.current
                 if current and values == current.values:
                     self._ready()
-                    if not self._suspect:
+                    if not self._credentials_rejected:
                         await self._wake.wait()
                         continue
                 elif self._clock.now() >= again:
                     await self._build(values)
-                    asks = 0
+                    attempts = 0
                     continue
             except Exception as error:
-                verdict = self._failed(error)
-                if verdict is None and not self._generations.current:
+                kind = self._failed(error)
+                if kind is None and not self._generations.current:
                     return
-                again = self._clock.now() + (0 if verdict else _RARELY)
-                await self._pause(self._entering.delay(self._failures, self._random()), self._changed)
-                if verdict == "transient" and not self._suspect:
-                    continue  # nothing that news of the keys would heal
+                again = self._clock.now() + (0 if kind else _REBUILD_DELAY)
+                await self._pause(self._entry_backoff.delay(self._failures, self._random()), self._changed)
+                if kind == "transient" and not self._credentials_rejected:
+                    continue  # a refresh of the keys would not help
             if not self._changed.is_set():
-                quiet = self._state == "READY" and self._clock.now() - asked > 2 * self._asking.cap
-                asks, asked = 1 if quiet else asks + 1, self._clock.now()
-                await self._ask(asks)
+                quiet = self._state == "READY" and self._clock.now() - requested_at > 2 * self._urgent_backoff.cap
+                attempts, requested_at = 1 if quiet else attempts + 1, self._clock.now()
+                await self._request_refresh(attempts)
 
-    async def _ask(self, asks: int) -> None:
-        """Ask for news of the keys, ever more rarely while there is none; end when they come from elsewhere."""
-        # While the old generation serves there is time, until a user is refused.
-        backoff, news = (self._asking, self._changed) if self._suspect else (self._idling, self._wake)
-        self._suspect = False
-        gap = backoff.ceiling(asks)
+    async def _request_refresh(self, attempts: int) -> None:
+        """Refresh the keys, less often while nothing changes; end when they change for another reason."""
+        # While the old generation serves there is time, until a login is rejected.
+        urgent = self._credentials_rejected
+        backoff = self._urgent_backoff if urgent else self._idle_backoff
+        wakeup = self._changed if urgent else self._wake
+        self._credentials_rejected = False
+        gap = backoff.ceiling(attempts)
         asking = asyncio.create_task(self._refresh(gap), name="aiossmenv forced refresh")
         try:
-            await self._pause(None, asking, news)
+            await self._pause(None, asking, wakeup)
         finally:
             asking.cancel()
         if asking.done() and not asking.cancelled() and asking.result():
-            await self._pause(gap, news)
+            await self._pause(gap, wakeup)
 
     async def _refresh(self, gap: float) -> bool:
         """Return whether it failed."""
@@ -415,7 +436,7 @@ class Rotating(Generic[T]):
         try:
             await self._env.refresh(*self._keys, min_gap=gap)
         except Exception as error:
-            logger.warning("forced refresh of %s failed: %s", ", ".join(self._keys), self._named(error))
+            logger.warning("forced refresh of %s failed: %s", ", ".join(self._keys), self._describe(error))
             return True
         return False
 
@@ -426,16 +447,16 @@ class Rotating(Generic[T]):
         try:
             await self._bounded(making, self._build_timeout)
         except BaseException:
-            # In a task of its own: who calls off a build shall not cut short what undoes it.
-            self._chore(self._undo(making, made))
-            await asyncio.wait({making}, timeout=_INSISTS)
+            # In a task of its own: a cancelled build must not cut short what undoes it.
+            self._spawn(self._undo(making, made))
+            await asyncio.wait({making}, timeout=_CANCEL_TIMEOUT)
             raise
         finally:
             del making  # as in _bounded()
         self._retire(self._generations.swap(values, made.pop()))
-        self._suspect = False
+        self._credentials_rejected = False
         self._ready()
-        self._tell_of_swap()
+        self._announce_swap()
         if self.generation > 1:
             logger.info("generation %d of %s serves", self.generation, ", ".join(self._keys))
 
@@ -443,13 +464,13 @@ class Rotating(Generic[T]):
         self._state, self._failures, self._last_error, self._first_error = "READY", 0, None, None
         self._unusable = None
 
-    def _failed(self, error: Exception) -> Verdict:
-        """Take note of a build that failed, and return what helps."""
-        verdict = self._verdict(error)
-        self._refused += verdict == "refused"
+    def _failed(self, error: Exception) -> ErrorKind:
+        """Note a build that failed, and return the kind of its error."""
+        kind = self._kind_of(error)
+        self._auth_failures += kind == "auth_failed"
         self._failures += 1
         self._unusable = self._tried
-        self._last_error = self._named(error)
+        self._last_error = self._describe(error)
         if self._generations.current:
             self._state = "DEGRADED"
         else:
@@ -459,15 +480,15 @@ class Rotating(Generic[T]):
                 "generation %d of %s cannot be built%s: %s",
                 self.generation + 1,
                 ", ".join(self._keys),
-                ", the one before serves on" if self._generations.current else "",
+                ", the one before goes on" if self._generations.current else "",
                 self._last_error,
             )
-        return verdict
+        return kind
 
-    def _named(self, error: BaseException) -> str:
+    def _describe(self, error: BaseException) -> str:
         """Name an error for a log, with its text where that holds no part of a value of the keys."""
         held = [self._tried, *(generation.values for generation in self._generations.all())]
-        return _named(error, [value for values in held for value in values.values()])
+        return describe(error, [value for values in held for value in values.values()])
 
     async def _make(self, values: Mapping[str, str], made: list[T]) -> None:
         made.append(await self._create(values))
@@ -483,34 +504,34 @@ class Rotating(Generic[T]):
             )
         return Values(snapshot, self._keys)
 
-    def _tell_of_swap(self) -> None:
-        # A future for each swap and not one event: who begins to wait between a set and a clear would miss it.
+    def _announce_swap(self) -> None:
+        # A future for each swap and not one event: a wait that begins between a set and a clear would miss it.
         swapped, self._swapped = self._swapped, asyncio.get_running_loop().create_future()
         if swapped:
             swapped.set_result(None)
 
     def _retire(self, generation: Generation[T] | None) -> None:
         if generation:
-            self._chore(self._drain(generation))
+            self._spawn(self._drain(generation))
 
-    def _chore(self, work: Coroutine[object, None, None]) -> None:
-        chore = asyncio.create_task(work, name="aiossmenv drain")
-        self._chores.add(chore)
-        chore.add_done_callback(self._chores.discard)
+    def _spawn(self, work: Coroutine[object, None, None]) -> None:
+        task = asyncio.create_task(work, name="aiossmenv drain")
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _close(self) -> None:
-        if self._follower:
-            await asyncio.wait({self._follower})
-        await self._chores_done()
+        if self._supervisor:
+            await asyncio.wait({self._supervisor})
+        await self._background_done()
 
-    async def _chores_done(self) -> None:
-        while self._chores:
-            await asyncio.wait(set(self._chores))
+    async def _background_done(self) -> None:
+        while self._background:
+            await asyncio.wait(set(self._background))
 
     async def _drain(self, generation: Generation[T]) -> None:
         await self._pause(self._drain_timeout, generation.idle)
         if generation.leases:
-            self._cut += generation.leases
+            self._force_closed += generation.leases
             logger.warning(
                 "generation %d of %s is closed under %d users after %g s: drain_timeout must be longer than any use",
                 generation.number,
@@ -523,16 +544,17 @@ class Rotating(Generic[T]):
 
     async def _dispose_of(self, resource: T) -> None:
         if self._dispose:
-            disposal = asyncio.create_task(_run(self._dispose, resource), name="aiossmenv disposal")
+            disposal = asyncio.create_task(_call(self._dispose, resource), name="aiossmenv disposal")
             try:
                 await self._bounded(disposal, self._dispose_timeout)
             except Exception as error:
-                logger.warning("an old generation of %s was not closed: %s", ", ".join(self._keys), self._named(error))
+                keys = ", ".join(self._keys)
+                logger.warning("an old generation of %s was not closed: %s", keys, self._describe(error))
             finally:
-                await _insist(disposal)
+                await _cancel_until_done(disposal)
 
     async def _undo(self, making: "asyncio.Task[None]", made: list[T]) -> None:
-        await _insist(making)
+        await _cancel_until_done(making)
         while made:
             await self._dispose_of(made.pop())
 
@@ -553,7 +575,7 @@ class Rotating(Generic[T]):
         """Wait for one of *until*, at most so many seconds."""
         ours = [asyncio.create_task(event.wait()) for event in until if isinstance(event, asyncio.Event)]
         if seconds is not None:
-            ours.append(asyncio.create_task(self._clock.sleep(seconds)))  # type: ignore[arg-type] # nobody looks
+            ours.append(asyncio.create_task(self._clock.sleep(seconds)))  # type: ignore[arg-type] # its result is not used
         try:
             theirs = [future for future in until if isinstance(future, asyncio.Future)]
             await asyncio.wait([*ours, *theirs], return_when=asyncio.FIRST_COMPLETED)
@@ -572,77 +594,19 @@ class _Last:
             self.error = error
 
 
-async def _run(call: Callable[[T], Awaitable[object]], argument: T) -> None:
+async def _call(call: Callable[[T], Awaitable[object]], argument: T) -> None:
     await call(argument)
 
 
-async def _insist(task: "asyncio.Task[Any]") -> None:
+async def _cancel_until_done(task: "asyncio.Task[Any]") -> None:
     """Cancel until it has ended: on Python 3.11 `asyncio.wait_for`, which drivers use, can swallow a cancellation."""
-    for _ in range(int(_INSISTS / 0.1)):
+    for _ in range(int(_CANCEL_TIMEOUT / 0.1)):
         if task.done():
             break
         task.cancel()
         await asyncio.wait({task}, timeout=0.1)
     if task.done() and not task.cancelled():
         task.exception()  # seen: asyncio would print it, and it quotes user names
-
-
-def _without_frames(error: Exception | None) -> Exception | None:
-    """Strip an error, and those it came from, of their frames: a driver's hold the password."""
-    stripped: set[BaseException] = set()
-    found: list[BaseException | None] = [error]
-    while found:
-        one = found.pop()
-        if one and one not in stripped:
-            stripped.add(one.with_traceback(None))
-            found += [one.__cause__, one.__context__]
-    return error
-
-
-def _named(error: BaseException, values: Iterable[str]) -> str:
-    """
-    Name an error: ours by their text, which holds no value, and others by their type.
-
-    An error with a number is a driver's or the system's: the number says what it is, and the text quotes user names or
-    addresses. Any other gives its text too, unless that holds a part of one of *values*.
-    """
-    if isinstance(error, RotationFailed):
-        return str(error.args[0])
-    name = type(error).__name__
-    if error.args and isinstance(error.args[0], int):
-        return f"{name} {error.args[0]}"
-    try:
-        text = " ".join(str(error).split())[:300]
-    except Exception:
-        return name
-    # A UnicodeError quotes characters of what could not be encoded.
-    if not text or isinstance(error, UnicodeError) or _holds_part(text, values):
-        return name
-    return f"{name}: {text}"
-
-
-def _holds_part(text: str, values: Iterable[str]) -> bool:
-    """Return whether *text* holds one of *values*, a word of it, or eight characters of it in a row."""
-    text = text.casefold()
-    for value in (spelling.casefold() for whole in values for spelling in _spellings(whole)):
-        words = re.findall(r"[^\W_]{3,}", value)
-        if any(part in text for part in (value, *words, *(value[at : at + 8] for at in range(len(value) - 7)))):
-            return True
-    return False
-
-
-def _spellings(value: str) -> Iterator[str]:
-    """Yield a value as a text may quote it: of a JSON object each value in it, and percent-encoding undone."""
-    inside: list[Any] = [value]
-    with suppress(ValueError, RecursionError):
-        found = json.loads(value)
-        if isinstance(found, dict | list):
-            inside = [found]
-    while inside:
-        one = inside.pop()
-        inside += one.values() if isinstance(one, dict) else one if isinstance(one, list) else []
-        if isinstance(one, str) and one:
-            yield from (one, unquote(one), repr(one)[1:-1])
 
 
 # Those that are open. A child process keeps its copies until it ends: to collect them would close the parent's sockets.

@@ -73,7 +73,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from aiossmenv._concurrency import Clock
 from aiossmenv._errors import RotationFailed
-from aiossmenv._rotating import Rotating, RotatingStatus, Source, State, Superseded, Verdict
+from aiossmenv._rotating import ErrorKind, Rotating, RotatingStatus, Source, State, Superseded
 
 try:
     import aiomysql
@@ -118,17 +118,29 @@ class RotatingPool:
     """
     A MySQL pool that is rebuilt when its keys change.
 
-    *env*: an `Env`. *keys*: connect options of aiomysql -> keys of the `Env`; default: `host` from `DB_URL` (a host,
-    or `host:port`), `user` from `DB_USER`, `password` from `DB_PASSWORD`; `dsn` takes them all from one key. *warm*:
-    connections that a new pool opens before it takes over, as far as the server lets it, default *maxsize*.
-    *pre_ping_after*: seconds that a connection may idle and still be lent without a ping, default 10. *start_deadline*,
-    *build_timeout*, *drain_timeout*, *retry_deadline*, *min_gap*: as for `Rotating`. All other options are those of
-    `aiomysql.create_pool()`, `ssl` too; what comes from a key wins.
+    `connect_timeout` of aiomysql loses cancellations on Python 3.11, so leave it out there; *build_timeout* ends a
+    login that hangs.
 
-    Of its options, `autocommit` is `True` unless you say otherwise: without it a plain SELECT leaves a snapshot open,
-    and each return costs a ROLLBACK. `pool_recycle` closes a connection that idled longer than so many seconds.
-    `minsize` has no effect: `warm` says what is opened in advance. Leave `connect_timeout` out on Python 3.11, where it
-    loses cancellations; *build_timeout* ends a login that hangs.
+    Args:
+        env: An `Env`.
+        keys: Connect options of aiomysql -> keys of the `Env`; `dsn` takes them all from one key. Default: `host` from
+            `DB_URL` (a host, or `host:port`), `user` from `DB_USER`, `password` from `DB_PASSWORD`.
+        maxsize: Connections that are lent at once, at most. Default: 10.
+        minsize: Connections that a new pool opens before it takes over, as far as the server lets it. Default:
+            *maxsize*.
+        pre_ping_after: Seconds that a connection may idle and still be lent without a ping. Default: 10.
+        start_deadline: As for `Rotating`. Default: 10.
+        build_timeout: As for `Rotating`. Default: 5.
+        drain_timeout: As for `Rotating`. Default: 30.
+        retry_deadline: As for `Rotating`. Default: 10.
+        min_gap: As for `Rotating`. Default: 0.25.
+        create_pool_options: Those of `aiomysql.create_pool()`, `ssl` too; what comes from a key wins. `autocommit` is
+            `True` unless you say otherwise: without it a plain SELECT leaves a snapshot open, and each return costs a
+            ROLLBACK. `pool_recycle` closes a connection that idled longer than so many seconds.
+
+    Raises:
+        ValueError: *maxsize* is below 1.
+        TypeError: *keys* is no mapping.
     """
 
     def __init__(
@@ -137,7 +149,7 @@ class RotatingPool:
         keys: Mapping[str, str] = _KEYS,
         *,
         maxsize: int = 10,
-        warm: int | None = None,
+        minsize: int | None = None,
         pre_ping_after: float = 10.0,
         start_deadline: float = 10.0,
         build_timeout: float = 5.0,
@@ -153,10 +165,9 @@ class RotatingPool:
         # What is more special wins.
         self._keys = dict(sorted(keys.items(), key=lambda item: {"dsn": 0, "host": 1}.get(item[0], 2)))
         self._maxsize = maxsize
-        self._warm = min(maxsize, maxsize if warm is None else warm)
+        self._minsize = min(maxsize, maxsize if minsize is None else minsize)
         self._pre_ping_after = pre_ping_after
         self._recycle = float(create_pool_options.pop("pool_recycle", -1))
-        create_pool_options.pop("minsize", None)
         self._options = {"autocommit": True} | create_pool_options
         self._places = asyncio.Semaphore(maxsize)
         self._in_use = 0
@@ -198,9 +209,18 @@ class RotatingPool:
         """
         Lend a connection until the block ends.
 
-        Waits for one of *maxsize* places first. Raises `TimeoutError` when there is no connection within *timeout*
-        seconds, by default never; the driver's error when no login succeeded for *retry_deadline* seconds, and at once
-        for what no retry can help.
+        Waits for one of *maxsize* places first. The driver's error is raised when no login succeeded for
+        *retry_deadline* seconds, and at once if no retry can help.
+
+        Args:
+            timeout: Seconds to wait for a connection. Default: no limit.
+
+        Yields:
+            A connection in the state that the options say.
+
+        Raises:
+            TimeoutError: There was no connection within *timeout* seconds.
+            RotationFailed: The pool is closed, or does not belong to this process or event loop.
         """
         self._rotating._check_place()  # before the semaphore, which belongs to an event loop as well
         async with AsyncExitStack() as stack:
@@ -225,7 +245,19 @@ class RotatingPool:
         *cursors: type[aiomysql.Cursor],
         timeout: float | None = None,  # noqa: ASYNC109 - not for the block
     ) -> AsyncIterator[aiomysql.Cursor]:
-        """Lend a cursor of a connection, for one statement; *cursors*, *timeout* and errors as for both of them."""
+        """
+        Lend a cursor of a connection, for one statement.
+
+        Args:
+            cursors: Classes of cursors, as for aiomysql's `connection.cursor()`. Default: aiomysql's.
+            timeout: Seconds to wait for a connection. Default: no limit.
+
+        Yields:
+            A cursor.
+
+        Raises:
+            TimeoutError: As `acquire()` does, and the driver's errors and `RotationFailed` too.
+        """
         async with self.acquire(timeout=timeout) as connection, connection.cursor(*cursors) as cursor:
             yield cursor
 
@@ -259,12 +291,12 @@ class RotatingPool:
 
     async def _probe(self, pool: "_Pool") -> None:
         # Logs in, and leaves the connections in the pool: tasks that find one waiting do not notice a rotation.
-        for number in range(max(1, self._warm)):
+        for number in range(max(1, self._minsize)):
             if number and not self._places.locked():
                 # Queries that run meanwhile would feel a burst of logins. Where places are short, haste is better.
                 await asyncio.sleep(0.002)
             try:
-                await pool.warm()
+                await pool.fill()
                 self._rotating._worked = pool.values
             except aiomysql.MySQLError:
                 if not number:
@@ -490,7 +522,7 @@ class _Pool:
         self._lent: set[_Connection] = set()
         self._closed = False
 
-    async def warm(self) -> None:
+    async def fill(self) -> None:
         """Log in, and keep the connection for the next borrower."""
         connection = await self._connect()
         self._lent.discard(connection)
@@ -645,6 +677,6 @@ def _is_readable(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
-def _classify(error: Exception) -> Verdict:
+def _classify(error: Exception) -> ErrorKind:
     code = error.args[0] if isinstance(error, aiomysql.MySQLError) and error.args else None
-    return "refused" if code in _REFUSED else "transient" if code in _TRANSIENT else None
+    return "auth_failed" if code in _REFUSED else "transient" if code in _TRANSIENT else None

@@ -26,9 +26,9 @@ async def probe(session: ClientSession) -> None:
         pass
 
 
-def classify(error: Exception) -> Literal["refused"] | None:
+def classify(error: Exception) -> Literal["auth_failed"] | None:
     """Say which errors mean that there may be a newer token."""
-    return "refused" if isinstance(error, ClientResponseError) and error.status == HTTPStatus.UNAUTHORIZED else None
+    return "auth_failed" if isinstance(error, ClientResponseError) and error.status == HTTPStatus.UNAUTHORIZED else None
 
 
 def client(env: Env) -> Rotating[ClientSession]:

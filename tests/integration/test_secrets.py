@@ -658,9 +658,7 @@ async def rotations(stage: Stage) -> None:  # noqa: PLR0915 - one life, from beg
         yield made.secret
 
     def rotating() -> Rotating[Resource]:
-        return Rotating(
-            env, ["A", "B"], create, probe, dispose, classify=classify, clock=clock, random=lambda: 0.5, min_gap=1
-        )
+        return Rotating(env, ["A", "B"], create, probe, dispose, classify=classify, random=lambda: 0.5, min_gap=1)
 
     async with load_env("/T", environ={}, store=store, ttl=60) as env:
         for where in ("create", "probe"):
@@ -709,7 +707,7 @@ async def pools(stage: Stage) -> None:
 
     await rotate(1)
     async with load_env("/P", environ={}, store=store, ttl=60) as env:
-        async with RotatingPool(env, maxsize=2, warm=1, db="app") as pool:
+        async with RotatingPool(env, maxsize=2, minsize=1, db="app") as pool:
             async with pool.acquire() as connection, connection.cursor() as cursor:
                 await cursor.execute("SELECT 1")
                 ear.shown(connection, cursor)

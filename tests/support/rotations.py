@@ -698,7 +698,7 @@ def _pool(env: "EnvLike", kind: Kind) -> RotatingPool:
     keys = {"dsn": "DATABASE_URL"} if kind.form != "keys" else _KEYS
     # Rotations come faster than anybody else's, so refreshes may, too.
     warm = kind.maxsize // 2 if kind.warm is None else kind.warm
-    return RotatingPool(env, keys, db="app", maxsize=kind.maxsize, warm=warm, min_gap=POLL)
+    return RotatingPool(env, keys, db="app", maxsize=kind.maxsize, minsize=warm, min_gap=POLL)
 
 
 def _sort(load: Load, swaps: list[float]) -> None:

@@ -260,8 +260,8 @@ async def rotates(env: Env) -> None:
     async def create(values: Mapping[str, str]) -> Pool:
         return Pool()
 
-    def classify(error: Exception) -> Literal["refused", "transient"] | None:
-        return "refused" if isinstance(error, PermissionError) else None
+    def classify(error: Exception) -> Literal["auth_failed", "transient"] | None:
+        return "auth_failed" if isinstance(error, PermissionError) else None
 
     async with Rotating(env, ["DB_URL"], create, Pool.check, Pool.close, classify=classify) as rotating:
         assert_type(rotating, Rotating[Pool])

@@ -18,7 +18,7 @@ async def follows_mysql(env: Env) -> None:
         env,
         {"host": "HOST"},
         maxsize=5,
-        warm=2,
+        minsize=2,
         build_timeout=1,
         drain_timeout=60,
         retry_deadline=5,
@@ -28,7 +28,7 @@ async def follows_mysql(env: Env) -> None:
         assert_type(pool, RotatingPool)
         assert_type(pool.generation, int)
         assert_type(pool.state, Literal["NEW", "READY", "DEGRADED", "CLOSED"])
-        assert_type(pool.status.refused, int)
+        assert_type(pool.status.auth_failures, int)
         async with pool.acquire() as connection:
             await connection.ping()
         async with pool.cursor() as cursor:

@@ -26,7 +26,7 @@ from aiossmenv import (
     load_env,
 )
 from aiossmenv._concurrency import Clock, LoopClock
-from aiossmenv._rotating import RotatingStatus, Verdict
+from aiossmenv._rotating import ErrorKind, RotatingStatus
 from aiossmenv.testing import ManualClock
 from embedded import Store
 from faults import FaultProxy
@@ -207,9 +207,9 @@ class Service:
         self.logins = {(user, password)}
 
 
-def classify(error: Exception) -> Verdict:
+def classify(error: Exception) -> ErrorKind:
     """Say what helps."""
-    return "refused" if isinstance(error, Refused) else "transient" if isinstance(error, Busy) else None
+    return "auth_failed" if isinstance(error, Refused) else "transient" if isinstance(error, Busy) else None
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ async def test_create_gets_its_keys_alone(source: Source, service: Service, cloc
         assert 2 == len(values)
         return dict(values)
 
-    async with Rotating(source, ["PASSWORD", "USER"], create, clock=clock) as rotating, rotating.use() as made:
+    async with Rotating(source, ["PASSWORD", "USER"], create) as rotating, rotating.use() as made:
         assert {"PASSWORD": "first", "USER": "ann"} == made
 
 
@@ -691,7 +691,7 @@ async def test_other_errors_are_raised_at_once(source: Source, service: Service,
 
 async def test_by_default_every_error_is_raised_at_once(source: Source, service: Service, clock: ManualClock) -> None:
     """Without `classify` nothing is tried again."""
-    plain = Rotating(source, ["USER", "PASSWORD"], service.create, clock=clock)
+    plain = Rotating(source, ["USER", "PASSWORD"], service.create)
     async with plain:
         service.alter("ann", "second")
         with pytest.raises(Refused):
@@ -700,7 +700,7 @@ async def test_by_default_every_error_is_raised_at_once(source: Source, service:
 
 async def test_probe_and_dispose_may_be_left_out(source: Source, service: Service, clock: ManualClock) -> None:
     """What needs no proof and no end is followed as well."""
-    plain = Rotating(source, ["USER", "PASSWORD"], service.create, clock=clock)
+    plain = Rotating(source, ["USER", "PASSWORD"], service.create)
     async with plain:
         source.publish(PASSWORD="second")
         await settle()
@@ -1270,7 +1270,14 @@ async def test_status(source: Source, service: Service, rotating: Rotating[Clien
     def said() -> dict[str, object]:
         """Return what is not as it was at the beginning."""
         untouched = RotatingStatus(
-            state="READY", generation=1, retiring=0, failures=0, last_error=None, refused=0, refreshes=0, cut=0
+            state="READY",
+            generation=1,
+            retiring=0,
+            failures=0,
+            last_error=None,
+            auth_failures=0,
+            refreshes=0,
+            force_closed=0,
         )
         now = asdict(rotating.status)
         return {name: now[name] for name, value in asdict(untouched).items() if value != now[name]}
@@ -1281,7 +1288,7 @@ async def test_status(source: Source, service: Service, rotating: Rotating[Clien
         source.publish(PASSWORD="garbage")
         await clock.advance(0.4)
         error = "Refused 1045"
-        assert {"state": "DEGRADED", "failures": 2, "last_error": error, "refused": 2, "refreshes": 2} == said()
+        assert {"state": "DEGRADED", "failures": 2, "last_error": error, "auth_failures": 2, "refreshes": 2} == said()
         assert f"<Rotating USER, PASSWORD: DEGRADED, generation 1, 0 retiring, 2 failed: {error}>" == repr(rotating)
 
         end = asyncio.Event()
@@ -1293,9 +1300,9 @@ async def test_status(source: Source, service: Service, rotating: Rotating[Clien
         await clock.advance(1)
         await task
         logins = len(service.errors)
-        assert {"generation": 2, "retiring": 1, "refused": logins, "refreshes": 3} == said()
+        assert {"generation": 2, "retiring": 1, "auth_failures": logins, "refreshes": 3} == said()
         await clock.advance(30)
-        assert {"generation": 2, "refused": logins, "refreshes": 3, "cut": 2} == said()
+        assert {"generation": 2, "auth_failures": logins, "refreshes": 3, "force_closed": 2} == said()
         end.set()
         await asyncio.gather(*holders)
     assert "CLOSED" == rotating.status.state
@@ -1586,7 +1593,7 @@ async def test_a_classify_that_raises_does_not_end_the_follower(
 ) -> None:
     """A mistake in `classify` costs the retries, not the rotation."""
 
-    def mistaken(error: Exception) -> Verdict:
+    def mistaken(error: Exception) -> ErrorKind:
         """Know no error at all."""
         raise KeyError(error.args[0])
 

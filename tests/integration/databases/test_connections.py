@@ -55,7 +55,7 @@ async def sessions(account: Account, server: Server) -> list[int]:
 
 async def test_a_retired_pool_never_logs_in(source: Source, account: Account, server: Server, way: Relay) -> None:
     """An old pool whose idle sessions the server killed is disposed of without a login."""
-    async with RotatingPool(source, maxsize=3, warm=2) as pool, pool.acquire():
+    async with RotatingPool(source, maxsize=3, minsize=2) as pool, pool.acquire():
         for session in await sessions(account, server):
             await server.execute(f"KILL {session}")
         await account.set_password("second")
@@ -67,7 +67,7 @@ async def test_a_retired_pool_never_logs_in(source: Source, account: Account, se
 
 async def test_no_login_while_newer_credentials_are_not_proved(source: Source, account: Account, way: Relay) -> None:
     """Between the read of new credentials and the swap no login is made with the old ones; it waits for the swap."""
-    async with RotatingPool(source, maxsize=3, warm=1, retry_deadline=5) as pool, pool.acquire():
+    async with RotatingPool(source, maxsize=3, minsize=1, retry_deadline=5) as pool, pool.acquire():
         await account.set_password("second")
         way.hold()
         source.publish(DB_PASSWORD="second")
@@ -76,14 +76,14 @@ async def test_no_login_while_newer_credentials_are_not_proved(source: Source, a
         way.go_on()
         assert [1, 1] == await asyncio.gather(*asking)
     assert 1 == [login.password(*WORDS) for login in way.logins].count("first")
-    assert 0 == pool.status.refused
+    assert 0 == pool.status.auth_failures
 
 
 async def test_old_credentials_serve_while_the_new_ones_do_not_work(
     source: Source, account: Account, way: Relay
 ) -> None:
     """Values that were tried and refused are not waited for: a login is made with those that work."""
-    async with RotatingPool(source, maxsize=2, warm=1, retry_deadline=5) as pool, pool.acquire():
+    async with RotatingPool(source, maxsize=2, minsize=1, retry_deadline=5) as pool, pool.acquire():
         source.publish(DB_PASSWORD="wrong")
         assert 1 == await ask(pool, "SELECT 1")
         assert "DEGRADED" == pool.state
@@ -92,7 +92,7 @@ async def test_old_credentials_serve_while_the_new_ones_do_not_work(
 
 async def test_a_swap_during_a_login(source: Source, account: Account, way: Relay) -> None:
     """A login to a pool that is replaced meanwhile and fails is made to the newer one, with its password."""
-    async with RotatingPool(source, maxsize=2, warm=1, drain_timeout=0.2, retry_deadline=5) as pool, pool.acquire():
+    async with RotatingPool(source, maxsize=2, minsize=1, drain_timeout=0.2, retry_deadline=5) as pool, pool.acquire():
         way.hold()
         asking = asyncio.create_task(ask(pool, "SELECT 1"))
         await asyncio.sleep(0.1)
@@ -500,7 +500,7 @@ async def test_a_timeout(source: Source, way_in: str) -> None:
 
 async def test_a_timeout_of_a_login(source: Source, way: Relay) -> None:
     """A login that hangs ends at the timeout as well, and gives its place back."""
-    async with RotatingPool(source, maxsize=2, warm=1) as pool, pool.acquire():
+    async with RotatingPool(source, maxsize=2, minsize=1) as pool, pool.acquire():
         way.hold()
         with pytest.raises(TimeoutError, match=r"within 0\.2 s from .*: 2 of 2 are in use"):
             async with pool.acquire(timeout=0.2):

@@ -93,7 +93,7 @@ async def test_a_real_env(ssm: Store, server: Server, account: Account) -> None:
         await asyncio.to_thread(ssm.put, f"/FAKEBOOK/TEST/{key}", value)
     async with (
         load_env("/FAKEBOOK/TEST/", ttl=3600) as env,
-        RotatingPool(env, maxsize=2, warm=1) as pool,
+        RotatingPool(env, maxsize=2, minsize=1) as pool,
         pool.acquire(),
     ):
         await account.set_password("second")
@@ -172,20 +172,15 @@ async def test_maxsize_is_at_least_one(source: Source) -> None:
     assert "<RotatingPool>" == repr(object.__new__(RotatingPool))
 
 
-@pytest.mark.parametrize(("warm", "wanted"), [(None, 3), (0, 1), (2, 2), (9, 3)])
-async def test_warm_connections(source: Source, account: Account, warm: int | None, wanted: int) -> None:
+@pytest.mark.parametrize(("minsize", "wanted"), [(None, 3), (0, 1), (2, 2), (9, 3)])
+async def test_connections_that_are_opened_in_advance(
+    source: Source, account: Account, minsize: int | None, wanted: int
+) -> None:
     """A new pool has that many connections open, one at least and *maxsize* at most and by default."""
-    async with RotatingPool(source, maxsize=3, warm=warm) as pool:
+    async with RotatingPool(source, maxsize=3, minsize=minsize) as pool:
         assert wanted == await account.connections()
         await ask(pool, "SELECT 1")
         assert wanted == await account.connections()
-
-
-async def test_minsize_is_not_passed_on(source: Source, account: Account) -> None:
-    """aiomysql does not fill the pool up by itself, whatever one says: it would do so with old credentials."""
-    async with RotatingPool(source, maxsize=3, minsize=3, warm=1) as pool:
-        await ask(pool, "SELECT 1")
-        assert 1 == await account.connections()
 
 
 async def test_outside_of_the_block(source: Source) -> None:
@@ -202,11 +197,11 @@ async def test_outside_of_the_block(source: Source) -> None:
 
 async def test_status(source: Source, account: Account) -> None:
     """The status counts what the pool has been through, and neither it nor the repr has a value in it."""
-    async with RotatingPool(source, maxsize=2, warm=1, min_gap=0.02) as pool:
+    async with RotatingPool(source, maxsize=2, minsize=1, min_gap=0.02) as pool:
         async with pool.acquire():
             await account.set_password("second")
             asking = asyncio.create_task(ask(pool, "SELECT 1"))
-            await eventually(lambda: pool.status.refused)
+            await eventually(lambda: pool.status.auth_failures)
             source.store(DB_PASSWORD="second")
             await asking
             status = pool.status
@@ -444,7 +439,7 @@ async def test_a_server_that_never_speaks(source: Source, account: Account) -> N
 
 
 async def test_a_server_without_room_for_all(source: Source, account: Account, server: Server) -> None:
-    """One login proves the credentials: a pool that can have no more of what it would keep warm serves, and follows."""
+    """One login proves the credentials: a pool that the server lets have no more connections serves, and follows."""
 
     async def aborted() -> int:
         """Return how many left without a goodbye."""
@@ -479,7 +474,7 @@ async def test_a_refusal_is_retried_until_it_heals(
 ) -> None:
     """A login that the server refuses is tried again, with the keys read again in between."""
     harm, heal = (statement.format(account.name) for statement in TROUBLES[number])
-    async with RotatingPool(source, db="app", maxsize=2, warm=1) as pool, pool.acquire():
+    async with RotatingPool(source, db="app", maxsize=2, minsize=1) as pool, pool.acquire():
         await server.execute(harm)
         with pytest.raises(RotationFailed) as caught:
             await RotatingPool(source, db="app", start_deadline=1).__aenter__()
@@ -495,7 +490,7 @@ async def test_a_refusal_is_retried_until_it_heals(
 
 async def test_a_refusal_until_the_deadline(source: Source, account: Account) -> None:
     """What does not heal is the server's own error in the end."""
-    async with RotatingPool(source, maxsize=2, warm=1, retry_deadline=0.2) as pool, pool.acquire():
+    async with RotatingPool(source, maxsize=2, minsize=1, retry_deadline=0.2) as pool, pool.acquire():
         await account.set_password("second")
         began = time.monotonic()
         with pytest.raises(aiomysql.OperationalError) as caught:
@@ -508,7 +503,7 @@ async def test_a_blocked_account_is_not_built_again(source: Source, account: Acc
     """
     Where the server blocks for too many wrong passwords a rebuild tries no more; the pool that is there serves on.
     """
-    async with account.blocked_after(3), RotatingPool(source, maxsize=2, warm=1, min_gap=0.02) as pool:
+    async with account.blocked_after(3), RotatingPool(source, maxsize=2, minsize=1, min_gap=0.02) as pool:
         source.publish(DB_PASSWORD="wrong")
         await eventually(lambda: pool.status.last_error == f"OperationalError {server.blocked}")
         # News is asked for as before, and no login made of it.
@@ -517,7 +512,7 @@ async def test_a_blocked_account_is_not_built_again(source: Source, account: Acc
         await eventually(lambda: source.asked > asked + 3)
         assert failed == await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_connects'")
         # The third wrong password is answered as such by MariaDB, and by MySQL with the block.
-        assert (2 if isinstance(server, MySQL) else 3, "DEGRADED") == (pool.status.refused, pool.state)
+        assert (2 if isinstance(server, MySQL) else 3, "DEGRADED") == (pool.status.auth_failures, pool.state)
         assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
 
         # News that is good heals.
@@ -530,7 +525,7 @@ async def test_a_blocked_account_is_not_built_again(source: Source, account: Acc
 
 async def test_a_blocked_account_is_not_retried(source: Source, account: Account, server: Server) -> None:
     """Where the server blocks for too many wrong passwords no further login is tried."""
-    async with account.blocked_after(1), RotatingPool(source, maxsize=2, warm=1) as pool, pool.acquire():
+    async with account.blocked_after(1), RotatingPool(source, maxsize=2, minsize=1) as pool, pool.acquire():
         for _ in range(2):
             with pytest.raises(aiomysql.OperationalError) as caught:
                 await aiomysql.connect(host="127.0.0.1", port=server.port, user=account.name, password="wrong")
@@ -547,7 +542,7 @@ async def test_a_blocked_account_is_not_retried(source: Source, account: Account
 async def test_too_many_connections_are_waited_out(source: Source, account: Account) -> None:
     """Where the server allows no further connection the acquire waits for one, and reads nothing again."""
     await account.alter("WITH MAX_USER_CONNECTIONS 1")
-    async with RotatingPool(source, maxsize=2, warm=1) as pool:
+    async with RotatingPool(source, maxsize=2, minsize=1) as pool:
         async with pool.acquire():
             asking = asyncio.create_task(ask(pool, "SELECT 1"))
             await asyncio.sleep(0.1)
@@ -727,7 +722,7 @@ async def test_closing_during_builds_leaves_no_connection(source: Source, accoun
     """Wherever a later build is when the pool is closed: its connections are closed."""
     for turns in range(0, 120, 3):
         source.publish(DB_PASSWORD="first")
-        async with RotatingPool(source, maxsize=3, warm=turns % 4) as pool:
+        async with RotatingPool(source, maxsize=3, minsize=turns % 4) as pool:
             # Two passwords that both log in, and are different to the pool: the build succeeds.
             source.publish(DB_PASSWORD="first", DB_URL=source.stored["DB_URL"].replace("127.0.0.1", "localhost"))
             for _ in range(turns):
@@ -740,7 +735,7 @@ async def test_closing_during_builds_leaves_no_connection(source: Source, accoun
 @unclosed
 async def test_cancelled_users_leave_nothing(source: Source, account: Account) -> None:
     """Wherever users are when they are cancelled: all places are free again, and the connections work."""
-    async with RotatingPool(source, maxsize=2, warm=1) as pool:
+    async with RotatingPool(source, maxsize=2, minsize=1) as pool:
         for turns in range(60):
             tasks = [asyncio.create_task(ask(pool, "SELECT SLEEP(0.001)")) for _ in range(4)]
             for _ in range(turns):
@@ -837,7 +832,7 @@ async def test_a_login_that_hangs_holds_up_nobody_for_long(source: Source, serve
 
     listening = await asyncio.start_server(relay, "127.0.0.1", 0)
     source.publish(DB_URL=f"127.0.0.1:{listening.sockets[0].getsockname()[1]}", DB_USER=account.name)
-    async with RotatingPool(source, maxsize=3, warm=1, retry_deadline=0.5) as pool:
+    async with RotatingPool(source, maxsize=3, minsize=1, retry_deadline=0.5) as pool:
         async with pool.acquire():
             silent.set()
             outside = asyncio.create_task(ask(pool, "SELECT 1"))

@@ -71,6 +71,6 @@ async def test_no_request_fails(ssm: Store) -> None:
                     await asyncio.sleep(0.05)
             status = api.status
         assert (9, "READY") == (status.generation, status.state)
-        assert 8 <= status.refused == server.refused
+        assert 8 <= status.auth_failures == server.refused
         assert 8 <= status.refreshes
         assert 50 < answers

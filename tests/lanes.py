@@ -1,0 +1,101 @@
+"""
+Runs the sessions of noxfile.py, two at a time, and prints what each came to; called by `tests/run`.
+
+Two cores have no time for more than two at once. An interrupt ends both, and all that they have started.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+NOX = [str(Path(sys.executable).with_name("nox")), "-f", str(ROOT / "tests" / "noxfile.py"), "--session"]
+PYTHONS = [f"python(version='3.{minor}')" for minor in (11, 12, 13, 14)]
+# Those that take longest first. Each is run once.
+SESSIONS = ["ssm", "databases", "frameworks", "newest_sdk", "uvloop", *PYTHONS, "unit", "types", "lint"]
+LOGS = ROOT / ".venv" / "logs"
+
+
+class Lanes:
+    """The sessions that are left, those that run, and those that failed."""
+
+    def __init__(self) -> None:
+        self._left = iter(SESSIONS)
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._failed: list[str] = []
+
+    def run(self) -> list[str]:
+        """Run all sessions; returns those that failed."""
+        lanes = [threading.Thread(target=self._lane, daemon=True) for _ in range(2)]
+        for lane in lanes:
+            lane.start()
+        for lane in lanes:
+            lane.join()
+        return self._failed
+
+    def end(self) -> None:
+        """End what runs, with all that it has started."""
+        for process in self._running:
+            os.killpg(process.pid, signal.SIGTERM)
+
+    def session(self, name: str) -> bool:
+        """Run one session, and print what it came to; returns whether it went well."""
+        log, began = LOGS / f"{re.sub('[^a-z0-9.]+', '-', name).strip('-')}.log", time.monotonic()
+        with log.open("wb") as file:
+            process = subprocess.Popen(
+                [*NOX, name], stdout=file, stderr=file, stdin=subprocess.DEVNULL, process_group=0
+            )
+            self._running.add(process)
+            status = process.wait()
+            self._running.discard(process)
+        text = log.read_text(errors="replace")
+        closing = re.findall(r"^=* ?(\d+ (?:passed|failed|skipped|error).*? in [\d.]+s).*$", text, re.MULTILINE)
+        left_out = re.findall(r"LEFT OUT: .*", text)
+        if status:
+            print(text, flush=True)
+        word = "failed" if status else "ok"
+        told = [f"{name}: {word}, {time.monotonic() - began:.0f} s", *closing[-1:], *left_out]
+        print("; ".join(told), flush=True)
+        return status == 0
+
+    def _lane(self) -> None:
+        while True:
+            with self._lock:
+                name = next(self._left, None)
+            if name is None:
+                return
+            if not self.session(name):
+                self._failed.append(name)
+
+
+def main() -> int:
+    """Run everything, or pytest with the given arguments."""
+    LOGS.mkdir(exist_ok=True)
+    lanes = Lanes()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        if not lanes.session("install"):
+            return 1
+        if sys.argv[1:]:
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            pytest = ROOT / ".venv" / f"tests-{version}" / "bin" / "pytest"
+            return subprocess.run([str(pytest), *sys.argv[1:]], cwd=ROOT, check=False).returncode
+        failed = lanes.run()
+        lanes.session("coverage")
+    finally:
+        lanes.end()
+    # Last, for whoever reads only that: pytest's closing line of the largest session, or of one that failed.
+    last = (LOGS / f"{re.sub('[^a-z0-9.]+', '-', failed[0]).strip('-')}.log") if failed else LOGS / "ssm.log"
+    closing = re.findall(r"^.*\d+ (?:passed|failed|error).* in [\d.]+s.*$", last.read_text(), re.MULTILINE)
+    print(f"failed: {', '.join(failed)}" if failed else "all sessions ok", *closing[-1:], sep="\n", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""
+What `tests/run` runs, as sessions of nox: `.venv/nox/bin/nox -f tests/noxfile.py -s lint`, and `-l` for a list.
+
+The sessions on the chosen interpreter share one environment, in which the package is installed as its users get it. The
+others have their own. What depends on an interpreter, a loop or a release of the SDK is run again there, and only that.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+MYSQL = VENV / "mysql"
+CHOSEN = f"{sys.version_info.major}.{sys.version_info.minor}"
+PAGES = ["aiossmenv", *(f"aiossmenv.{page}" for page in ("fastapi", "mysql", "pydantic", "testing"))]
+
+SSM = "tests/integration/ssm"
+FRAMEWORKS = "tests/integration/frameworks"
+DATABASES = "tests/integration/databases"
+LOOPS = [f"{SSM}/test_{name}.py" for name in ("engine", "refresh", "loops", "closing")]
+SDK = [
+    *(f"{SSM}/test_{name}.py" for name in ("configuration", "sources", "pinning", "tls", "load", "store", "loops")),
+    f"{SSM}/test_closing.py",
+]
+
+nox.options.default_venv_backend = "none"
+nox.options.stop_on_first_error = False
+
+
+def interpreter(version: str) -> str | None:
+    """Return where an interpreter of *version* is; pyenv has a command for each that it knows, which may not run."""
+    program = 'import ensurepip, sys; print("%d.%d" % sys.version_info[:2])'
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    for candidate in (f"python{version}", *map(str, sorted(pyenv.glob(f"{version}.*/bin/python")))):
+        try:
+            found = subprocess.run([candidate, "-c", program], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            continue
+        if found.stdout.strip() == version:
+            return candidate
+    return None
+
+
+def environment(session: nox.Session, name: str, python: str = sys.executable, *newer: str) -> Path:
+    """Return the folder of programs of an environment with the package and what tests need, *newer* packages last."""
+    folder = VENV / name
+    if not (folder / "complete").exists():
+        session.run(python, "-m", "venv", "--clear", str(folder), external=True)
+        # Only what is imported is compiled, a small part of what comes with moto and botocore.
+        options = ("--quiet", "--disable-pip-version-check", "install", "--no-compile")
+        pip = (str(folder / "bin" / "python"), "-m", "pip", *options)
+        session.run(*pip, "--upgrade", "pip>=25.1", external=True)  # the first that knows dependency groups
+        session.run(*pip, f"{ROOT}[mysql,fastapi,pydantic]", "--group", f"{ROOT}/pyproject.toml:test", external=True)
+        if newer:
+            # pip says that it does not fit aioboto3, and installs it.
+            session.run(*pip, "--upgrade", *newer, external=True)
+        (folder / "complete").touch()
+    return folder / "bin"
+
+
+def run(session: nox.Session, programs: Path, *command: str, **variables: str) -> None:
+    """Run a program of an environment, at the top of the project."""
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    with session.chdir(ROOT):
+        session.run(str(programs / command[0]), *command[1:], external=True, env={"PATH": path, **variables})
+
+
+def test(session: nox.Session, programs: Path, *arguments: str, **variables: str) -> None:
+    """Run pytest; its closing line is the last one."""
+    command = ("pytest", "-q", "-p", "no:cacheprovider", *arguments)
+    run(session, programs, *command, **variables)
+
+
+def measured(session: nox.Session, *arguments: str, **variables: str) -> None:
+    """Run pytest on the chosen interpreter, and note which lines are run."""
+    file = str(VENV / "coverage" / session.name)
+    command = ("coverage", "run", "-m", "pytest", "-q", *arguments)
+    run(session, environment(session, f"tests-{CHOSEN}"), *command, COVERAGE_FILE=file, **variables)
+
+
+@nox.session
+def install(session: nox.Session) -> None:
+    """Install the package as it is now, and unpack a MySQL where Debian has one."""
+    complete = (VENV / f"tests-{CHOSEN}" / "complete").exists()
+    programs = environment(session, f"tests-{CHOSEN}")
+    if complete:
+        run(session, programs, "python", "-m", "pip", "--quiet", "install", "--force-reinstall", "--no-deps", ".")
+    (VENV / "coverage").mkdir(exist_ok=True)
+    for file in (VENV / "coverage").iterdir():
+        file.unlink()
+    if (MYSQL / "unpacked").exists():
+        return
+    # MySQL is in no stable release of Debian. The package of the unstable one runs from a folder, with its own loader.
+    session.run("rm", "-rf", str(MYSQL), external=True)
+    sources = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.split()
+    mirror = next((source for source in sources if "security" not in source), "")
+    command = ("mmdebstrap", "--quiet", "--variant=extract", '--aptopt=Acquire::Check-Valid-Until "false"')
+    what = ("--include=mysql-server-core,openssl", "sid", str(MYSQL), f"deb [trusted=yes] {mirror} sid main")
+    try:
+        session.run(*command, *what, external=True)
+    except nox.command.CommandFailed:
+        session.run("rm", "-rf", str(MYSQL), external=True)
+        session.warn("LEFT OUT: everything on MySQL, because Debian's mysql-server-core could not be unpacked")
+    else:
+        (MYSQL / "unpacked").touch()
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, docstrings and the direction of imports."""
+    programs = environment(session, f"tests-{CHOSEN}")
+    run(session, programs, "ruff", "check", "--quiet", ".")
+    run(session, programs, "ruff", "format", "--check", "--quiet", ".")
+    run(session, programs, "lint-imports", "--no-logo")
+    run(session, programs, "interrogate", "--quiet", "tests")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types, twice."""
+    programs = environment(session, f"tests-{CHOSEN}")
+    run(session, programs, "mypy")
+    run(session, programs, "basedpyright")
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """Test what needs no server."""
+    measured(session, "tests/unit")
+
+
+@nox.session
+def ssm(session: nox.Session) -> None:
+    """Test on an emulator of Parameter Store, over TLS and without, with faults."""
+    measured(session, SSM)
+
+
+@nox.session
+def frameworks(session: nox.Session) -> None:
+    """Test programs, frameworks, and that secrets stay secret."""
+    measured(session, FRAMEWORKS, "tests/integration/test_secrets.py")
+
+
+@nox.session
+def databases(session: nox.Session) -> None:
+    """Test on a real MariaDB and a real MySQL."""
+    measured(session, DATABASES, MYSQL_ROOT=str(MYSQL) if (MYSQL / "unpacked").exists() else "")
+
+
+@nox.session
+def uvloop(session: nox.Session) -> None:
+    """Test what a loop matters to on uvloop."""
+    pools = [f"{DATABASES}/test_pool.py", f"{DATABASES}/test_connections.py"]
+    programs = environment(session, f"tests-{CHOSEN}")
+    test(session, programs, "tests/integration/test_loop.py", "tests/unit", *LOOPS, *pools, TEST_LOOP="uvloop", **FAST)
+
+
+@nox.session
+def newest_sdk(session: nox.Session) -> None:
+    """Test what meets the SDK with its newest release, of which aioboto3 names an older one."""
+    programs = environment(session, "tests-newest-sdk", sys.executable, "aiobotocore", "boto3")
+    test(session, programs, *SDK, **FAST)
+
+
+@nox.session
+@nox.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
+def python(session: nox.Session, version: str) -> None:
+    """Test what an interpreter matters to on another one, if it is there."""
+    found = interpreter(version)
+    if version == CHOSEN or found is None:
+        session.skip(f"Python {version} is not there, or is the chosen one")
+    programs = environment(session, f"tests-{version}", found)
+    test(session, programs, "tests/unit", *LOOPS, f"{FRAMEWORKS}/test_forks.py", **FAST)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Print how much of the lines and branches the sessions on the chosen interpreter have run."""
+    programs, file = environment(session, f"tests-{CHOSEN}"), str(VENV / "coverage" / "all")
+    parts = [str(path) for path in sorted((VENV / "coverage").iterdir())]
+    run(session, programs, "coverage", "combine", "--quiet", *parts, COVERAGE_FILE=file)
+    run(session, programs, "coverage", "report", COVERAGE_FILE=file)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the API pages from the docstrings into .venv/docs; a warning fails."""
+    programs = environment(session, f"tests-{CHOSEN}")
+    run(session, programs, "python", "-m", "pip", "--quiet", "install", "--group", "docs")
+    pdoc = ("python", "-W", "error", "-m", "pdoc", "--docformat", "google", "--output-directory")
+    run(session, programs, *pdoc, str(VENV / "docs"), *PAGES)
+
+
+# Where something is run again: fewer examples, and no MySQL beside MariaDB.
+FAST = {"HYPOTHESIS_PROFILE": "fast", "MYSQL_ROOT": ""}
