@@ -25,7 +25,7 @@ from aiossmenv import (
     diff,
     load_env,
 )
-from aiossmenv._concurrency import Clock, LoopClock
+from aiossmenv._concurrency import LoopClock
 from aiossmenv._rotating import ErrorKind, RotatingStatus
 from aiossmenv.testing import ManualClock
 from embedded import Store
@@ -50,7 +50,7 @@ class Broken(Exception):
 class Source:
     """What a `Rotating` needs of an `Env`: *snapshot* is what was read, *stored* what is there to be read."""
 
-    def __init__(self, clock: ManualClock, **values: str) -> None:
+    def __init__(self, clock: Clock, **values: str) -> None:
         self.stored = values
         self.snapshot = _snapshot(values)
         self.gaps: list[float] = []
@@ -227,12 +227,12 @@ def source(clock: ManualClock) -> Source:
 @pytest.fixture
 def rotating(source: Source, service: Service, clock: ManualClock) -> Rotating[Client]:
     """Give a client that follows the source; a fixture only makes it, a test enters it."""
-    return make(source, service, clock)
+    return make(source, service)
 
 
-def make(source: Source | Env, service: Service, clock: Clock, **options: Any) -> Rotating[Client]:
+def make(source: Source | Env, service: Service, **options: Any) -> Rotating[Client]:
     """Return a client that follows the source, with dice that always show a half."""
-    defaults: dict[str, Any] = {"classify": classify, "clock": clock, "random": lambda: 0.5}
+    defaults: dict[str, Any] = {"classify": classify, "random": lambda: 0.5}
     return Rotating(source, ["USER", "PASSWORD"], service.create, service.probe, service.dispose, **defaults | options)
 
 
@@ -527,8 +527,8 @@ async def test_drain_timeout_closes_it_under_its_users(
 
         await clock.advance(0.2)
         assert ["second"] == [client.password for client in service.open]
-        warning = "generation 1 of USER, PASSWORD is closed under 2 users after 30 s: make drain_timeout longer than"
-        assert [f"{warning} their longest use"] == caplog.messages
+        warning = "generation 1 of USER, PASSWORD is closed under 2 users after 30 s: drain_timeout must be longer than"
+        assert [f"{warning} any use"] == caplog.messages
         end.set()
         await asyncio.gather(*holders)
 
@@ -854,7 +854,7 @@ async def test_several_share_their_forced_refreshes(
     for key, value in {"USER": "ann", "PASSWORD": "first"}.items():
         await asyncio.to_thread(ssm.put, f"/T/{key}", value)
     async with load_env("/T", store=store, ttl=3600, environ=None) as env, AsyncExitStack() as stack:
-        rotatings = [await stack.enter_async_context(make(env, service, clock)) for _ in range(3)]
+        rotatings = [await stack.enter_async_context(make(env, service)) for _ in range(3)]
         proxy.clear()
         for number, password in enumerate(("second", "third"), 1):
             service.alter("ann", password)
@@ -960,7 +960,7 @@ async def test_a_first_build_that_hangs_is_rotation_failed(
 ) -> None:
     """A start that hangs for `start_deadline` is an error, and leaves nothing."""
     service.probing = forever
-    entering = asyncio.create_task(make(source, service, clock, start_deadline=deadline).__aenter__())
+    entering = asyncio.create_task(make(source, service, start_deadline=deadline).__aenter__())
     await clock.advance(deadline - 0.1)
     assert not entering.done()
 
@@ -973,7 +973,7 @@ async def test_a_first_build_that_hangs_is_rotation_failed(
 async def test_a_missing_key_is_rotation_failed(service: Service, clock: ManualClock) -> None:
     """Keys that are not there at the start are all named."""
     with pytest.raises(RotationFailed) as caught:
-        await make(Source(clock, COLOUR="red"), service, clock).__aenter__()
+        await make(Source(clock, COLOUR="red"), service).__aenter__()
 
     assert "there is no USER, PASSWORD" in f"{caught.value.__cause__}"
     assert [] == service.created
@@ -1013,11 +1013,11 @@ async def test_one_that_was_not_closed_warns(rotating: Rotating[Client]) -> None
     """Where the loop ends before anybody has closed it, a warning says so."""
     before = asyncio.all_tasks()
     await rotating.__aenter__()
-    (follower,) = (task for task in asyncio.all_tasks() - before if task.get_name() == "aiossmenv follower")
+    (supervisor,) = (task for task in asyncio.all_tasks() - before if task.get_name() == "aiossmenv supervisor")
     await settle()
-    follower.cancel()
+    supervisor.cancel()
     with pytest.warns(ResourceWarning, match="unclosed <Rotating USER, PASSWORD: READY, generation 1"):
-        await asyncio.wait({follower})
+        await asyncio.wait({supervisor})
     await rotating.aclose()
 
 
@@ -1205,7 +1205,7 @@ async def test_a_cancelled_use_leaves_nothing(
     source: Source, service: Service, clock: ManualClock, turns: int, *, refused: bool
 ) -> None:
     """Wherever `use` is when it is cancelled: its lease has ended, its session too, and no task is left of it."""
-    rotating = make(source, service, clock)
+    rotating = make(source, service)
 
     async def enter() -> None:
         """Take a while, and be refused or not."""
@@ -1377,7 +1377,7 @@ async def test_no_value_is_in_a_traceback(service: Service, clock: ManualClock, 
         raise Broken("with ann-s3cret and s3cret")
 
     source = Source(clock, USER="ann-s3cret", PASSWORD="s3cret")
-    rotating = make(source, service, clock)
+    rotating = make(source, service)
     if stage in {"creating", "probing"}:
         setattr(service, stage, fail)
     elif stage == "missing":
@@ -1451,7 +1451,7 @@ async def test_a_swap_at_any_turn_wakes_who_was_refused(source: Source, service:
     """Whoever is refused while a swap is under way enters the new generation at once, whichever comes first."""
     late = []
     for turns in range(30):
-        rotating = make(source, service, clock)
+        rotating = make(source, service)
         source.publish(PASSWORD="first")
         service.alter("ann", "first")
 
@@ -1597,7 +1597,7 @@ async def test_a_classify_that_raises_does_not_end_the_follower(
         """Know no error at all."""
         raise KeyError(error.args[0])
 
-    rotating = make(source, service, clock, classify=mistaken)
+    rotating = make(source, service, classify=mistaken)
     async with rotating:
         await settle()
         followers = asyncio.all_tasks() - {asyncio.current_task()}
@@ -1671,7 +1671,7 @@ async def test_closing_while_a_build_is_called_off(source: Source, service: Serv
         except asyncio.CancelledError:
             await asyncio.sleep(0.02)
 
-    rotating = make(source, service, clock)
+    rotating = make(source, service)
     async with rotating:
         service.creating = stubborn
         source.publish(PASSWORD="second")
@@ -1685,7 +1685,7 @@ async def test_values_that_were_away_for_a_moment_are_tried_at_once(
     source: Source, service: Service, clock: ManualClock
 ) -> None:
     """A key that is missing and comes back is news, though its value is the one that failed before."""
-    async with make(source, service, clock) as rotating:
+    async with make(source, service) as rotating:
         source.publish(PASSWORD="second")
         await settle()
         assert "DEGRADED" == rotating.state
@@ -1702,7 +1702,8 @@ async def test_values_that_were_away_for_a_moment_are_tried_at_once(
 
 async def test_no_gap_is_no_hot_loop(source: Source, service: Service) -> None:
     """However short the gap that is asked for, values that do not work are not asked for anew without one."""
-    async with make(source, service, LoopClock(), min_gap=0, random=lambda: 0.0) as rotating:
+    source._clock = LoopClock()
+    async with make(source, service, min_gap=0, random=lambda: 0.0) as rotating:
         source.publish(PASSWORD="second")
         await asyncio.sleep(0.2)
         assert 0 < rotating.status.refreshes < 20
