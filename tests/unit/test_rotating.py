@@ -15,6 +15,7 @@ import pytest
 
 from aiossmenv import (
     Change,
+    Clock,
     Env,
     Parameter,
     ParameterStore,
