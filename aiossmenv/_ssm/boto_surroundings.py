@@ -1,5 +1,7 @@
 """The environment that the SDK reads, as it was at the first request of a store."""
 
+import asyncio
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -76,7 +78,7 @@ def surround(provider: Any, surroundings: Surroundings) -> None:
         variables = provider._CONFIG_TO_ENV_VAR
         provider._get_env_config = lambda key: surroundings.get(variables.get(key, ""))
     if hasattr(provider, "_popen"):
-        provider._popen = partial(provider._popen, env=surroundings)
+        provider._popen = partial(_popen, provider._popen, surroundings)
     if hasattr(provider, "_role_fetcher"):
         fetcher = provider._role_fetcher
         fetcher._disabled = surroundings.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true"
@@ -84,6 +86,25 @@ def surround(provider: Any, surroundings: Surroundings) -> None:
     if hasattr(provider, "_profile_provider_builder"):
         builder = provider._profile_provider_builder
         builder.providers = partial(_surrounded, builder.providers, surroundings)
+
+
+async def _popen(start: Any, surroundings: Surroundings, *arguments: Any, **options: Any) -> Any:
+    """Start a process that gives credentials; one that is still running when its answer is given up is killed."""
+    process = await start(*arguments, env=surroundings, **options)
+    communicate = process.communicate
+
+    async def communicate_or_kill() -> Any:
+        try:
+            return await communicate()
+        except asyncio.CancelledError:
+            # Left alone, it would run on without a reader, and outlive the event loop.
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+            raise
+
+    process.communicate = communicate_or_kill
+    return process
 
 
 def _surrounded(build: Any, surroundings: Surroundings, *arguments: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`aiossmenv.testing` as our users have it; that it does not lie is held by `wire/test_contract.py`."""
+"""`aiossmenv.testing` as our users have it; that it does not lie is held by `integration/ssm/test_contract.py`."""
 
 import asyncio
 import gc

@@ -314,10 +314,9 @@ async def test_refresh_of_an_unknown_key_lists(ssm: Store, proxy: FaultProxy, st
 
 
 async def test_group_is_read_together(twelve: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """
-    When one of the keys that a callback follows changes, all of them are read again in one call before it is told.
-    """
+    """When one key of a group changes, all of it is read again in one call before callbacks are told."""
     env = await load_env("/R", store=store)
+    env.group("S01", "S02", "PLAIN")
     seen: list[tuple[str, str]] = []
     env.on_change(lambda _: seen.append((env["S01"], env["S02"])), "S01", "S02", "PLAIN")
     twelve.put("/R/S01", "user b")

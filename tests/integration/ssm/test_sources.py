@@ -574,6 +574,18 @@ async def test_what_may_pass_is_tried_until_the_deadline(before: FaultProxy, tmp
     assert 0 == before.count()
 
 
+async def test_a_process_that_hangs_is_killed(before: FaultProxy, tmp_path: Path) -> None:
+    """A credential_process whose answer is given up at the deadline does not run on."""
+    process(tmp_path, f"echo $$ > {tmp_path / 'pid'}; exec sleep 60")
+
+    with pytest.raises(StoreUnavailable, match="did not arrive"):
+        await load_env("/A", environ={}, deadline=1)
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert 0 == before.count()
+
+
 async def test_sts_that_recovers(before: FaultProxy, ssm: Store, tmp_path: Path) -> None:
     """A load that STS held up for a while succeeds."""
     await asyncio.to_thread(ssm.put, "/A/B", "1")
@@ -746,7 +758,7 @@ async def test_a_bug_is_called_one(before: FaultProxy, where: str) -> None:
             await load_env("/A", environ={}, store=store)
 
     assert not caught.value.transient
-    check(caught.value, ["unexpected TypeError", f"patched at {where}", "wire/test_sources.py:"], "TypeError")
+    check(caught.value, ["unexpected TypeError", f"patched at {where}", "ssm/test_sources.py:"], "TypeError")
     assert 0 == before.count()
 
 
