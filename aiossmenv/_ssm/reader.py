@@ -134,7 +134,7 @@ class Reader:
             else:
                 failure = read.late_error(getattr(self._transport, "waiting_for", ""))
                 if failure is None:
-                    return read.results
+                    return Results(read.results.parameters, read.results.digests)
         finally:
             reading.cancel()
             await asyncio.wait({reading})
@@ -279,7 +279,7 @@ class _Read:
         self._decrypting = True
         self._batches = self._pack()
         await self._do_all(())
-        return self.results
+        return Results(self.results.parameters, self.results.digests)
 
     def end(self) -> None:
         """Let go of what the read taught on permissions, if nothing confirms it."""
@@ -300,9 +300,18 @@ class _Read:
         return None
 
     async def _do_all(self, jobs: Iterable[Callable[[], Awaitable[None]]]) -> None:
+        if self._permissions.denial(GetParameters):
+            self._batches = iter(self._whole())
         each: Iterator[Callable[[], Awaitable[None]]]
         each = (partial(self._read_batch, query, names) for query, names in self._batches)
         await for_each(itertools.chain(jobs, each), lambda job: job(), at_once=self._reader.max_in_flight)
+
+    def _whole(self, *first: tuple[Query, tuple[str, ...]]) -> list[tuple[Query, tuple[str, ...]]]:
+        """Return *first* and all batches that are left as one for each query: many names are better listed."""
+        left: dict[int, tuple[Query, list[str]]] = {}
+        for query, names in (*first, *self._batches):
+            left.setdefault(id(query), (query, []))[1].extend(names)
+        return [(query, tuple(names)) for query, names in left.values()]
 
     def _pack(self) -> Iterator[tuple[Query, tuple[str, ...]]]:
         """Yield the names to decrypt in batches, by query, without breaking a group that fits into one."""
@@ -388,11 +397,7 @@ class _Read:
         if not denial:
             await self._read_ten(query, names, with_decryption=self._with_decryption)
             return
-        # All that is left at once: a few are read one by one, but many are better listed.
-        left: dict[int, tuple[Query, list[str]]] = {}
-        for of, more in ((query, names), *self._batches):
-            left.setdefault(id(of), (of, []))[1].extend(more)
-        for of, all_names in left.values():
+        for of, all_names in self._whole((query, names)):
             await self._read_otherwise(of, all_names, denial, with_decryption=self._with_decryption)
 
     async def _read_ten(self, query: Query, names: Iterable[str], *, with_decryption: bool) -> None:
