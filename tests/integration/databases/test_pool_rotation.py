@@ -1,0 +1,419 @@
+"""`RotatingPool` on a real server: rejected logins, swaps, places, cancellation and end."""
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+import aiomysql
+import pytest
+
+from aiossmenv import RotationFailed
+from aiossmenv.mysql import RotatingPool
+from embedded import MySQL, Server
+from rotations import Account, Relay, Source
+from timing import eventually
+
+
+async def ask(pool: RotatingPool, statement: str) -> Any:
+    """Run a statement on a connection of the pool, and return the first column of its first row."""
+    async with pool.acquire() as connection, connection.cursor(aiomysql.Cursor) as cursor:
+        await cursor.execute(statement)
+        row = await cursor.fetchone()
+        return row[0] if row else None
+
+
+def code(error: BaseException | None) -> int:
+    """Return the number that the server gave an error."""
+    assert isinstance(error, aiomysql.MySQLError)
+    return int(error.args[0])
+
+
+# Refusals
+
+
+TROUBLES = {
+    1044: ("REVOKE ALL ON app.* FROM '{0}'@'%'", "GRANT ALL ON app.* TO '{0}'@'%'"),
+    1045: ("ALTER USER '{0}'@'%' IDENTIFIED BY 'second'", "ALTER USER '{0}'@'%' IDENTIFIED BY 'first'"),
+    # 3118 on MySQL, 4151 on MariaDB.
+    0: ("ALTER USER '{0}'@'%' ACCOUNT LOCK", "ALTER USER '{0}'@'%' ACCOUNT UNLOCK"),
+}
+
+
+@pytest.mark.parametrize("number", TROUBLES)
+async def test_a_refusal_is_retried_until_it_heals(
+    source: Source, account: Account, server: Server, number: int
+) -> None:
+    """A login that the server refuses is tried again, with the keys read again in between."""
+    harm, heal = (statement.format(account.name) for statement in TROUBLES[number])
+    async with RotatingPool(source, db="app", maxsize=2, minsize=1) as pool, pool.acquire():
+        await server.execute(harm)
+        with pytest.raises(RotationFailed) as caught:
+            await RotatingPool(source, db="app", start_deadline=1).__aenter__()
+        assert (number or server.locked) == code(caught.value.__cause__)
+
+        asking = asyncio.create_task(ask(pool, "SELECT 1"))
+        await eventually(lambda: source.asked)
+        assert not asking.done()
+        await server.execute(heal)
+        assert 1 == await asking
+        assert 1 == pool.generation
+
+
+async def test_a_refusal_until_the_deadline(source: Source, account: Account) -> None:
+    """What does not heal is the server's own error in the end."""
+    async with RotatingPool(source, maxsize=2, minsize=1, retry_deadline=0.2) as pool, pool.acquire():
+        await account.set_password("second")
+        began = time.monotonic()
+        with pytest.raises(aiomysql.OperationalError) as caught:
+            await ask(pool, "SELECT 1")
+        assert 1045 == code(caught.value)
+        assert 0.1 < time.monotonic() - began < 2
+
+
+async def test_a_blocked_account_is_not_built_again(source: Source, account: Account, server: Server) -> None:
+    """
+    Where the server blocks for too many wrong passwords a rebuild tries no more; the pool that is there serves on.
+    """
+    async with account.blocked_after(3), RotatingPool(source, maxsize=2, minsize=1, min_gap=0.02) as pool:
+        source.publish(DB_PASSWORD="wrong")
+        await eventually(lambda: pool.status.last_error == f"OperationalError {server.blocked}")
+        # News is asked for as before, and no login made of it.
+        failed = await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_connects'")
+        asked = source.asked
+        await eventually(lambda: source.asked > asked + 3)
+        assert failed == await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_connects'")
+        # The third wrong password is answered as such by MariaDB, and by MySQL with the block.
+        assert (2 if isinstance(server, MySQL) else 3, "DEGRADED") == (pool.status.auth_failures, pool.state)
+        assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
+
+        # News that is good heals.
+        await account.unblock()
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2)
+        assert (0, None) == (pool.status.failures, pool.status.last_error)
+
+
+async def test_a_blocked_account_is_not_retried(source: Source, account: Account, server: Server) -> None:
+    """Where the server blocks for too many wrong passwords no further login is tried."""
+    async with account.blocked_after(1), RotatingPool(source, maxsize=2, minsize=1) as pool, pool.acquire():
+        for _ in range(2):
+            with pytest.raises(aiomysql.OperationalError) as caught:
+                await aiomysql.connect(host="127.0.0.1", port=server.port, user=account.name, password="wrong")
+        assert server.blocked == code(caught.value)
+
+        began = time.monotonic()
+        with pytest.raises(aiomysql.OperationalError) as caught:
+            await ask(pool, "SELECT 1")
+        assert server.blocked == code(caught.value)
+        assert 1 > time.monotonic() - began
+        assert 0 == source.asked
+
+
+async def test_too_many_connections_are_waited_out(source: Source, account: Account) -> None:
+    """Where the server allows no further connection the acquire waits for one, and reads nothing again."""
+    await account.alter("WITH MAX_USER_CONNECTIONS 1")
+    async with RotatingPool(source, maxsize=2, minsize=1) as pool:
+        async with pool.acquire():
+            asking = asyncio.create_task(ask(pool, "SELECT 1"))
+            await asyncio.sleep(0.1)
+            assert not asking.done()
+        assert 1 == await asking
+        assert 0 == source.asked
+
+
+async def test_garbage_does_not_reach_users(source: Source, account: Account) -> None:
+    """A password that does not log in is found out before anybody gets it."""
+    async with RotatingPool(source, maxsize=2) as pool:
+        source.publish(DB_PASSWORD="garbage")
+        await eventually(lambda: pool.state == "DEGRADED")
+        assert 1 == await ask(pool, "SELECT 1")
+        assert 1 == pool.generation
+
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2)
+        assert "READY" == pool.state
+
+
+# Swaps
+
+
+async def test_a_transaction_outlives_a_swap(source: Source, account: Account, server: Server) -> None:
+    """Whoever is in a transaction when the password changes commits it on the connection that he has."""
+    await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
+    async with RotatingPool(source, db="app", maxsize=2) as pool, pool.acquire() as connection:
+        await connection.begin()
+        async with connection.cursor() as cursor:
+            await cursor.execute(f"INSERT INTO {account.name} VALUES (1)")
+            await account.set_password("second")
+            source.publish(DB_PASSWORD="second")
+            await eventually(lambda: pool.generation == 2)
+            assert 1 == await ask(pool, "SELECT 1")
+            await asyncio.sleep(0.1)
+            await cursor.execute(f"INSERT INTO {account.name} VALUES (2)")
+        await connection.commit()
+        assert ((2,),) == await server.execute(f"SELECT COUNT(*) FROM app.{account.name}")
+    await server.execute(f"DROP TABLE app.{account.name}")
+
+
+async def test_an_old_pool_ends_when_its_last_connection_is_back(source: Source, account: Account) -> None:
+    """After a swap the old connections are closed, all of them, as soon as nobody uses one."""
+    async with RotatingPool(source, maxsize=3) as pool:
+        async with pool.acquire():
+            await account.set_password("second")
+            source.publish(DB_PASSWORD="second")
+            await eventually(lambda: pool.generation == 2)
+            assert 6 == await account.connections()
+        await eventually(lambda: "0 retiring" in repr(pool))
+        await asyncio.sleep(0.05)
+        assert 3 == await account.connections()
+
+
+async def test_an_old_pool_is_closed_politely(source: Source, account: Account, server: Server) -> None:
+    """The server is told of each connection that ends: it counts none as aborted."""
+    aborted = await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
+    async with RotatingPool(source, maxsize=3) as pool:
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2)
+    assert 0 == await account.gone()
+    assert aborted == await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
+
+
+async def test_drain_timeout_cuts(source: Source, account: Account, caplog: pytest.LogCaptureFixture) -> None:
+    """Who stays longer than *drain_timeout* loses his connection, and nobody else does."""
+    async with RotatingPool(source, maxsize=2, drain_timeout=0.1) as pool:
+        async with pool.acquire() as connection:
+            await account.set_password("second")
+            source.publish(DB_PASSWORD="second")
+            await eventually(lambda: pool.generation == 2 and "0 retiring" in repr(pool))
+            assert connection.closed
+            assert 1 == await ask(pool, "SELECT 1")
+        assert 1 == await ask(pool, "SELECT 1")
+        assert 1 == sum("closed under 1 users" in message for message in caplog.messages)
+
+
+# Places
+
+
+async def test_no_more_than_maxsize_at_a_time(source: Source, account: Account) -> None:
+    """Twelve tasks on three places: each gets its turn, and never more than three have one."""
+    inside = most = 0
+    async with RotatingPool(source, maxsize=3) as pool:
+
+        async def work() -> None:
+            """Be inside for 10 ms."""
+            nonlocal inside, most
+            async with pool.acquire() as connection, connection.cursor() as cursor:
+                inside += 1
+                most = max(most, inside)
+                await cursor.execute("SELECT SLEEP(0.01)")
+                inside -= 1
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(12):
+                group.create_task(work())
+        assert 3 == most
+        assert 3 == await account.connections()
+
+
+async def _in_a_transaction(connection: aiomysql.Connection) -> None:
+    """Leave a transaction open."""
+    await connection.begin()
+
+
+async def _closed(connection: aiomysql.Connection) -> None:
+    """Close the connection."""
+    connection.close()
+
+
+@pytest.mark.parametrize("spoil", [_in_a_transaction, _closed])
+async def test_a_spoilt_connection_strands_nobody(source: Source, spoil: Callable[..., Any]) -> None:
+    """Those who wait get a connection when one comes back closed or in a transaction: aiomysql forgets to wake them."""
+    async with RotatingPool(source, maxsize=1) as pool:
+        async with pool.acquire() as connection:
+            tasks = [asyncio.create_task(ask(pool, "SELECT 1")) for _ in range(3)]
+            await asyncio.sleep(0.01)
+            await spoil(connection)
+        async with asyncio.timeout(5):
+            assert [1, 1, 1] == await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_cancelled_waiter_strands_nobody(source: Source, turns: int) -> None:
+    """Who is cancelled while a connection comes back leaves it to the next: aiomysql loses that wake-up."""
+    async with RotatingPool(source, maxsize=1) as pool:
+        async with pool.acquire():
+            first, second = (asyncio.create_task(ask(pool, "SELECT 1")) for _ in range(2))
+            await asyncio.sleep(0.01)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        first.cancel()
+        async with asyncio.timeout(5):
+            assert 1 == await second
+            assert (await asyncio.gather(first, return_exceptions=True))[0].__class__ in {int, asyncio.CancelledError}
+
+
+async def test_a_killed_connection_is_replaced(source: Source, server: Server) -> None:
+    """A connection that the server ended while nobody used it is not lent again."""
+    async with RotatingPool(source, maxsize=1) as pool:
+        number = await ask(pool, "SELECT CONNECTION_ID()")
+        await server.execute(f"KILL {number}")
+        await asyncio.sleep(0.05)
+        assert number != await ask(pool, "SELECT CONNECTION_ID()")
+
+
+# Cancellation and end
+
+
+# aiomysql's: a connection whose login was cancelled is left to the garbage collector, which warns and closes it.
+unclosed = pytest.mark.filterwarnings(
+    "ignore:Unclosed connection:ResourceWarning",
+    "ignore:Exception ignored in.*Connection.__del__:pytest.PytestUnraisableExceptionWarning",
+)
+
+
+@unclosed
+async def test_cancelled_starts_leave_no_connection(source: Source, account: Account) -> None:
+    """Wherever a first build is when it is cancelled: its connections are closed."""
+    for turns in range(0, 120, 3):
+        pool = RotatingPool(source, maxsize=3)
+        entering = asyncio.create_task(pool.__aenter__())
+        for _ in range(turns):
+            await asyncio.sleep(0 if turns % 2 else 0.00005)
+        entering.cancel()
+        await asyncio.wait({entering})
+        await pool.aclose()
+    assert 0 == await account.gone()
+
+
+@unclosed
+async def test_closing_during_builds_leaves_no_connection(source: Source, account: Account) -> None:
+    """Wherever a later build is when the pool is closed: its connections are closed."""
+    for turns in range(0, 120, 3):
+        source.publish(DB_PASSWORD="first")
+        async with RotatingPool(source, maxsize=3, minsize=turns % 4) as pool:
+            # Two passwords that both log in, and are different to the pool: the build succeeds.
+            source.publish(DB_PASSWORD="first", DB_URL=source.stored["DB_URL"].replace("127.0.0.1", "localhost"))
+            for _ in range(turns):
+                await asyncio.sleep(0 if turns % 2 else 0.00005)
+            assert pool.generation in {1, 2}
+        source.publish(DB_URL=source.stored["DB_URL"].replace("localhost", "127.0.0.1"))
+    assert 0 == await account.gone()
+
+
+@unclosed
+async def test_cancelled_users_leave_nothing(source: Source, account: Account) -> None:
+    """Wherever users are when they are cancelled: all places are free again, and the connections work."""
+    async with RotatingPool(source, maxsize=2, minsize=1) as pool:
+        for turns in range(60):
+            tasks = [asyncio.create_task(ask(pool, "SELECT SLEEP(0.001)")) for _ in range(4)]
+            for _ in range(turns):
+                await asyncio.sleep(0 if turns % 2 else 0.00005)
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [] == [end for end in ends if end != 0 and not isinstance(end, asyncio.CancelledError)]
+        async with asyncio.timeout(5), AsyncExitStack() as stack:
+            for _ in range(2):
+                connection = await stack.enter_async_context(pool.acquire())
+                await connection.ping(reconnect=False)
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2 and "0 retiring" in repr(pool))
+    assert 0 == await account.gone()
+
+
+async def test_closing_leaves_no_connection(source: Source, account: Account) -> None:
+    """After the block the server has no connection of the pool."""
+    async with RotatingPool(source, maxsize=5) as pool:
+        await ask(pool, "SELECT 1")
+        assert 5 == await account.connections()
+    assert 0 == await account.gone()
+
+
+async def test_those_who_wait_are_told_of_the_end(source: Source) -> None:
+    """Closing lets who has a connection finish, and who waits for one fail."""
+    pool = RotatingPool(source, maxsize=1)
+    async with pool, pool.acquire() as connection:
+        waiting = asyncio.create_task(ask(pool, "SELECT 1"))
+        await asyncio.sleep(0.01)
+        closing = asyncio.create_task(pool.aclose())
+        await asyncio.sleep(0.05)
+        await connection.ping(reconnect=False)
+        assert not closing.done()
+    await closing
+    with pytest.raises(RotationFailed, match="not open"):
+        await waiting
+
+
+async def test_a_reset_of_all_connections(relay: Relay, source: Source, account: Account) -> None:
+    """After the network has reset every idle connection the pool lends new ones, and ends cleanly."""
+    source.publish(DB_URL=relay.address)
+    async with RotatingPool(source, maxsize=3) as pool:
+        relay.cut()
+        await asyncio.sleep(0.05)
+        assert 1 == await ask(pool, "SELECT 1")
+    assert 0 == await account.gone()
+
+
+@pytest.mark.parametrize("most", [1, 3])
+async def test_an_old_pool_whose_connections_were_reset(
+    relay: Relay, source: Source, account: Account, caplog: pytest.LogCaptureFixture, most: int
+) -> None:
+    """Connections that are dead already do not keep a swap from closing the others, and are no reason to warn."""
+    source.publish(DB_URL=relay.address)
+    async with RotatingPool(source, maxsize=3) as pool:
+        relay.cut(most)
+        await asyncio.sleep(0.05)
+        await account.set_password("second")
+        source.publish(DB_PASSWORD="second")
+        await eventually(lambda: pool.generation == 2 and "0 retiring" in repr(pool))
+        await asyncio.sleep(0.05)
+        there = await account.connections()
+    # What was left to the garbage collector warns here, and not in another test.
+    gc.collect()
+    assert 3 == there
+    assert [] == [record.message for record in caplog.records if record.levelname == "WARNING"]
+
+
+async def test_a_login_that_hangs_holds_up_nobody_for_long(source: Source, server: Server, account: Account) -> None:
+    """When a server takes logins and does not answer, entering ends at its deadline, and who is inside can leave."""
+    silent = asyncio.Event()
+    hanging: set[asyncio.Task[None]] = set()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if silent.is_set():
+            task = asyncio.current_task()
+            assert task
+            hanging.add(task)
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            writer.close()
+            return
+        upstream, downstream = await asyncio.open_connection("127.0.0.1", server.port)
+
+        async def pump(source_: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            while data := await source_.read(65536):
+                target.write(data)
+            target.close()
+
+        await asyncio.gather(pump(reader, downstream), pump(upstream, writer))
+
+    listening = await asyncio.start_server(relay, "127.0.0.1", 0)
+    source.publish(DB_URL=f"127.0.0.1:{listening.sockets[0].getsockname()[1]}", DB_USER=account.name)
+    async with RotatingPool(source, maxsize=3, minsize=1, retry_deadline=0.5) as pool:
+        async with pool.acquire():
+            silent.set()
+            outside = asyncio.create_task(ask(pool, "SELECT 1"))
+            await eventually(lambda: hanging)
+        with pytest.raises(TimeoutError):
+            await outside
+    for task in hanging:
+        task.cancel()
+    listening.close()
+    await listening.wait_closed()
