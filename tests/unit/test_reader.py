@@ -27,6 +27,9 @@ from aiossmenv.testing import ManualClock
 from simulated import PASSING, Simulated
 from timing import our_tasks, passing
 
+# Of the profile that is chosen: 100, or 20 where this is run again.
+EXAMPLES = settings().max_examples
+
 Decrypt = Literal["all", "changed"]
 
 
@@ -122,7 +125,7 @@ async def read(reader: Reader, case: Case, known: StoreState, decrypt: Decrypt, 
     return await passing(clock, reading)
 
 
-@settings(max_examples=700)
+@settings(max_examples=7 * EXAMPLES)
 @given(CASES)
 def test_a_read_gives_what_the_store_holds(case: Case) -> None:
     """
@@ -153,7 +156,7 @@ def test_a_read_gives_what_the_store_holds(case: Case) -> None:
     play(scenario)
 
 
-@settings(max_examples=500)
+@settings(max_examples=5 * EXAMPLES)
 @given(CASES, st.lists(st.tuples(st.integers(0, 99), st.floats(0, 0.4)), max_size=12), st.floats(0, 0.3))
 def test_values_of_a_group_were_there_together(case: Case, writes: list[tuple[int, float]], lag: float) -> None:
     """While a writer writes, each value was held at some moment, and those of a group were held at the same moment."""
@@ -188,7 +191,7 @@ def test_values_of_a_group_were_there_together(case: Case, writes: list[tuple[in
 OPERATIONS = ("GetParametersByPath", "GetParameters", "GetParameter")
 
 
-@settings(max_examples=400)
+@settings(max_examples=4 * EXAMPLES)
 @given(CASES, st.sets(st.sampled_from(OPERATIONS)), st.booleans())
 def test_a_denial_leads_another_way_or_is_told(case: Case, denied: set[str], passes: bool) -> None:
     """
@@ -227,7 +230,7 @@ def test_a_denial_leads_another_way_or_is_told(case: Case, denied: set[str], pas
     play(scenario)
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * EXAMPLES)
 @given(CASES, st.floats(0, 3), st.booleans())
 def test_what_is_called_off_leaves_nothing(case: Case, when: float, by_deadline: bool) -> None:
     """
@@ -256,7 +259,7 @@ def test_what_is_called_off_leaves_nothing(case: Case, when: float, by_deadline:
     play(scenario)
 
 
-@settings(max_examples=150)
+@settings(max_examples=3 * EXAMPLES // 2)
 @given(CASES, CASES)
 def test_reads_beside_each_other(one: Case, other: Case) -> None:
     """Two reads on one reader keep to its bound together, and each gets what is its own."""
