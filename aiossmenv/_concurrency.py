@@ -1,4 +1,3 @@
-# One owner: which calls are under way, and who waits for which.
 """Time, waits between tries, the event loop that an object lives on, and calls that several callers share."""
 
 import asyncio
@@ -84,24 +83,23 @@ class Home:
 
 class SingleFlight(Generic[K, T]):
     """
-    One running call for each key, shared by all who ask for it.
+    One running call for each key, shared by its callers.
 
-    Who is cancelled leaves the others their call; the last to leave cancels it and waits until it has ended.
+    A cancelled caller leaves the call to the others; the last one cancels it and waits until it has ended.
     """
 
     def __init__(self) -> None:
-        self._flights: dict[K, tuple[asyncio.Task[T], set[object]]] = {}
+        self._calls: dict[K, tuple[asyncio.Task[T], set[object]]] = {}
 
     async def do(self, key: K, call: Callable[[], Coroutine[object, object, T]]) -> T:
         """Return what the call that runs for *key* gives; *call* begins one if none does."""
-        flight = self._flights.get(key)
-        if not flight or flight[0].done():
-            # One that has ended is on the board for one more turn of the loop, and who comes then comes too late for
-            # it.
+        running = self._calls.get(key)
+        if not running or running[0].done():
+            # A finished task stays registered until its callback runs; do not join it.
             task = asyncio.create_task(call(), name=f"aiossmenv {type(key).__name__}")
-            self._flights[key] = task, set()
-            task.add_done_callback(lambda done: self._landed(key, done))
-        task, waiters = self._flights[key]
+            self._calls[key] = task, set()
+            task.add_done_callback(lambda done: self._forget(key, done))
+        task, waiters = self._calls[key]
         me = object()
         waiters.add(me)
         try:
@@ -109,29 +107,29 @@ class SingleFlight(Generic[K, T]):
         except asyncio.CancelledError:
             here = asyncio.current_task()
             if task.cancelled() and here and not here.cancelling():
-                # It is the call that was cancelled, and not who asked for it.
+                # The call was cancelled, and not its caller.
                 raise StoreUnavailable("it was closed while it was read", transient=False) from None
             raise
         finally:
             waiters.discard(me)
             if not waiters and not task.done():
-                # Off the board first: who comes now shall not board a flight that is being called off.
-                self._landed(key, task)
+                # Unregistered first: a new caller must not join a call that is being cancelled.
+                self._forget(key, task)
                 task.cancel()
                 await asyncio.wait({task})
 
-    def _landed(self, key: K, task: "asyncio.Task[T]") -> None:
-        if key in self._flights and self._flights[key][0] is task:
-            del self._flights[key]
+    def _forget(self, key: K, task: "asyncio.Task[T]") -> None:
+        if key in self._calls and self._calls[key][0] is task:
+            del self._calls[key]
         if task.done() and not task.cancelled():
-            task.exception()  # seen: with nobody left to raise it to, asyncio would call it never retrieved
+            task.exception()  # retrieved: else asyncio would log it, because no caller is left
 
     def __iter__(self) -> Iterator[K]:
-        return (key for key, (task, _) in self._flights.items() if not task.done())
+        return (key for key, (task, _) in self._calls.items() if not task.done())
 
     async def aclose(self) -> None:
         """Cancel every call."""
-        tasks = [task for task, _ in self._flights.values()]
+        tasks = [task for task, _ in self._calls.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

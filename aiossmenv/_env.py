@@ -80,7 +80,7 @@ class Env(Mapping[str, str]):
         there, which a listing may find. With up to ten, these are read decrypted in one call; with more, by name.
 
         What it returns is newer than the call: callers share a refresh that has sent no request yet, and one that has
-        is followed by one more for all who came since. The last good snapshot stays if it fails.
+        is followed by one more for all later callers. The last good snapshot stays if it fails.
 
         Args:
             keys: What to read; default: everything.

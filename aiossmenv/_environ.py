@@ -1,4 +1,3 @@
-# One owner: which variables of an environment are ours. Decides edits, and applies them all or none.
 """Edits to an environment: what to set, what to unset, what to leave to others."""
 
 import re
@@ -20,7 +19,7 @@ class Edit:
     What one publication does to an environment.
 
     *assign*: variables to set. *unset*: variables to remove. *owned*: what is ours afterwards, with the values we set.
-    *shadowed*: keys that somebody else's variable keeps.
+    *shadowed*: keys whose variables are not ours and stay.
     """
 
     assign: Mapping[str, str] = field(repr=False)
@@ -33,7 +32,7 @@ def plan(target: Mapping[str, str], owned: Mapping[str, str], environ: Mapping[s
     """
     Decide how *environ* comes to hold *target*, given what is *owned* by us in it.
 
-    A variable of ours that somebody changed is written only when its parameter changes and *override* allows it; one
+    A variable of ours that others changed is written only when its parameter changes and *override* allows it; one
     whose parameter is gone is removed only if it still has the value that we set.
     """
     assign: dict[str, str] = {}
@@ -57,7 +56,7 @@ def apply(edit: Edit, environ: MutableMapping[str, str], slice_size: int = 50) -
     Carry out *edit* in slices, or leave *environ* as it was and return what was wrong.
 
     Between two slices it yields (putenv takes longer the more variables there are: 50 take 2 ms beside 10,000), so that
-    whoever drives it can let others run; closing it early undoes what was done. What was wrong is returned and not
+    its caller can let other tasks run; closing it early undoes what was done. What was wrong is returned and not
     raised, because a traceback's frames would show the environment and the values.
     """
     before: dict[str, str | None] = {}
@@ -75,11 +74,11 @@ def apply(edit: Edit, environ: MutableMapping[str, str], slice_size: int = 50) -
                 yield
     except BaseException as error:
         for name, old in before.items():
-            # What refuses this, too, shall neither keep the others from being put back nor be raised from here.
+            # A variable that cannot be put back must not keep the others from it, nor be raised.
             with suppress(Exception):
                 now = environ.get(name)
                 if name in after and now != after[name]:
-                    continue  # somebody else's by now
+                    continue  # others have changed it since
                 if old is None:
                     environ.pop(name, None)
                 elif now != old:
@@ -99,7 +98,7 @@ class _Protected(tuple[str, ...]):
         return "PROTECTED"
 
 
-# Variables that make a program load or run other code. Someone who may write a parameter must not be able to run code.
+# Variables that make a program load or run other code. The right to write a parameter must not be a right to run code.
 # The table of bad variables of sudo (`env_delete`) and the "unsecure" ones of glibc are where most of them come from.
 PROTECTED = _Protected((
     # Which file a program's name stands for; the last two on Windows.

@@ -1,4 +1,3 @@
-# One owner: which generation of a resource is current, which are retiring, and who holds a lease on which.
 """Generations of one resource; nothing here waits for anything."""
 
 import asyncio
@@ -33,7 +32,7 @@ class Values(Mapping[str, str]):
 
 @dataclass(eq=False, slots=True)
 class Generation(Generic[T]):
-    """What was built from one set of *values*; *idle* is set when it is retiring and nobody has a lease on it."""
+    """What was built from one set of *values*; *idle* is set when it is retiring and has no lease."""
 
     number: int
     values: Mapping[str, str] = field(repr=False)

@@ -200,7 +200,7 @@ def load_env(
 
 
 def _refuse_text(option: str, seconds: object) -> None:
-    # What comes from an environment variable; and nobody knows from which.
+    # It probably comes from an environment variable; which one is not known here.
     if isinstance(seconds, str):
         raise TypeError(f"{option} is a number of seconds, not a str: write {option}=float(...)")
 

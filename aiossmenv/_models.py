@@ -1,4 +1,3 @@
-# One owner: what a complete read means for what was known before. No I/O, no clock.
 """Complete reads, how they differ, and how a new one is merged with what is known."""
 
 from collections.abc import Iterator, Mapping

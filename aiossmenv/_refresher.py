@@ -2,7 +2,7 @@
 When an `Env` is refreshed, and for whom: the one owner of all that is about refreshing.
 
 One refresh runs at a time, because one that reads less must not overwrite one that reads more. Callers share a refresh
-that has sent no request yet. One that has is followed by one more for all who came since, so what a caller gets was
+that has sent no request yet. One that has is followed by one more for all later callers, so what a caller gets was
 read after its question.
 """
 
@@ -294,7 +294,7 @@ class Refresher:
             refreshed = await self._read(refresh)
         except Exception as error:
             fault = error if isinstance(error, AiossmenvError) else AiossmenvError(f"unexpected {type(error).__name__}")
-            # What fails for some keys is told to who asked for them, and puts off no refresh of all.
+            # The callers learn of an error of some keys; it delays no complete refresh.
             if not isinstance(scope, frozenset):
                 self._schedule.failed(fault, now=self.clock.now(), kind=scope)
             raise

@@ -1,4 +1,3 @@
-# One owner: when the next refresh is due and how the last ones went. No I/O: the time and the dice are passed in.
 """When next, and why."""
 
 import math
@@ -65,7 +64,7 @@ class Schedule:
         """Note the first load, and plan the first refresh."""
         self._read_at = now
         self._last_success = wall
-        # Anywhere in the TTL: a fleet that was deployed in one second shall not poll in one.
+        # Anywhere in the TTL: a fleet that was deployed in one second must not poll in one.
         self._due = None if self._ttl is None else now + self._ttl * _LATEST * self._random()
         self._list_due = self._after(self._list_interval, now)
         self._revalidate_due = self._after(self._revalidate_interval, now)

@@ -29,7 +29,7 @@ class EnvSpec:
     allow_empty: bool
     # Patterns of keys that are not put into an environment.
     protected: tuple[str, ...] = ()
-    # Whether *names* are those that may be there, and not those that somebody expects.
+    # Whether *names* may be absent without a warning.
     optional: bool = False
 
     @property

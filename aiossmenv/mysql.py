@@ -25,8 +25,8 @@ and can never be read half old, half new: a URL, `mysql://user:password@host:330
 characters are percent-encoded; or a JSON object with `username` and `password` and, if you like, `host`, `port` and
 `dbname`, as AWS's own secrets are.
 
-**Order of writes for who rotates.** One user: change the password in the database, then in Parameter Store, at once;
-in between, connections that are open work on, and who needs a new one waits. The other order works as well. Several
+**Order of writes in a rotation.** One user: change the password in the database, then in Parameter Store, at once;
+in between, open connections go on, and a new one waits. The other order works as well. Several
 parameters: write the password last, or all of them and let the login that fails in between be tried again.
 
 **Rotations without any window**, where the old credentials work on for a while:
@@ -501,7 +501,7 @@ class _Pool:
     """
     The connections of one generation.
 
-    Not `aiomysql.Pool`: that one connects while it is disposed of, holds up all who come and go during one login, and
+    Not `aiomysql.Pool`: that one connects while it is disposed of, delays all callers during one login, and
     forgets to wake waiters. Here none waits: `RotatingPool` has a semaphore.
     """
 

@@ -35,7 +35,7 @@ An outage, in which the last good values stay (`deny("kms:Decrypt")`, `hang()` a
             await manual_clock.advance(600)
             assert env["DB_PASSWORD"] == "second" and env.status.fresh
 
-A `Rotating` or `RotatingPool` that is refused asks for news on this clock, too: let it `advance()` beside the use.
+A `Rotating` or `RotatingPool` whose login is rejected waits on this clock, too: let it `advance()` beside the use.
 
 Without pytest: `with MemoryStore({"/FAKEBOOK/TEST/DB_URL": "db.test"}).patch_default():`, or `load_env(...,
 store=store)`. Errors are made by the code that talks to AWS, so they are those that production gets, texts of the
@@ -135,8 +135,7 @@ class ManualClock:
 
 async def _settle() -> None:
     """Let every task run until it waits for something outside the loop."""
-    # Nothing else in asyncio tells whether anybody wants to run now. uvloop does not tell at all; and somebody always
-    # may.
+    # asyncio has no public way to tell whether a task is ready to run, and uvloop has none at all.
     ready = getattr(asyncio.get_running_loop(), "_ready", None)
     for _ in range(1_000 if ready is None else 10_000):
         await asyncio.sleep(0)

@@ -1,4 +1,3 @@
-# One owner: what an exception of the SDK means.
 """
 The SDK's exceptions, as errors of ours.
 

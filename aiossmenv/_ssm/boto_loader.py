@@ -17,7 +17,7 @@ _OPERATIONS = ("GetParametersByPath", "GetParameters", "GetParameter")
 
 def quick_loader() -> Any:
     """
-    Return a loader of the SDK's models that does not look at what nobody asks for.
+    Return a loader of the SDK's models that reads only what is needed.
 
     The SDK's own lists 400 directories and all in them to learn whether there is an "ssm", parses two megabytes of
     legacy endpoints although it finds endpoints by rules, and one megabyte of a model with 146 operations, of which we

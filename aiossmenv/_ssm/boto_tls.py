@@ -90,7 +90,7 @@ class _Contexts:
         self.renew_lock()
 
     def renew_lock(self) -> None:
-        """Forget who holds the lock: after a fork that thread is not in the child."""
+        """Make a new lock: after a fork the thread that holds the old one is not in the child."""
         self._lock = threading.Lock()
 
     def get(self, verify: Any, client_cert: Any) -> Any:

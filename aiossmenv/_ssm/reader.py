@@ -337,7 +337,7 @@ class _Read:
         self.results.update(results)
 
     async def _list_for(self, query: Query, names: Iterable[str], *, with_decryption: bool) -> None:
-        """Find *names* by listing their path, once for all who need it."""
+        """Find *names* by listing their path, once for all callers."""
         bases = {split_selector(name)[0] for name in names}
         shared = self._shared.setdefault((id(query), self._decrypting), _SharedListing(asyncio.Lock(), set()))
         shared.names |= bases

@@ -125,7 +125,7 @@ class ServiceError(Exception):
     """
     The service answered a request with an error.
 
-    A `Transport` raises it; whoever reads through the transport gets the library's own error for it.
+    A `Transport` raises it; what reads through the transport raises the library's own error for it.
 
     Attributes:
         code: As AWS calls it: `ThrottlingException`.
