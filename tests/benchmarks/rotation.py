@@ -13,11 +13,9 @@ and credentials change five times a second; it shows what a swap itself costs.
 *Failed* counts errors out of any transaction, and committed rows that differ from the transactions that succeeded.
 *Near a swap* are transactions that overlap with the 20 ms before it, when the new pool logs in, or the 20 ms after it.
 *Known to be old* are logins with credentials that the server did not accept any more, although the process had read
-newer ones that it had not tried, or had logged in with. The relay sees logins, and not their answers, so where
-credentials change again within some 10 ms a login that was refused can pass for one that was not, and a few are counted
-that were right. *Connections* are the most that the server saw at a time. Rotations exceed swaps where a password was
-replaced before it was ever used. Server, load, rotator and, in the *whole chain*, the emulated Parameter Store share
-the machine.
+newer ones 50 ms before that it had not tried, or with which the relay had seen a login succeed. *Connections* are the
+most that the server saw at a time. Rotations exceed swaps where a password was replaced before it was ever used.
+Server, load, rotator and, in the *whole chain*, the emulated Parameter Store share the machine.
 """
 
 import argparse

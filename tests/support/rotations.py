@@ -12,22 +12,20 @@ import json
 import logging
 import random
 import secrets
-import socket
-import struct
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import aiomysql
-from pymysql import _auth
 
 from aiossmenv import Change, Parameter, Snapshot, diff, load_env
 from aiossmenv.mysql import _KEYS, RotatingPool, _read
 from embedded import MySQL, Server
+from relay import Login, Relay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -174,123 +172,6 @@ async def new_account(server: Server) -> AsyncIterator[Account]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Login:
-    """What a client sent to log in; *accepted* is when its connection came, on the clock of `time.perf_counter()`."""
-
-    accepted: float
-    user: str
-    plugin: str
-    salt: bytes
-    answer: bytes
-
-    def password(self, *candidates: str) -> str | None:
-        """Return which password it was."""
-        scramble = {
-            "mysql_native_password": _auth.scramble_native_password,
-            "caching_sha2_password": _auth.scramble_caching_sha2,
-        }[self.plugin]
-        return next((word for word in candidates if self.answer == scramble(word.encode(), self.salt)), None)
-
-
-class Relay:
-    """
-    A way to the server that can be cut; *address* is what clients connect to.
-
-    *logins*: what clients sent to log in. *packets*: how many times clients sent something after that.
-    """
-
-    def __init__(self, host: str, target: int, port: int = 0) -> None:
-        self.address = ""
-        self.logins: list[Login] = []
-        self.packets = 0
-        self._host = host
-        self._target = target
-        self._port = port
-        self._clients: list[asyncio.StreamWriter] = []
-        self._lost: set[asyncio.StreamWriter] = set()
-        self._open = 0
-        self._passing = asyncio.Event()
-        self._passing.set()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator["Relay"]:
-        """Relay until the block ends."""
-        listener = await asyncio.start_server(self._serve, self._host, self._port)
-        port = listener.sockets[0].getsockname()[1]
-        self.address = f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
-        async with listener:
-            yield self
-            self._passing.set()
-            self.cut()
-            while self._open:
-                await asyncio.sleep(0.001)
-
-    def cut(self, most: int | None = None) -> None:
-        """Reset connections, all of them or so many, as a load balancer does that was restarted."""
-        there = [client for client in self._clients if not client.is_closing()]
-        for client in there[:most]:
-            linger = struct.pack("ii", 1, 0)
-            client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            client.transport.abort()
-
-    def lose(self) -> None:
-        """Pass nothing on any more from and to those that are connected, as a gateway does that has forgotten them."""
-        self._lost |= set(self._clients)
-
-    def hold(self) -> None:
-        """Let those who connect from now on wait for their greeting, until `go_on()`."""
-        self._passing.clear()
-
-    def go_on(self) -> None:
-        """Greet those who wait."""
-        self._passing.set()
-
-    async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        """Relay one connection in both directions."""
-        accepted = time.perf_counter()
-        self._clients.append(client)
-        self._open += 1
-        await self._passing.wait()
-        far_reader, server = await asyncio.open_connection("127.0.0.1", self._target)
-        greeting: list[bytes] = []
-
-        def greeted(data: bytes) -> bool:
-            greeting.append(data)
-            return client not in self._lost
-
-        def asked(data: bytes) -> bool:
-            if len(greeting) == 1 and data[3] == 1:
-                self.logins += _login(accepted, greeting[0], data)
-            else:
-                self.packets += 1
-            return client not in self._lost
-
-        await asyncio.gather(_pump(reader, server, asked), _pump(far_reader, client, greeted))
-        self._open -= 1
-
-
-def _login(accepted: float, greeting: bytes, answer: bytes) -> "Iterator[Login]":
-    """Yield the login in the first packets of both sides, unless it is encrypted."""
-    if len(answer) > 36:
-        version_end = greeting.index(b"\0", 5)
-        salt = greeting[version_end + 5 : version_end + 13] + greeting[version_end + 32 : version_end + 44]
-        user_end = answer.index(b"\0", 36)
-        scrambled = answer[user_end + 2 : user_end + 2 + answer[user_end + 1]]
-        plugin = greeting[version_end + 45 :].strip(b"\0").decode()
-        yield Login(accepted=accepted, user=answer[36:user_end].decode(), plugin=plugin, salt=salt, answer=scrambled)
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[bytes], bool]) -> None:
-    """Pass on what *passes*, and the end."""
-    with suppress(ConnectionError):
-        while data := await reader.read(65536):
-            if passes(data):
-                writer.write(data)
-                await writer.drain()
-    writer.close()
-
-
-@dataclass(frozen=True, kw_only=True)
 class Kind:
     """
     A way to rotate and a load.
@@ -397,6 +278,10 @@ class Http:
             yield env
 
 
+# Seconds by which the relay may see a login late.
+_LAG = 0.05
+
+
 class Rotator:
     """What changes credentials, in the server and in the store, which are never changed at the same moment."""
 
@@ -408,12 +293,11 @@ class Rotator:
         self._password = "first"
         self._dice = rng
         self._numbers = itertools.count()
-        # Where clients connect; when the server ceased and began to accept credentials; and when the process read
+        # Where clients connect; when the server ceased to accept credentials; and when the process read
         # which.
         self.address = server.address
         self._void = {(account.name, "garbage"): float("-inf")}
         self._read: list[tuple[float, tuple[str, str]]] = []
-        self._valid = {(account.name, "first"): float("-inf")}
 
     @property
     def parameters(self) -> dict[str, str]:
@@ -438,22 +322,21 @@ class Rotator:
         """
         Count the logins with credentials that the server did not accept any more, although the process knew newer ones.
 
-        It knows newer ones when it has read them, and has not tried them, or has logged in with them; that they were
-        refused is a reason to try the old ones. Each time 20 ms before, as the relay sees a login later than it begins.
+        It knows newer ones when it has read them, and has not tried them, or when the server said that a login with
+        them succeeded; that they were rejected is a reason to try the old ones. All that 50 ms before, because on a
+        busy loop the relay sees a login up to 30 ms after it was decided.
         """
         count = 0
         passwords = {word for _, word in self._void} | {word for _, (_, word) in self._read}
-        sent = [(login.accepted, (login.user, login.password(*passwords) or "")) for login in logins]
-        for moment, pair in sent:
-            before = [read for then, read in self._read if then <= moment - 0.02]
-            since = [read for then, read in self._read if moment - 0.02 < then <= moment]
+        sent = [(login, (login.user, login.password(*passwords) or "")) for login in logins]
+        for login, pair in sent:
+            moment = login.accepted
+            before = [read for then, read in self._read if then <= moment - _LAG]
+            since = [read for then, read in self._read if moment - _LAG < then <= moment]
             if pair not in before[:-1] or pair in (before[-1], *since) or self._void.get(pair, moment) >= moment:
                 continue
-            newer = before[-1]
-            tries = [then for then, other in sent if other == newer and then <= moment - 0.02]
-            # A login that began just before the server ceased to accept it may have been refused.
-            begin, end = self._valid.get(newer, moment), self._void.get(newer, moment) - 0.03
-            count += not tries or any(begin <= then <= end for then in tries)
+            tries = [other for other, its in sent if its == before[-1] and other.accepted <= moment - _LAG]
+            count += not tries or any(other.succeeded <= moment - _LAG for other in tries)
         return count
 
     async def _set_user(self, user: str, password: str) -> None:
@@ -463,7 +346,6 @@ class Rotator:
         for other in {word for _, (name, word) in self._read if name == user} - {password}:
             self._void.setdefault((user, other), now)
         self._void.pop((user, password), None)
-        self._valid[user, password] = now
 
     async def _drop_user(self, user: str) -> None:
         """Remove a user."""

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from embedded import Server, find_mysql, mysql
-from rotations import Account, Relay, Source, new_account
+from relay import Relay
+from rotations import Account, Source, new_account
 from timing import our_tasks
 
 

@@ -24,7 +24,8 @@ from aiossmenv import RotationFailed, load_env, mysql
 from aiossmenv.mysql import RotatingPool
 from embedded import MySQL, Server, Store, free_port, mariadb
 from embedded import mysql as mysql_server
-from rotations import Account, Relay, Source
+from relay import Relay
+from rotations import Account, Source
 from timing import eventually
 
 

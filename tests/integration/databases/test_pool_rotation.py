@@ -13,7 +13,8 @@ import pytest
 from aiossmenv import RotationFailed
 from aiossmenv.mysql import RotatingPool
 from embedded import MySQL, Server
-from rotations import Account, Relay, Source
+from relay import Relay
+from rotations import Account, Source
 from timing import eventually
 
 
