@@ -22,6 +22,11 @@ SSM = "tests/integration/ssm"
 FRAMEWORKS = "tests/integration/frameworks"
 DATABASES = "tests/integration/databases"
 LOOPS = [f"{SSM}/test_{name}.py" for name in ("engine", "refresh", "loops", "closing")]
+# Of what needs no server, what an interpreter or a loop may matter to.
+UNIT = [
+    *(f"tests/unit/test_{name}.py" for name in ("concurrency", "env", "events", "reader", "reader_cases", "surface")),
+    *(f"tests/unit/test_{name}.py" for name in ("rotating", "rotating_refresh", "rotating_edges", "testing")),
+]
 SDK = [
     *(f"{SSM}/test_{name}.py" for name in ("configuration", "sources", "pinning", "tls", "load", "store", "loops")),
     f"{SSM}/test_closing.py",
@@ -161,7 +166,7 @@ def uvloop(session: nox.Session) -> None:
     """Test what a loop matters to on uvloop."""
     pools = [f"{DATABASES}/test_pool.py", f"{DATABASES}/test_connections.py"]
     programs = environment(session, f"tests-{CHOSEN}")
-    test(session, programs, "tests/integration/test_loop.py", "tests/unit", *LOOPS, *pools, TEST_LOOP="uvloop", **FAST)
+    test(session, programs, "tests/integration/test_loop.py", *UNIT, *LOOPS, *pools, TEST_LOOP="uvloop", **FAST)
 
 
 @nox.session
@@ -179,7 +184,7 @@ def python(session: nox.Session, version: str) -> None:
     if version == CHOSEN or found is None:
         session.skip(f"Python {version} is not there, or is the chosen one")
     programs = environment(session, f"tests-{version}", found)
-    test(session, programs, "tests/unit", *LOOPS, f"{FRAMEWORKS}/test_forks.py", **FAST)
+    test(session, programs, *UNIT, *LOOPS, f"{FRAMEWORKS}/test_forks.py", **FAST)
 
 
 @nox.session

@@ -335,7 +335,7 @@ class Rotator:
             since = [read for then, read in self._read if moment - _LAG < then <= moment]
             if pair not in before[:-1] or pair in (before[-1], *since) or self._void.get(pair, moment) >= moment:
                 continue
-            tries = [other for other, its in sent if its == before[-1] and other.accepted <= moment - _LAG]
+            tries = [other for other, its in sent if its == before[-1] and other.accepted <= moment]
             count += not tries or any(other.succeeded <= moment - _LAG for other in tries)
         return count
 
