@@ -80,8 +80,8 @@ dumps (`environ=None` sets no variables); what your own functions and drivers ra
 A refresh of *n* parameters is *n*/10 requests of the 40 a second that an account has by default. A client that is
 throttled slows down to the rate that worked, and speeds up from there: at 40 a second one client reads 1,000 names in
 1.7 s. An `Env` takes 0.8 KB for each parameter, beside its value. With 10,000 parameters a refresh holds the event loop
-for 5 to 9 ms at a time and a load for 10 ms; a full garbage collection comes on top. Of 10,000 processes that start at once
-on 40 requests a second none fails, and half have loaded after 286 s. `tests/benchmarks/run` measures all of this.
+for 5 to 9 ms at a time and a load for 10 ms; a full garbage collection comes on top. Of 10,000 processes that start at
+once on 40 requests a second none fails, and half have loaded after 286 s. `tests/benchmarks/run` measures all of this.
 """
 
 from importlib import import_module
