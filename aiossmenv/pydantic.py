@@ -175,7 +175,7 @@ class LiveSettings(Generic[S]):
         if isinstance(first, AiossmenvError):
             raise first
         self._current = first
-        env.on_change(self._follow)
+        env.on_change(self._update)
         for keys in self._models():
             env.group(*keys)
 
@@ -224,7 +224,7 @@ class LiveSettings(Generic[S]):
                 models.setdefault(name.partition("/")[0], []).append(key_of[id(parameter)])
         return [keys for keys in models.values() if len(keys) > 1]
 
-    def _follow(self, _: Change) -> None:
+    def _update(self, _: Change) -> None:
         if self.env.snapshot is self._seen:
             return  # a refresh is validated once, and there is a call for each of its changes
         self._seen = self.env.snapshot
