@@ -137,17 +137,9 @@ def test_what_a_caller_gets_was_read_after_its_call(
                 await refresher.refresh(keys, min_gap)
             except StoreUnavailable:
                 return
-            covering = (
-                [
-                    read
-                    for read in source.reads
-                    if read.ended is not None
-                    and read.began >= asked
-                    and read.refresh.covers(keys if source.has(keys) else "list")
-                ]
-                if keys
-                else [read for read in source.reads if read.ended is not None and read.began >= asked]
-            )
+            scope = keys if keys and source.has(keys) else "list"
+            after = [read for read in source.reads if read.ended is not None and read.began >= asked]
+            covering = [read for read in after if read.refresh.covers(scope)]
             assert covering
 
         running = []
