@@ -1,91 +1,426 @@
-"""From names to keys: one to one, or an error that names every pair."""
+"""The grammar of paths and names, and a parameter that keeps its value to itself."""
 
-from collections import defaultdict
-from collections.abc import Callable
+import dataclasses
+import logging
+import re
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aiossmenv import InvalidVariable, KeyCollision
-from aiossmenv._naming import name_keys, upper_snake
+from aiossmenv import Change, InvalidPath, Parameter
+from aiossmenv._models import asked_name
+from aiossmenv._naming import (
+    REFERENCE,
+    base_name,
+    is_reference,
+    nearest,
+    normal_key,
+    normal_path,
+    relative_name,
+    split_names,
+    split_selector,
+)
+from aiossmenv._ssm.merge import is_older
+from aiossmenv._ssm.transport import EncryptedParameter, FetchedParameter, Page, answers
 
-# Few characters, so that collisions are as common as their absence.
-NAMES = st.sets(st.from_regex(r"/P(/[aAb._-]{1,2}){1,2}", fullmatch=True), max_size=6)
+SEGMENTS = st.text("AbZ09_.-", min_size=1, max_size=5)
+PATHS = st.lists(SEGMENTS, min_size=1, max_size=4).map(lambda segments: "/" + "/".join(segments))
+
+SECRET = "hunter2"
+PARAMETER = Parameter(
+    name="/FAKEBOOK/TEST/DB_PASSWORD",
+    value=SECRET,
+    type="SecureString",
+    version=7,
+    last_modified=datetime(2026, 1, 1, tzinfo=UTC),
+    selector=":live",
+)
+
+
+@given(PATHS)
+def test_final_slash_makes_no_difference(path: str) -> None:
+    """A path with a final slash is the same as without, and a normal path is its own normal path."""
+    assert path == normal_path(path) == normal_path(path + "/")
+
+
+def test_root_stays_a_slash() -> None:
+    """The bare slash is a path, and stays as it is."""
+    assert "/" == normal_path("/")
+
+
+def test_spaces_at_the_ends_are_dropped() -> None:
+    """Spaces and line ends around a path are dropped, as a variable read from a file has them."""
+    assert "/FAKEBOOK/TEST" == normal_path(" /FAKEBOOK/TEST/\n")
+
+
+EMPTY, UNROOTED, ODD = "the path is empty", "a path begins with a slash", "single slashes and of letters, digits"
 
 
 @pytest.mark.parametrize(
-    ("name", "key"),
+    ("path", "says"),
     [
-        ("DB_URL", "DB_URL"),
-        ("db/read-only.url", "DB_READ_ONLY_URL"),
-        ("a//b", "A__B"),
-        ("2fa", "2FA"),
-        ("with space", "WITH SPACE"),
+        ("'/a/b'", "quotes around it .* Write /a/b without them"),
+        ('"/a/b"', "quotes around it .* Write /a/b without them"),
+        ('"/a/b', "Write /a/b without them"),
+        (r"C:\a", "path of Windows .* MSYS_NO_PATHCONV=1"),
+        (r"\a\b", "backslashes .* Write it with slashes: /a/b"),
+        ("C:/Program Files/Git/app", "path of Windows .* Git Bash .* MSYS_NO_PATHCONV=1"),
+        ("arn:aws:ssm:eu-west-1:111122223333:parameter/A/B", "an ARN .* Write the path in it: /A/B$"),
+        ("arn:aws:ssm:eu-west-1:111122223333:parameter/A/*", "an ARN .* Write the path in it: /A$"),
+        ("arn:aws-cn:ssm:cn-north-1:111122223333:parameter/A:3", "an ARN .* Write the path in it: /A$"),
+        ("arn:aws:secretsmanager:eu-west-1:111122223333:secret:x-AbCdEf", "keys=.'/aws/reference/secretsmanager/ID'"),
+        ("/aws/reference/secretsmanager/x", "cannot be listed .* keys="),
+        (
+            "https://eu-west-1.console.aws.amazon.com/systems-manager/parameters/a/description",
+            "a URL .* like /FAKEBOOK/",
+        ),
+        ("ssm:/a", "Write it without ssm: in front: /a$"),
+        ("ssm:///a/b/", "Write it without ssm: in front: /a/b$"),
+        ("$APP_PATH", "nothing replaced"),
+        ("/${STAGE}/app/", "nothing replaced .* f-string"),
+        ("/{stage}/app", "nothing replaced .* f-string"),
+        ("%APP_PATH%", "nothing replaced"),
+        ("/a/*", "wildcard .* so write /a/$"),
+        ("/a/b*", "wildcard .* so write /a/$"),
+        ("/a/b:3", "no version and no label .* load_env..*/a', keys=..b:3"),
+        ("/a:live", "no version and no label .* load_env.'/', keys=..a:live"),
+        ("/a,/b", "several in one text .* several arguments"),
+        ("/a\n/b", "several in one text .* several arguments"),
+        ("/a/:/b/", "several in one text .* several arguments"),
+        ("/a;/b", "several in one text .* several arguments"),
     ],
 )
-def test_upper_snake(name: str, key: str) -> None:
-    """Slashes, dots and hyphens become underscores, letters upper case, and nothing else changes."""
-    assert key == upper_snake(name)
+def test_what_is_taken_for_a_path(path: str, says: str) -> None:
+    """What was meant for something else is `InvalidPath` with the remedy for that mistake, and no request is sent."""
+    with pytest.raises(InvalidPath) as caught:
+        normal_path(path)
+    assert re.search(says, " ".join(str(caught.value).split()).removesuffix("."))
+    assert path == caught.value.path
+    with pytest.raises(InvalidPath, match="^SSM_PATH: "):
+        normal_path(path, "SSM_PATH")
 
 
-@given(NAMES, st.sampled_from([upper_snake, str, str.lower, lambda name: name[:1]]))
-def test_one_to_one_or_every_collision(names: set[str], to_key: Callable[[str], str]) -> None:
-    """Keys and names are paired one to one; if they cannot be, the error names every key with all its names."""
-    names_by_key = defaultdict(list)
-    for name in sorted(names):
-        names_by_key[to_key(name.removeprefix("/P/"))].append(name)
-    collisions = {key: tuple(same) for key, same in names_by_key.items() if len(same) > 1}
-
-    if not collisions:
-        assert {key: name for key, [name] in names_by_key.items()} == name_keys("/P", names, to_key)
-        return
-    with pytest.raises(KeyCollision) as caught:
-        name_keys("/P", names, to_key)
-    assert collisions == caught.value.collisions
-    assert "/P" == caught.value.path
-    for key, same in collisions.items():
-        # A full stop at the very end may be lost to what follows.
-        assert f"{key} from {' and '.join(same)}".removesuffix(".") in str(caught.value)
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("mysql", "mysql"),
+        ("mysql/password:3", "mysql/password:3"),
+        (" mysql/ ", "mysql"),
+        ("/production/mysql/password", "/production/mysql/password"),
+        ("/production/mysql/password:live", "/production/mysql/password:live"),
+        ("/aws/reference/secretsmanager/any-id+=@", "/aws/reference/secretsmanager/any-id+=@"),
+    ],
+)
+def test_a_key_is_a_name(key: str, name: str) -> None:
+    """A key is a name relative to the paths, a full name below one of them, or that of a secret."""
+    assert name == normal_key(key, ["/staging", "/production"])
 
 
-def test_a_selector_is_no_part_of_the_key() -> None:
-    """
-    A parameter that is read at a version or a label has the key that it has without; two of them are one too many.
-    """
-    assert {"A_B": "/P/a/b:live"} == name_keys("/P", ["/P/a/b:live"], upper_snake)
-    with pytest.raises(KeyCollision):
-        name_keys("/P", ["/P/a:1", "/P/a:2"], upper_snake)
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("", "the name is empty"),
+        ("  ", "the name is empty"),
+        ("/", "made of single slashes"),
+        ("/other/mysql:3", "below none of the paths: /production, /b .*Pass '/other' as a path.* 'other/mysql:3'"),
+        ("/productions/mysql", "below none of the paths"),
+        ("/production", "below none of the paths"),
+        ("/x", "Pass '/' as a path"),
+        ("mysql/*", "wildcard .* whole"),
+        ("*", "wildcard"),
+        ("'mysql'", "quotes .* Write mysql without"),
+        ("$KEY", "nothing replaced"),
+        ("a,b", "several in one text .* as a list"),
+        ("a b", "single slashes"),
+        ("a//b", "single slashes"),
+        ("a:b:c", "single slashes"),
+        ("a:", "single slashes"),
+        (":3", "single slashes"),
+        ("ssm:/production/mysql", "Write it without ssm: in front: /production/mysql"),
+        (r"C:\mysql", "path of Windows"),
+        (r"mysql\password", "Write it with slashes: mysql/password"),
+        ("arn:aws:ssm:eu-west-1:111122223333:parameter/production/a", "Write the name in it, /production/a, or .* ARN"),
+    ],
+)
+def test_a_key_that_is_no_name(key: str, says: str) -> None:
+    """What cannot be a name below the paths is `InvalidPath` with the remedy, and holds the key as it was given."""
+    with pytest.raises(InvalidPath) as caught:
+        normal_key(key, ["/production", "/b"])
+    assert re.search(says, " ".join(str(caught.value).split()))
+    assert key == caught.value.parameter
 
 
-def test_collisions_are_all_told_at_once() -> None:
-    """Two pairs that collide are one error, with what to do about it."""
-    with pytest.raises(KeyCollision) as caught:
-        name_keys("/P", ["/P/b", "/P/a/x", "/P/c", "/P/a.x", "/P/B"], upper_snake)
-
-    assert {"A_X": ("/P/a.x", "/P/a/x"), "B": ("/P/B", "/P/b")} == caught.value.collisions
-    assert "to_key=str" in str(caught.value)
+def test_a_full_name_belongs_to_the_nearest_path() -> None:
+    """Of paths that are below each other, a full name is below the longest; below `/` is everything."""
+    assert "/a/b" == nearest(["/", "/a", "/a/b", "/a/bc"], "/a/b/x")
+    assert "/" == nearest(["/", "/a"], "/ab/x")
+    assert nearest(["/a"], "/a") is None
 
 
-def test_names_are_kept_as_they_are_with_str() -> None:
-    """With `to_key=str` a key is the name below the path."""
-    assert {"a.x": "/P/a.x", "a/x": "/P/a/x"} == name_keys("/P", ["/P/a/x", "/P/a.x"], str)
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        (EMPTY, ["", "  "]),
+        (UNROOTED, ["FAKEBOOK/TEST", "A", "./A", "~/A", "A:3"]),
+        (ODD, ["//A", "/A//B", "/A//", "///", "/A B", "/A/ /", "/Ä"]),
+    ],
+    ids=["empty", "unrooted", "odd"],
+)
+def test_impossible_path_is_refused_with_a_remedy(text: str, paths: list[str]) -> None:
+    """A path that cannot exist is `InvalidPath`, which says why and what to do, and holds the path as it was given."""
+    for path in paths:
+        with pytest.raises(InvalidPath, match=text) as caught:
+            normal_path(path)
+        assert path == caught.value.path
+        assert caught.value.remedy
 
 
-def test_to_key_that_raises_is_named_with_its_parameter() -> None:
-    """A `to_key` that raises is `InvalidVariable`, which names the parameter and the error and has it as its cause."""
-    with pytest.raises(InvalidVariable, match="to_key raised KeyError") as caught:
-        name_keys("/P", ["/P/a", "/P/b"], {"a": "A"}.__getitem__)
-
-    assert ("/P/b", "/P") == (caught.value.parameter, caught.value.path)
-    assert isinstance(caught.value.__cause__, KeyError)
-    assert caught.value.remedy
+def test_two_slashes_are_not_the_root() -> None:
+    """What `f"/{name}/"` makes of an empty name is refused, instead of being all parameters of the account."""
+    with pytest.raises(InvalidPath):
+        normal_path("//")
 
 
-def test_to_key_that_returns_no_string_is_named_with_its_parameter() -> None:
-    """A `to_key` that returns something else than a string is `InvalidVariable`, which names type and parameter."""
-    with pytest.raises(InvalidVariable, match="to_key returned NoneType, not str") as caught:
-        name_keys("/P", ["/P/a"], lambda _: None)  # type: ignore[arg-type,return-value]
+def test_missing_first_slash_is_shown_as_it_should_be() -> None:
+    """The remedy for a path without its first slash is the path with it."""
+    with pytest.raises(InvalidPath, match="Write it as /FAKEBOOK/TEST/, if"):
+        normal_path("FAKEBOOK/TEST/")
 
-    assert ("/P/a", "/P") == (caught.value.parameter, caught.value.path)
-    assert caught.value.remedy
+
+@given(PATHS, PATHS)
+def test_relative_name_undoes_joining(path: str, below: str) -> None:
+    """What is joined to a path is called, below that path, what was joined."""
+    assert below[1:] == relative_name(path, path + below)
+    assert below[1:] == relative_name("/", below)
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "relative"),
+    [
+        ("/A", "/A/A/X", "A/X"),
+        ("/A/A", "/A/A/X", "X"),
+        ("/FAKEBOOK/TEST", "/FAKEBOOK/TESTING/X", "/FAKEBOOK/TESTING/X"),
+        ("/FAKEBOOK/TEST", "/FAKEBOOK/TEST", "/FAKEBOOK/TEST"),
+        ("/FAKEBOOK/TEST", "/fakebook/test/X", "/fakebook/test/X"),
+        ("/", "/A/X", "A/X"),
+        ("/", "X", "X"),
+    ],
+)
+def test_relative_name_cuts_whole_segments_once(path: str, name: str, relative: str) -> None:
+    """A path is cut off once, at a slash and case by case; a name that is not below it stays whole."""
+    assert relative == relative_name(path, name)
+
+
+@pytest.mark.parametrize("form", ["{}", "{}:3", "{}:live", "arn:aws:ssm:eu-west-1:111122223333:parameter{}"])
+def test_base_name_is_what_iam_knows(form: str) -> None:
+    """A name, with a selector or as an ARN, is cut to what stands in a policy."""
+    assert "/A/X" == base_name(form.format("/A/X"))
+
+
+def test_base_name_of_an_arn_with_a_selector() -> None:
+    """Both are cut off an ARN that has a selector; a name without slashes stays as it is."""
+    assert "/X" == base_name("arn:aws-cn:ssm:cn-north-1:111122223333:parameter/X:3")
+    assert "X" == base_name("X:live")
+
+
+ARN = "arn:aws:ssm:eu-west-1:111122223333:parameter"
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "selector"),
+    [
+        ("/A/X", "/A/X", ""),
+        ("X", "X", ""),
+        ("/A/X:3", "/A/X", "3"),
+        ("X:live", "X", "live"),
+        (f"{ARN}/A/X", f"{ARN}/A/X", ""),
+        (f"{ARN}/A/X:3", f"{ARN}/A/X", "3"),
+        (f"{ARN}/X:live", f"{ARN}/X", "live"),
+        (f"{REFERENCE}/db", f"{REFERENCE}/db", ""),
+        (f"{REFERENCE}/db:AWSPREVIOUS", f"{REFERENCE}/db:AWSPREVIOUS", ""),
+        (f"{REFERENCE}:3", REFERENCE, "3"),
+    ],
+)
+def test_selectors_are_split_off(name: str, base: str, selector: str) -> None:
+    """A version or label comes off a name or an ARN; what follows a secret's name is Secrets Manager's."""
+    assert (base, selector) == split_selector(name)
+
+
+def test_references() -> None:
+    """A reference has an id behind the path that is theirs."""
+    assert [True, True, False, False, False] == [
+        is_reference(name)
+        for name in (f"{REFERENCE}/db", f"{REFERENCE}/a/b:3", REFERENCE, f"{REFERENCE}x/db", f"/P{REFERENCE}/db")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "name", "arn", "is_answer"),
+    [
+        ("/A/X", "/A/X", f"{ARN}/A/X", True),
+        ("/A/X:3", "/A/X", f"{ARN}/A/X", True),
+        ("X", "/X", f"{ARN}/X", True),
+        ("/X:live", "X", f"{ARN}/X", True),
+        (f"{ARN}/A/X", "/A/X", f"{ARN}/A/X", True),
+        (f"{ARN}/A/X:3", "/A/X", "", True),
+        (f"{ARN}/X", "X", f"{ARN}/X", True),
+        (f"{ARN}/A/X:3", f"{ARN}/A/X", f"{ARN}/A/X", True),
+        (f"{REFERENCE}/db:AWSPREVIOUS", f"{REFERENCE}/db:AWSPREVIOUS", "", True),
+        ("/A/X", "/A/Y", f"{ARN}/A/Y", False),
+        ("/A/X", "/A/X/Y", f"{ARN}/A/X/Y", False),
+        ("/A/X", "/a/x", f"{ARN}/a/x", False),
+        (f"{ARN}/A/X", "/A/Y", f"{ARN}/A/Y", False),
+        # Another account's parameter of the same name.
+        (f"{ARN}/A/X", "/A/X", f"{ARN}/A/X".replace("111122223333", "444455556666"), False),
+    ],
+)
+def test_answers_are_matched_by_name_or_arn(asked: str, name: str, arn: str, *, is_answer: bool) -> None:
+    """An answer is known by its name, with a first slash or without, or by its ARN; selectors make no difference."""
+    read = Parameter(name=name, value="x", type="String", version=1, arn=arn)
+
+    assert is_answer == answers(asked, read)
+
+
+SEAL = EncryptedParameter(
+    name=PARAMETER.name, type="SecureString", version=7, last_modified=PARAMETER.last_modified, arn="", digest=b"d" * 32
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "digest", "opens"),
+    [
+        ({}, None, True),
+        ({}, b"d" * 32, True),
+        ({}, b"e" * 32, False),
+        ({"version": 8}, None, False),
+        ({"version": 6}, b"d" * 32, False),
+        ({"type": "String"}, None, False),
+        ({"arn": "arn:other"}, None, False),
+        ({"last_modified": datetime(2026, 1, 2, tzinfo=UTC)}, None, False),
+        ({"last_modified": None}, b"d" * 32, False),
+        ({"value": "other", "selector": "", "data_type": "other"}, None, True),
+    ],
+)
+def test_what_a_seal_opens_as(change: dict[str, Any], digest: bytes | None, *, opens: bool) -> None:
+    """All that both reads show must be the same, and the ciphertext too where its digest is known."""
+    assert opens == SEAL.matches(dataclasses.replace(PARAMETER, **change), digest)
+
+
+EARLY, LATE = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("read", "than", "older"),
+    [
+        ((1, EARLY), (2, LATE), True),
+        ((1, LATE), (2, EARLY), False),
+        ((1, EARLY), (2, EARLY), False),
+        ((2, EARLY), (2, LATE), False),
+        ((3, EARLY), (2, LATE), False),
+        ((1, None), (2, LATE), False),
+        ((1, EARLY), (2, None), False),
+    ],
+)
+def test_older_in_version_and_date(
+    read: tuple[int, datetime | None], than: tuple[int, datetime | None], *, older: bool
+) -> None:
+    """Only a lower version of an earlier date is older, sealed or not; without a date there is no telling."""
+
+    def readings(version: int, when: datetime | None) -> tuple[FetchedParameter, FetchedParameter]:
+        return (
+            dataclasses.replace(PARAMETER, version=version, last_modified=when, selector=""),
+            dataclasses.replace(SEAL, version=version, last_modified=when),
+        )
+
+    assert {older} == {is_older(one, other) for one in readings(*read) for other in readings(*than)}
+
+
+def test_what_a_selector_found_is_never_older() -> None:
+    """A label moves back to an older version by intent."""
+    before = dataclasses.replace(PARAMETER, version=6, last_modified=EARLY)
+
+    assert not is_older(before, dataclasses.replace(PARAMETER, last_modified=LATE))
+    assert not is_older(dataclasses.replace(SEAL, version=6, last_modified=EARLY, selector=":live"), PARAMETER)
+    assert is_older(dataclasses.replace(before, selector=""), dataclasses.replace(PARAMETER, last_modified=LATE))
+
+
+@pytest.mark.parametrize(
+    ("name", "selector", "asked"),
+    [("/P/A", "", "/P/A"), ("/P/A", ":3", "/P/A:3"), (f"{REFERENCE}/db:AWSPREVIOUS", ":AWSPREVIOUS", None)],
+)
+def test_name_as_asked(name: str, selector: str, asked: str | None) -> None:
+    """A parameter is asked for again by its name and selector; a secret's name has its selector in it."""
+    assert (asked or name) == asked_name(dataclasses.replace(PARAMETER, name=name, selector=selector))
+
+
+def test_sealed_has_no_value() -> None:
+    """What was read without decryption has no place for a value, nor for the ciphertext that looks like one."""
+    assert {"name", "type", "version", "last_modified", "arn", "digest", "selector"} == {
+        field.name for field in dataclasses.fields(EncryptedParameter)
+    }
+    assert (EncryptedParameter, object) == EncryptedParameter.__mro__
+
+
+@pytest.mark.parametrize("path", ["/", "/P", REFERENCE])
+def test_secrets_are_called_by_their_id(path: str) -> None:
+    """A secret of Secrets Manager is called by its id, whatever path it is asked below."""
+    assert "db/main" == relative_name(path, f"{REFERENCE}/db/main")
+
+
+def test_split_names() -> None:
+    """A comma-separated list gives its parts without spaces and without empty ones, in their order."""
+    assert ("/B", "/A/", "/C") == split_names(" /B, /A/ ,,\n/C,")
+    assert () == split_names(" , ")
+
+
+@pytest.mark.parametrize(
+    "holder",
+    [
+        PARAMETER,
+        [PARAMETER],
+        {"DB_PASSWORD": PARAMETER},
+        ((PARAMETER,), {PARAMETER}),
+        Change(key="DB_PASSWORD", kind="updated", old=PARAMETER, new=PARAMETER),
+        Page((PARAMETER,)),
+        ValueError(PARAMETER),
+    ],
+    ids=lambda holder: type(holder).__name__,
+)
+def test_no_text_of_it_shows_the_value(holder: object) -> None:
+    """The value is in no repr, str or log line of a parameter or of what holds one; its name is in all of them."""
+    record = logging.LogRecord("log", logging.INFO, "", 0, "%s %r", (holder, holder), None)
+
+    for text in (repr(holder), str(holder), f"{holder}", record.getMessage()):
+        assert SECRET not in text
+        assert "/FAKEBOOK/TEST/DB_PASSWORD:live SecureString version 7" in text
+
+
+def test_frozen_and_slotted() -> None:
+    """A parameter cannot be changed and takes no other attributes."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PARAMETER.value = "other"  # type: ignore[misc]
+    assert not hasattr(PARAMETER, "__dict__")
+
+
+def test_only_four_fields_are_needed() -> None:
+    """A parameter made for a test needs a name, a value, a type and a version; the rest is empty, and text."""
+    parameter = Parameter(name="/P/X", value="x", type="String", version=1)
+
+    assert (None, "", "text", "") == (parameter.last_modified, parameter.arn, parameter.data_type, parameter.selector)
+
+
+def test_equal_only_if_all_is_equal() -> None:
+    """Two reads are equal if every field is, the value too; and equal ones have one hash."""
+    same = dataclasses.replace(PARAMETER)
+
+    assert PARAMETER == same
+    assert hash(PARAMETER) == hash(same)
+    for other in (
+        dataclasses.replace(PARAMETER, value="other"),
+        dataclasses.replace(PARAMETER, version=8),
+        dataclasses.replace(PARAMETER, last_modified=None),
+    ):
+        assert PARAMETER != other

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiossmenv import Change, StaleEnv, StoreUnavailable
-from aiossmenv._refresher import Refresh, Refreshed, Refresher
+from aiossmenv._refresher import Refresh, Refreshed, Refresher, Scope
 from aiossmenv._schedule import Schedule
 from aiossmenv.testing import ManualClock
 from timing import our_tasks, settle
@@ -137,7 +137,7 @@ def test_what_a_caller_gets_was_read_after_its_call(
                 await refresher.refresh(keys, min_gap)
             except StoreUnavailable:
                 return
-            scope = keys if keys and source.has(keys) else "list"
+            scope: Scope = keys if keys and source.has(keys) else "list"
             after = [read for read in source.reads if read.ended is not None and read.began >= asked]
             covering = [read for read in after if read.refresh.covers(scope)]
             assert covering

@@ -1,0 +1,236 @@
+"""What an error answer of the service means: every modelled error, and those that no model has."""
+
+from collections.abc import Iterator
+
+import botocore.session
+import pytest
+
+from aiossmenv import (
+    AccessDenied,
+    AiossmenvError,
+    DecryptionFailed,
+    InvalidPath,
+    ParameterNotFound,
+    ServiceError,
+    StoreUnavailable,
+    Throttled,
+)
+from aiossmenv._ssm.faults import InvalidNextToken, error_of_answer
+from aiossmenv._ssm.transport import GetParameter, GetParameters, GetParametersByPath, Request
+
+BY_PATH = GetParametersByPath("/FAKEBOOK/TEST", recursive=True)
+BY_NAME = GetParameters(("/FAKEBOOK/TEST/DB_URL", "/FAKEBOOK/TEST/DB_USER"))
+ONE = GetParameter("/FAKEBOOK/TEST/DB_URL")
+
+
+def refusal(code: str, text: str = "", status: int = 400, request: Request = ONE) -> AiossmenvError:
+    """Translate an answer as botocore gives it."""
+    return error_of_answer(ServiceError(code, text, status), request)
+
+
+def modelled() -> Iterator[tuple[Request, str, int]]:
+    """Walk botocore's model of the service: each error of the operations that we call, with its status."""
+    loader = botocore.session.Session().get_component("data_loader")
+    model = loader.load_service_model("ssm", "service-2")
+    for request, operation in ((ONE, "GetParameter"), (BY_NAME, "GetParameters"), (BY_PATH, "GetParametersByPath")):
+        for error in model["operations"][operation]["errors"]:
+            shape = model["shapes"][error["shape"]]
+            yield request, error["shape"], 500 if shape.get("fault") else 400
+
+
+def test_every_modelled_error_is_translated() -> None:
+    """No error that the service's model declares for our operations falls to the catch-all, but for its own faults."""
+    walked = list(modelled())
+
+    assert {"ParameterNotFound", "InvalidKeyId", "InvalidNextToken"} < {code for _, code, _ in walked}
+    for request, code, status in walked:
+        error = refusal(code, "", status, request)
+        assert type(error) is not AiossmenvError, code
+        # A listing that cannot go on begins again.
+        begins_again = code == "InvalidNextToken"
+        assert begins_again == isinstance(error, InvalidNextToken), code
+        assert (status == 500 or begins_again) == isinstance(error, StoreUnavailable) == error.transient, code
+
+
+ROLE = "User: arn:aws:sts::111122223333:assumed-role/app/i-0 is not authorized to perform"
+NO_POLICY = "because no identity-based policy allows the"
+OLD_KMS = (
+    "The ciphertext refers to a customer master key that does not exist, does not exist in this region, or you are"
+    " not allowed to access. (Service: AWSKMS; Status Code: 400; Error Code: AccessDeniedException; Request ID: 1)"
+)
+KMS_RATE = (
+    "You have exceeded the rate at which you may call KMS. Reduce the frequency of your calls."
+    " (Service: AWSKMS; Status Code: 400; Error Code: ThrottlingException; Request ID: 1)"
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "status", "kind", "transient"),
+    [
+        ("ThrottlingException", "Rate exceeded", 400, Throttled, True),
+        ("TooManyRequestsException", "", 429, Throttled, True),
+        ("Unknown", "", 429, Throttled, True),
+        ("AccessDeniedException", KMS_RATE, 400, Throttled, True),
+        ("InternalServerError", "", 500, StoreUnavailable, True),
+        ("InternalServerError", "", 400, StoreUnavailable, True),
+        ("500", "", 500, StoreUnavailable, True),
+        ("ServiceUnavailable", "", 503, StoreUnavailable, True),
+        # Throttling is throttling, whatever the status.
+        ("ThrottlingException", "", 503, Throttled, True),
+        ("ParameterNotFound", "", 400, ParameterNotFound, False),
+        ("ParameterVersionNotFound", "Systems Manager could not find version 9", 400, ParameterNotFound, False),
+        ("InvalidKeyId", "arn:aws:kms:eu-west-1:111122223333:key/1 is disabled.", 400, DecryptionFailed, False),
+        ("AccessDeniedException", OLD_KMS, 400, DecryptionFailed, False),
+        ("AccessDeniedException", f"{ROLE}: ssm:GetParameter on resource: *", 400, AccessDenied, False),
+        ("ExpiredTokenException", "The security token included in the request is expired", 400, AccessDenied, False),
+        ("UnrecognizedClientException", "The security token is invalid.", 400, AccessDenied, False),
+        ("403", "Forbidden", 403, AccessDenied, False),
+        ("ValidationException", "Parameter name: can't be prefixed with ssm", 400, InvalidPath, False),
+        ("InvalidFilterKey", "", 400, InvalidPath, False),
+        ("InvalidNextToken", "", 400, StoreUnavailable, True),
+        ("SomethingNew", "nobody knows", 400, StoreUnavailable, False),
+        ("404", "Not Found", 404, StoreUnavailable, False),
+        ("", "", 0, StoreUnavailable, False),
+    ],
+)
+def test_refusals(code: str, text: str, status: int, kind: type[AiossmenvError], *, transient: bool) -> None:
+    """Each refusal is the error that says what to do next, which only some say is to wait."""
+    error = refusal(code, text, status)
+
+    assert kind is type(error)
+    assert transient == error.transient
+    assert error.remedy
+
+
+# Not all of these are Parameter Store's own: proxies, STS and the services behind it speak through it.
+ALIKE = {
+    Throttled: "Throttling ThrottlingException ThrottledException RequestThrottled RequestThrottledException SlowDown"
+    " TooManyRequestsException RequestLimitExceeded BandwidthLimitExceeded LimitExceededException"
+    " PriorRequestNotComplete 429",
+    AccessDenied: "AccessDenied AccessDeniedException UnauthorizedOperation 403 401 AuthFailure ExpiredToken"
+    " ExpiredTokenException RequestExpired InvalidClientTokenId UnrecognizedClientException IncompleteSignature"
+    " InvalidSignatureException SignatureDoesNotMatch MissingAuthenticationToken MissingAuthenticationTokenException",
+    InvalidPath: "ValidationException InvalidFilterKey InvalidFilterOption InvalidFilterValue",
+    DecryptionFailed: "InvalidKeyId KMSInvalidStateException",
+    ParameterNotFound: "ParameterNotFound ParameterVersionNotFound",
+}
+
+
+@pytest.mark.parametrize(("kind", "code"), [(kind, code) for kind, codes in ALIKE.items() for code in codes.split()])
+def test_codes_that_mean_the_same(kind: type[AiossmenvError], code: str) -> None:
+    """Each code is its error, in whatever words it comes and with any status that is no error of a server."""
+    assert {kind} == {type(refusal(code, text, status)) for text in ("", "words") for status in (400, 403, 0)}
+
+
+def test_stale_credentials_are_renewed_and_missing_rights_granted() -> None:
+    """Credentials that are not valid any more have another remedy than a right that is missing."""
+    assert "Renew" in str(refusal("ExpiredTokenException"))
+    assert "Allow" in str(refusal("AccessDeniedException"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{ROLE}: kms:Decrypt on this resource",
+        "Access to the key is refused. (Service: AWSKMS; Status Code: 400; Error Code: AccessDeniedException)",
+        "The ciphertext refers to a customer master key that you are not allowed to access.",
+    ],
+    ids=["action", "service", "key"],
+)
+def test_each_mark_of_a_denied_key(text: str) -> None:
+    """Any one of the marks that KMS leaves in the text of a denial makes it `DecryptionFailed`."""
+    assert type(refusal("AccessDeniedException", text)) is DecryptionFailed
+
+
+def test_a_proxy_that_forbids_denies_no_action() -> None:
+    """What is forbidden without a word of the service is not learned as a right that the role has not."""
+    forbidden, said = refusal("403", "", 403), refusal("AccessDeniedException", "no", 400)
+
+    assert isinstance(forbidden, AccessDenied)
+    assert isinstance(said, AccessDenied)
+    assert (None, "proxy" in str(forbidden)) == (forbidden.action, True)
+    assert said.action
+
+
+def test_text_of_the_service_is_kept() -> None:
+    """Code and text of the service are in ours, so that they can be searched for."""
+    assert str(refusal("SomethingNew", "nobody knows")).startswith("SomethingNew: nobody knows. ")
+    assert str(refusal("SomethingNew")).startswith("SomethingNew. ")
+
+
+def test_denied_path_names_both_arns() -> None:
+    """
+    The remedy for a denied listing grants the path itself and what is below it, in the account and region of the text.
+    """
+    resource = "arn:aws-cn:ssm:cn-north-1:111122223333:parameter/FAKEBOOK/TEST"
+    action = "ssm:GetParametersByPath"
+    text = f"{ROLE}: {action} on resource: {resource} {NO_POLICY} {action} action"
+
+    error = refusal("AccessDeniedException", text, request=BY_PATH)
+
+    assert type(error) is AccessDenied
+    assert f"Allow {action} on both {resource} and {resource}/*." == error.remedy
+
+
+@pytest.mark.parametrize(
+    ("request_", "grant"),
+    [
+        (ONE, "ssm:GetParameter on {}DB_URL."),
+        (BY_NAME, "ssm:GetParameters on {0}DB_URL, {0}DB_USER."),
+    ],
+)
+def test_denied_names_are_named(request_: Request, grant: str) -> None:
+    """The remedy for denied names is the action that was called, on each of them."""
+    stem = "arn:aws:ssm:eu-west-1:111122223333:parameter/FAKEBOOK/TEST/"
+    text = f"{ROLE}: ssm:GetParameters on resource: {stem}DB_USER with an explicit deny"
+
+    assert f"Allow {grant.format(stem)}" == refusal("AccessDeniedException", text, request=request_).remedy
+
+
+@pytest.mark.parametrize("name", ["/A/X:3", "/A/X:live", "arn:aws:ssm:eu-west-1:111122223333:parameter/A/X"])
+def test_denied_selector_is_named_without_it(name: str) -> None:
+    """The remedy for a denied version, label or ARN is the ARN of the parameter, as IAM knows no other."""
+    resource = "arn:aws:ssm:eu-west-1:111122223333:parameter/A/X"
+    text = f"{ROLE}: ssm:GetParameter on resource: {resource} {NO_POLICY} ssm:GetParameter action"
+
+    error = refusal("AccessDeniedException", text, request=GetParameter(name))
+
+    assert f"Allow ssm:GetParameter on {resource}." == error.remedy
+
+
+def test_denial_without_a_resource() -> None:
+    """Where the text names no resource, the remedy has the ARNs with blanks to fill in."""
+    error = refusal("AccessDeniedException", "no", request=BY_PATH)
+
+    arn = "arn:aws:ssm:REGION:ACCOUNT:parameter/FAKEBOOK/TEST"
+    assert f"Allow ssm:GetParametersByPath on both {arn} and {arn}/*." == error.remedy
+
+
+def test_denial_on_everything_may_be_a_mistyped_name() -> None:
+    """
+    A denial whose resource ends in `:*` is how a role hears of a name that does not exist, and the remedy says so.
+    """
+    text = f"{ROLE}: ssm:GetParameter on resource: arn:aws:ssm:eu-west-1:111122223333:* {NO_POLICY} action"
+
+    remedy = refusal("AccessDeniedException", text).remedy or ""
+
+    arn = "arn:aws:ssm:eu-west-1:111122223333:parameter/FAKEBOOK/TEST/DB_URL"
+    assert remedy.startswith(f"Allow ssm:GetParameter on {arn}. ")
+    assert "mistyped" in remedy
+    named = text.replace(":*", ":parameter/FAKEBOOK/TEST/DB_URL")
+    assert "mistyped" not in (refusal("AccessDeniedException", named).remedy or "")
+
+
+def test_denied_key_names_its_arn() -> None:
+    """A denied kms:Decrypt is `DecryptionFailed`, with the key to grant where the text has it."""
+    key = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    text = (
+        f"{ROLE}: kms:Decrypt on resource: {key} {NO_POLICY} kms:Decrypt action"
+        " (Service: AWSKMS; Status Code: 400; Error Code: AccessDeniedException; Request ID: 1)"
+    )
+
+    error = refusal("AccessDeniedException", text, request=BY_PATH)
+
+    assert type(error) is DecryptionFailed
+    assert f"Allow kms:Decrypt on {key} for this role." == error.remedy
+    assert (refusal("AccessDeniedException", OLD_KMS).remedy or "").startswith("Allow kms:Decrypt for this role. ")
