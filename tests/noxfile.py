@@ -81,7 +81,7 @@ def test(session: nox.Session, programs: Path, *arguments: str, **variables: str
 
 
 def measured(session: nox.Session, *arguments: str, **variables: str) -> None:
-    """Run pytest on the chosen interpreter; with COVERAGE=1 note which lines are run, which takes half as long again."""
+    """Run pytest on the chosen interpreter; with COVERAGE=1, half as long again, note which lines are run."""
     file, programs = str(VENV / "coverage" / session.name), environment(session, f"tests-{CHOSEN}")
     if os.environ.get("COVERAGE"):
         command = ("coverage", "run", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)
