@@ -480,7 +480,7 @@ class Rotating(Generic[T]):
                 "generation %d of %s cannot be built%s: %s",
                 self.generation + 1,
                 ", ".join(self._keys),
-                ", the one before goes on" if self._generations.current else "",
+                ", the one before still serves" if self._generations.current else "",
                 self._last_error,
             )
         return kind
