@@ -132,9 +132,10 @@ class ResultMerger:
             members = group & there
             if len(members) < 2 or not any(map(self._is_changed, members)):  # noqa: PLR2004 - one alone is no group
                 continue
-            for other in [other for other in merged if other & members and len(other | members) <= BATCH]:
-                merged.remove(other)
-                members |= other
+            for other in tuple(merged):
+                if other & members and len(other | members) <= BATCH:
+                    merged.remove(other)
+                    members |= other
             merged.append(set(members))
         return [tuple(sorted(members)) for members in merged]
 

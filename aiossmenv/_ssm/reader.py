@@ -322,12 +322,13 @@ class _Read:
         for group in (*groups, *singles):
             natives = [name for name in group if not is_reference(name)]
             query = self._query_of[group[0]]
-            _, batch = filling.setdefault(id(query), (query, []))
-            if batch and len(batch) + len(natives) > BATCH:
-                yield query, tuple(batch)
-                batch.clear()
-            batch += natives
-        yield from ((query, tuple(batch)) for query, batch in filling.values() if batch)
+            _, filled = filling.setdefault(id(query), (query, []))
+            if filled and len(filled) + len(natives) > BATCH:
+                yield from ((query, batch) for batch in batches(filled))
+                filled.clear()
+            filled += natives
+        # A group may be larger than a batch, and hold two spellings of one parameter.
+        yield from ((query, batch) for query, filled in filling.values() for batch in batches(filled))
 
     # By path.
 

@@ -16,6 +16,7 @@ from aiossmenv import (
     ServiceError,
     StoreUnavailable,
 )
+from aiossmenv._ssm.transport import BATCH
 from aiossmenv.testing import ManualClock
 
 Request = GetParametersByPath | GetParameters | GetParameter
@@ -117,6 +118,8 @@ class Simulated:
         if isinstance(request, GetParametersByPath):
             return self._listed(request, held, kind)
         names = (request.name,) if isinstance(request, GetParameter) else request.names
+        if len({name.partition(":")[0] for name in names}) < len(names) or len(names) > BATCH:
+            raise ServiceError("ValidationException", f"{len(names)} names, or two of one parameter")
         found = {name: self._find(name, held) for name in names}
         unknown = tuple(name for name, parameter in found.items() if parameter is None)
         if unknown and isinstance(request, GetParameter):

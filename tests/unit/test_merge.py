@@ -324,3 +324,15 @@ def test_groups_with_a_change(groups: list[set[str]], expected: list[tuple[str, 
         merger.accept(name, encrypted(name, version=2 if name == "A" else 1, minute=name == "A"))
 
     assert expected == merger.changed_groups(map(frozenset, groups))
+
+
+def test_groups_become_one_as_far_as_a_call_holds_them() -> None:
+    """Of three groups that overlap in a row only those become one that fit into ten together."""
+    names = [f"N{number:02d}" for number in range(17)]
+    merger = ResultMerger(State({}), decrypt_all=False)
+    for name in names:
+        merger.accept(name, encrypted(name))
+
+    groups = [frozenset(names[:8]), frozenset(names[8:16]), frozenset({names[0], names[8]})]
+
+    assert [8, 9] == sorted(map(len, merger.changed_groups(groups)))

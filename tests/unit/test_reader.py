@@ -157,8 +157,16 @@ def test_a_read_gives_what_the_store_holds(case: Case) -> None:
 
 
 @settings(max_examples=5 * EXAMPLES)
-@given(CASES, st.lists(st.tuples(st.integers(0, 99), st.floats(0, 0.4)), max_size=12), st.floats(0, 0.3))
-def test_values_of_a_group_were_there_together(case: Case, writes: list[tuple[int, float]], lag: float) -> None:
+@given(
+    CASES,
+    st.lists(st.tuples(st.integers(0, 99), st.floats(0, 0.4)), max_size=12),
+    st.floats(0, 0.3),
+    st.integers(2, 10),
+    st.lists(st.frozensets(st.integers(0, 34), max_size=14), max_size=4),
+)
+def test_values_of_a_group_were_there_together(
+    case: Case, writes: list[tuple[int, float]], lag: float, size: int, others: list[frozenset[int]]
+) -> None:
     """While a writer writes, each value was held at some moment, and those of a group were held at the same moment."""
 
     async def scenario() -> None:
@@ -167,7 +175,9 @@ def test_values_of_a_group_were_there_together(case: Case, writes: list[tuple[in
         state = StoreState().merge(await read(reader, case, StoreState(), "all"))
         await store.clock.advance(60)
         store.lag, store.faults = lag, case.faults
-        group = frozenset(name for name in names[:3] if name.startswith("/P0/"))
+        group = frozenset(name for name in names[:size] if name.startswith("/P0/"))
+        # Others, of which some overlap each other, and some are more than one call holds.
+        apart = [frozenset(names[number] for number in numbers if size <= number < len(names)) for numbers in others]
 
         async def write() -> None:
             for number, pause in writes:
@@ -175,7 +185,7 @@ def test_values_of_a_group_were_there_together(case: Case, writes: list[tuple[in
                 store.put(names[number % len(names)], f"written {number}", "SecureString")
 
         writing = asyncio.create_task(write(), name="writer")
-        results = await read(reader, case, state, "changed", groups=[group])
+        results = await read(reader, case, state, "changed", groups=[group, *apart])
         writing.cancel()
         await asyncio.wait({writing})
 

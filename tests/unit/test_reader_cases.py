@@ -223,6 +223,47 @@ async def test_a_group_of_two_paths_is_decrypted_in_one_call(store: Simulated) -
     assert [("/P/00", "/Q/A")] == decrypting
 
 
+async def test_a_group_that_no_call_holds_takes_as_few_as_it_can(store: Simulated) -> None:
+    """A group of twelve is decrypted in two calls, of at most ten names each."""
+    group = frozenset(f"/P/{number:02d}" for number in range(12))
+
+    await read(store, Query(path="/P"), decrypt="changed", groups=[group])
+
+    assert [10, 2] == [len(one.names) for one in store.sent if isinstance(one, GetParameters)]
+
+
+async def test_two_spellings_of_one_parameter_go_apart(store: Simulated) -> None:
+    """An answer does not say by which spelling it was asked for, so a group with two is decrypted in two calls."""
+    asked = Query(names=("/P/00", "/P/00:1"), may_list=False)
+
+    found = await read(store, asked, decrypt="changed", groups=[frozenset(asked.names or ())])
+
+    assert {"/P/00", "/P/00:1"} == found.parameters.keys()
+    assert 4 == store.count(GetParameters)
+
+
+async def test_a_denial_of_another_service_is_no_denial_of_reading(store: Simulated) -> None:
+    """What KMS refuses for one name is told of that name; ten may be asked for again."""
+    store.broken = {"/P/03"}
+    reader = reader_of(store)
+
+    with pytest.raises(DecryptionFailed, match="/P/03"):
+        await read(store, names("/P", 5), reader=reader)
+
+    assert reader.permissions.denial(GetParameters) is None
+
+
+async def test_a_missing_name_proves_the_right_to_read(store: Simulated) -> None:
+    """One by one, a name that is not there is an answer, so that a denial of ten is one of that operation."""
+    store.denied = {"GetParameters"}
+    reader = reader_of(store)
+
+    found = await read(store, Query(names=("/P/NOT",), may_list=False), reader=reader)
+
+    assert {} == found.parameters
+    assert reader.permissions.denial(GetParameters) is not None
+
+
 async def test_a_version_that_a_replica_lacks_is_read_by_its_number(store: Simulated) -> None:
     """When decryption shows an older version than the listing did, the newer one is asked for by its number."""
     first = StoreState().merge(await read(store, Query(path="/Q")))

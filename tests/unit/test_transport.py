@@ -1,0 +1,28 @@
+"""What is asked of Parameter Store: names in batches that one call takes."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aiossmenv._naming import base_name
+from aiossmenv._ssm.transport import BATCH, batches
+
+NAMES = st.lists(
+    st.tuples(st.integers(0, 30), st.sampled_from(["", ":1", ":live"])).map(lambda parts: f"/P/{parts[0]}{parts[1]}"),
+    unique=True,
+    max_size=60,
+)
+
+
+@given(NAMES)
+def test_batches_hold_all_names_and_no_two_of_one_parameter(names: list[str]) -> None:
+    """Each name is in one batch, no batch is larger than a call, and none holds two spellings of one parameter."""
+    made = list(batches(names))
+
+    assert sorted(names) == sorted(name for batch in made for name in batch)
+    assert all(1 <= len(batch) <= BATCH for batch in made)
+    assert all(len({base_name(name) for name in batch}) == len(batch) for batch in made)
+
+
+def test_batches_are_as_few_as_can_be() -> None:
+    """Twenty-five names of different parameters take three calls."""
+    assert [10, 10, 5] == [len(batch) for batch in batches(f"/P/{number}" for number in range(25))]
