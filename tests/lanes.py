@@ -1,7 +1,7 @@
 """
-Runs the sessions of noxfile.py, two at a time, and prints what each came to; called by `tests/run`.
+Runs the sessions of noxfile.py, three at a time, and prints what each came to; called by `tests/run`.
 
-Two cores have no time for more than two at once. An interrupt ends both, and all that they have started.
+A third fills two cores while the others wait. An interrupt ends all, with what they have started.
 """
 
 import os
@@ -32,7 +32,7 @@ class Lanes:
 
     def run(self) -> list[str]:
         """Run all sessions; returns those that failed."""
-        lanes = [threading.Thread(target=self._lane, daemon=True) for _ in range(2)]
+        lanes = [threading.Thread(target=self._lane, daemon=True) for _ in range(3)]
         for lane in lanes:
             lane.start()
         for lane in lanes:
