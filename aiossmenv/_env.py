@@ -28,7 +28,7 @@ class Env(Mapping[str, str]):
     def __getitem__(self, key: str) -> str:
         """Return the newest value of *key*; raises `KeyError`, and `StaleEnv` where the values are too old."""
         refresher = self._refresher
-        if refresher.guarded or refresher.pid != process.id:
+        if refresher.needs_check or refresher.pid != process.id:
             refresher.check()
         return self._publisher.snapshot._parameters[key].value
 
@@ -50,7 +50,7 @@ class Env(Mapping[str, str]):
     @property
     def snapshot(self) -> Snapshot:
         """The newest complete read."""
-        self._refresher.refuse_left()
+        self._refresher.refuse_if_abandoned()
         return self._publisher.snapshot
 
     @property

@@ -28,7 +28,9 @@ class Edit:
     shadowed: frozenset[str]
 
 
-def plan(target: Mapping[str, str], owned: Mapping[str, str], environ: Mapping[str, str], *, override: bool) -> Edit:
+def plan_edit(
+    target: Mapping[str, str], owned: Mapping[str, str], environ: Mapping[str, str], *, override: bool
+) -> Edit:
     """
     Decide how *environ* comes to hold *target*, given what is *owned* by us in it.
 
@@ -51,7 +53,9 @@ def plan(target: Mapping[str, str], owned: Mapping[str, str], environ: Mapping[s
     return Edit(assign=assign, unset=unset, owned=ours if shadowed else target, shadowed=frozenset(shadowed))
 
 
-def apply(edit: Edit, environ: MutableMapping[str, str], slice_size: int = 50) -> Generator[None, None, str | None]:
+def apply_edit(
+    edit: Edit, environ: MutableMapping[str, str], slice_size: int = 50
+) -> Generator[None, None, str | None]:
     """
     Carry out *edit* in slices, or leave *environ* as it was and return what was wrong.
 
@@ -144,7 +148,7 @@ def read_by_sdk(edit: Edit) -> dict[str, tuple[str, ...]]:
     return {verb: tuple(sorted(name for name in names if matches(name))) for verb, names in variables.items()}
 
 
-def check(
+def check_variables(
     parameters: Mapping[str, Parameter],
     checked: Mapping[str, Parameter] = MappingProxyType({}),
     *,

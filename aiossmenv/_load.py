@@ -190,7 +190,7 @@ def load_env(
             holds_store=ttl is not None,
         )
         refresher = Refresher(
-            publisher, schedule, opened.clock, background=ttl is not None, guarded=max_stale is not None
+            publisher, schedule, opened.clock, background=ttl is not None, needs_check=max_stale is not None
         )
         await refresher.start()
         return Env(publisher, refresher)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
-from aiossmenv._environ import Edit, apply, check, plan, read_by_sdk
+from aiossmenv._environ import Edit, apply_edit, check_variables, plan_edit, read_by_sdk
 from aiossmenv._errors import EmptyPath, InvalidVariable
 from aiossmenv._events import Events
 from aiossmenv._models import Change, Snapshot, asked_name, diff
@@ -46,7 +46,7 @@ class _Prepared:
     changes: tuple[Change, ...] = ()
     edit: Edit | None = field(default=None, repr=False)
     # Full names that keys= names and that are not there.
-    missing: tuple[str, ...] = ()
+    absent_names: tuple[str, ...] = ()
     # Variables that the SDK reads too, and that the edit `sets` or `unsets`.
     read_by_sdk: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -85,7 +85,7 @@ class Publisher:
         self._state = StoreState()
         self._owned: Mapping[str, str] = {}
         self._polls: tuple[Query, ...] = ()
-        self._missing: tuple[str, ...] = ()
+        self._absent_names: tuple[str, ...] = ()
         # What the log has said of variables that the SDK reads: ("sets", "AWS_REGION").
         self._logged: set[tuple[str, str]] = set()
         if holds_store:
@@ -117,7 +117,7 @@ class Publisher:
         self.events.forget_callbacks()
 
     async def release(self) -> None:
-        """Let go of the store, and end the readers of changes."""
+        """Release the store, and end the readers of changes."""
         try:
             await self.events.aclose()
         finally:
@@ -130,7 +130,7 @@ class Publisher:
         self._store._retain()
         self._store._account_for_suspend(refresh.suspended)
         try:
-            queries, groups, decrypt = await self._off_loop(len(state.parameters), self._plan, refresh)
+            queries, groups, decrypt = await self._off_loop(len(state.parameters), self._plan_read, refresh)
             limits = [seconds for seconds in (refresh.deadline, self._deadline) if seconds is not None]
             refresh.sending()
             results = await self._store._read(
@@ -155,9 +155,9 @@ class Publisher:
                 await self._explain(error, began)
             raise
         await self._publish(prepared)
-        return Refreshed(prepared.changes, prepared.snapshot.taken_at, missing=bool(self._state.missing_once))
+        return Refreshed(prepared.changes, prepared.snapshot.taken_at, any_missing=bool(self._state.missing_once))
 
-    def _plan(self, refresh: Refresh) -> tuple[tuple[Query, ...], list[frozenset[str]], bool]:
+    def _plan_read(self, refresh: Refresh) -> tuple[tuple[Query, ...], list[frozenset[str]], bool]:
         """Return how to read what *refresh* covers: queries, names that belong together, and whether to decrypt all."""
         scope, parameters = refresh.scope, self.snapshot.parameters
         groups = [frozenset(asked_name(parameters[key]) for key in keys if key in parameters) for keys in self.groups]
@@ -185,21 +185,21 @@ class Publisher:
         same = (state.parameters, state.missing_once) == (before.parameters, before.missing_once)
         if before.parameters and same and not self.shadowed:
             snapshot = self.snapshot._retaken(taken_at)
-            return _Prepared(state=state, polls=self._polls, snapshot=snapshot, missing=self._missing)
+            return _Prepared(state=state, polls=self._polls, snapshot=snapshot, absent_names=self._absent_names)
         parameters = self.spec.arrange(state, self.region)
         snapshot = Snapshot(parameters, taken_at)
         edit = None
         if self._environ is not None:
             encoding = sys.getfilesystemencoding() if self._environ is os.environ else "utf-8"
-            check(parameters, self.snapshot.parameters, protected=self.spec.protected, encoding=encoding)
-            edit = plan(snapshot, self._owned, self._environ, override=self._override)
+            check_variables(parameters, self.snapshot.parameters, protected=self.spec.protected, encoding=encoding)
+            edit = plan_edit(snapshot, self._owned, self._environ, override=self._override)
         return _Prepared(
             state=state,
             polls=self.spec.polls(state),
             snapshot=snapshot,
             changes=diff(self.snapshot, snapshot),
             edit=edit,
-            missing=self.spec.missing(state),
+            absent_names=self.spec.missing(state),
             read_by_sdk=read_by_sdk(edit) if edit and self._environ is os.environ else {},
         )
 
@@ -212,10 +212,10 @@ class Publisher:
             self._owned, self.shadowed = prepared.edit.owned, prepared.edit.shadowed
             self._log_sdk_variables(prepared.read_by_sdk)
         self._state, self._polls, self.snapshot = prepared.state, prepared.polls, prepared.snapshot
-        if prepared.missing and prepared.missing != self._missing:
+        if prepared.absent_names and prepared.absent_names != self._absent_names:
             level = logging.INFO if self.spec.optional else logging.WARNING
-            logger.log(level, "not in Parameter Store: %s", ", ".join(prepared.missing))
-        self._missing = prepared.missing
+            logger.log(level, "not in Parameter Store: %s", ", ".join(prepared.absent_names))
+        self._absent_names = prepared.absent_names
 
     def _log_sdk_variables(self, variables: Mapping[str, tuple[str, ...]]) -> None:
         for verb, names in variables.items():
@@ -258,7 +258,7 @@ class Publisher:
 
 async def _apply(edit: Edit, environ: MutableMapping[str, str]) -> str | None:
     """Carry out *edit* in slices, between which other tasks run; return what was wrong."""
-    slices = apply(edit, environ)
+    slices = apply_edit(edit, environ)
     try:
         while True:
             next(slices)

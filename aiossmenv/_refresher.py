@@ -23,7 +23,7 @@ from aiossmenv._ssm.reader import ReadStats
 
 logger = logging.getLogger("aiossmenv")
 
-# Of the time that a caller of `ensure_fresh()` waits, the read takes this part: then its own error says what is wrong.
+# The deadline of the read is this part of the deadline of `ensure_fresh()`, so that the read's own error comes first.
 _READ_PART = 0.9
 
 # Everything, in one way or another, or some keys.
@@ -35,9 +35,9 @@ class Refresh:
     """
     One refresh.
 
-    *deadline*: seconds for its read, `None` for those of the source. *until_listing*: seconds until the listing that is
-    planned after it, `None` if none is. *suspended*: seconds for which the process was, since the refresh before.
-    *sequence*: its number, from the moment in which its requests are sent; before that it is newer than any question.
+    *deadline*: seconds for its read; `None`: the source's own deadline. *until_listing*: seconds until the listing that
+    is planned after it, `None` if none is. *suspended*: seconds that the process was suspended since the previous
+    refresh. *sequence*: its number; infinite until its requests are sent, so that any caller may still join it.
     """
 
     scope: Scope
@@ -57,11 +57,11 @@ class Refresh:
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """What a refresh led to: *changes*, when it was *taken_at*, and whether something was *missing* in it."""
+    """What a refresh led to: *changes*, when it was *taken_at*, and whether some parameters were missing in it."""
 
     changes: tuple[Change, ...]
     taken_at: datetime
-    missing: bool = False
+    any_missing: bool = False
 
 
 class Source(Protocol):
@@ -88,17 +88,19 @@ class Source(Protocol):
         """Forget callbacks under way, which are of the parent process or of another event loop."""
 
     async def release(self) -> None:
-        """Let go of what refreshes need, and end the readers of changes."""
+        """Release what refreshes need, and end the readers of changes."""
 
 
 class Refresher:
     """Refreshes one *source*; *background*: whether it does so by itself, as *schedule* says."""
 
-    def __init__(self, source: Source, schedule: Schedule, clock: Clock, *, background: bool, guarded: bool) -> None:
+    def __init__(
+        self, source: Source, schedule: Schedule, clock: Clock, *, background: bool, needs_check: bool
+    ) -> None:
         self.home = Home()
         self.closed = False
-        # One flag for all reasons to look at each read, so that a read costs no more than a lookup.
-        self.guarded = self._limits_age = guarded
+        # Whether each lookup in the Env must call `check()`; one flag, so that a lookup stays fast without it.
+        self.needs_check = needs_check
         self.pid = process.id
         self._source = source
         self._schedule = schedule
@@ -139,14 +141,15 @@ class Refresher:
 
     async def refresh(self, keys: frozenset[str], min_gap: float) -> tuple[Change, ...]:
         """Refresh *keys*, or everything; at the soonest *min_gap* seconds after the last refresh began."""
-        self.arrive()
+        self.use_running_loop()
         asked = self._last_sequence
         gap = self._began + min_gap - self.clock.now()
         if gap > 0:
             await self.clock.sleep(gap)
             self.refuse_closed()
-        # After the wait, in which a key may have gone. A poll puts off nothing, or one that is frequent would for ever.
+        # Only after the wait, because a key may be removed during it.
         scope: Scope = keys if keys and self._source.has(keys) else "list"
+        # A poll covers no listing, else frequent polls would delay this listing for ever.
         if any(done.sequence > asked and done.covers(scope) for done in self._done.values()):
             return ()
         return (await self._join_or_start(Refresh(scope), asked)).changes
@@ -161,7 +164,7 @@ class Refresher:
         now = self._now()
         if self._schedule.status(now).age < max_age:
             return ()
-        self.arrive()
+        self.use_running_loop()
         changes: tuple[Change, ...] = ()
         if not self._schedule.retry_left(now):
             changes = await self._try(self._schedule.next_kind(now), deadline)
@@ -171,7 +174,7 @@ class Refresher:
     async def aclose(self, *, in_callback: bool) -> None:
         """End the refreshes, and release the source; *in_callback*: whether a callback of the source asks for it."""
         if self._is_inherited():
-            return  # what runs in the parent never ends here
+            return  # its tasks run in the parent process
         if self.home.moved(self._source):
             self._leave_loop()
         first, self.closed = not self.closed, True
@@ -179,7 +182,7 @@ class Refresher:
             self._closing = asyncio.create_task(self._close(), name="aiossmenv close")
         # A second closer that is a callback must not wait: the closing waits for the callback.
         if self._closing and not self._closing.done() and (first or not in_callback):
-            # A closer that is cancelled leaves the closing to go on, and to be waited for by the next.
+            # Shielded: if this caller is cancelled, closing continues, and the next caller waits for it.
             await asyncio.shield(self._closing)
 
     def warn_unclosed(self) -> None:
@@ -192,7 +195,7 @@ class Refresher:
                 stacklevel=3,
             )
 
-    def arrive(self) -> None:
+    def use_running_loop(self) -> None:
         """Refuse what cannot be refreshed any more, or not here; else make the running loop the home."""
         self.refuse_closed()
         if self.home.moved(self._source):
@@ -200,16 +203,16 @@ class Refresher:
 
     def refuse_closed(self) -> None:
         """Raise where no refresh is possible any more."""
-        self.refuse_left()
+        self.refuse_if_abandoned()
         if self.closed:
             raise RuntimeError("this Env is closed")
 
     def refuse_elsewhere(self) -> None:
         """Raise where nothing refreshes this any more, or where it is in use in another thread."""
-        self.refuse_left()
+        self.refuse_if_abandoned()
         self.home.refuse_other_thread(self._source)
 
-    def refuse_left(self) -> None:
+    def refuse_if_abandoned(self) -> None:
         """Raise `StaleEnv` in a child process, and after the loop of the refreshes has ended."""
         if not self._task:
             return
@@ -229,8 +232,8 @@ class Refresher:
 
     def check(self) -> None:
         """Raise `StaleEnv` where the values are too old, or where nothing refreshes them any more."""
-        self.refuse_left()
-        if self._limits_age and self._schedule.too_stale(self._now()):
+        self.refuse_if_abandoned()
+        if self._schedule.too_stale(self._now()):
             status = self.status
             raise StaleEnv(
                 f"the values are {status.age:.0f} s old",
@@ -246,7 +249,7 @@ class Refresher:
         raise StaleEnv(f"this Env {text}", path=self._source.where, region=self._source.region, remedy=remedy)
 
     async def _join_or_start(self, mine: Refresh, asked: float = -math.inf) -> Refreshed:
-        """Join a refresh that covers *mine* and was or will be sent after the question, or start *mine*."""
+        """Join a refresh that covers *mine* and sends its requests after *asked*, or start *mine*."""
         fitting = (other for other in self._refreshes if other.sequence > asked and other.covers(mine.scope))
         return await self._refreshes.do(next(fitting, mine), lambda: self._refresh(mine))
 
@@ -312,7 +315,7 @@ class Refresher:
                 now=self.clock.now(),
                 wall=refreshed.taken_at,
                 changes=len(refreshed.changes),
-                missing=refreshed.missing,
+                missing=refreshed.any_missing,
             )
         self._source.deliver(refreshed.changes)
         return refreshed
@@ -346,8 +349,9 @@ class Refresher:
         except asyncio.CancelledError:
             # Not raised: its traceback would keep the Env from being reported when the last reference to it goes.
             if not self.closed:
-                # Cancelled from outside: the loop is going down. A block around the Env may still be about to close it.
-                self.guarded = True
+                # Cancelled from outside, because the loop ends. It is not closed: an `async with` block may still close
+                # it. From now on nothing refreshes the values, so each lookup must check that.
+                self.needs_check = True
                 await self._release()
         finally:
             if self._sleep:

@@ -4,7 +4,7 @@ A resource that follows its keys.
 A *generation* is what was built from one set of values. Exactly one is current; entering takes a lease on it. A
 supervisor task builds the first one and, when the values change, the next one, and proves it with a probe. Then it
 becomes current by one assignment. The old one retires: it is disposed of when its last lease ends, or after
-`drain_timeout`. A build that fails changes nothing: the old generation goes on, and the keys are read again.
+`drain_timeout`. A build that fails changes nothing: the old generation serves, and the keys are read again.
 
 A rejected login means that the credentials may have changed. It makes the supervisor refresh the keys, and entering is
 tried again: on a newer generation at once, else with full jitter, until `retry_deadline`. A body is never tried again.
@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar, overload
 from weakref import WeakSet
 
-from aiossmenv._concurrency import Backoff, Clock, LoopClock
+from aiossmenv._concurrency import Backoff, Clock, Home, LoopClock
 from aiossmenv._errors import RotationFailed
 from aiossmenv._generations import Generation, Generations, Values
 from aiossmenv._redaction import describe, without_frames
@@ -168,14 +168,13 @@ class Rotating(Generic[T]):
         self._last_error: str | None = None
         self._first_error: Exception | None = None
         self._tried: Mapping[str, str] = {}
-        # Values that were tried and did not work, and the newest ones that did, if only for a part of a build.
+        # Values from which nothing could be built, and the newest that logged in, even if their build failed later.
         self._unusable: Mapping[str, str] | None = None
-        self._worked: Mapping[str, str] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = 0
+        self._logged_in: Mapping[str, str] | None = None
+        self._home = Home()
         self._changed = asyncio.Event()
         self._credentials_rejected = False
-        self._wake = asyncio.Event()  # changed or suspect
+        self._wake = asyncio.Event()  # the keys changed, or a login was rejected
         self._swapped: asyncio.Future[None] | None = None
         self._subscriptions = ExitStack()
         self._supervisor: asyncio.Task[None] | None = None
@@ -239,7 +238,7 @@ class Rotating(Generic[T]):
 
     async def aclose(self) -> None:
         """Let leases end, for at most `drain_timeout` seconds, and dispose of everything; idempotent."""
-        if self._pid not in {0, os.getpid()}:
+        if self._home.is_forked():
             return  # the sockets are the parent's
         if self._closing is None:
             self._check_place()
@@ -250,21 +249,21 @@ class Rotating(Generic[T]):
             self._retire(self._generations.close())
             self._announce_swap()
             self._closing = asyncio.create_task(self._close(), name="aiossmenv close")
-        # A closer that is cancelled leaves the closing to go on, and to be waited for by the next.
+        # Shielded: if this caller is cancelled, closing continues, and the next caller waits for it.
         await asyncio.shield(self._closing)
         await self._background_done()
 
     async def __aenter__(self) -> Self:
         if self._supervisor or self._state != "NEW":
             raise RotationFailed(f"{self!r} was entered before", remedy="Make a new one.")
-        self._loop, self._pid = asyncio.get_running_loop(), os.getpid()
+        self._home.moved(self)
         _open.add(self)
         self._subscriptions.callback(self._env.on_change(self._on_change, *self._keys))
         self._subscriptions.callback(self._env.group(*self._keys))
         swapped = self._swapped = asyncio.get_running_loop().create_future()
         self._supervisor = asyncio.create_task(self._supervise(), name="aiossmenv supervisor")
         try:
-            await self._pause(self._start_deadline, swapped, self._supervisor)
+            await self._wait_for_any(self._start_deadline, swapped, self._supervisor)
         except BaseException:
             await self.aclose()
             raise
@@ -286,12 +285,12 @@ class Rotating(Generic[T]):
 
     def _check_place(self) -> None:
         """Raise where this cannot work: in a forked child, where sockets are the parent's, and on another loop."""
-        if self._pid not in {0, os.getpid()}:
+        if self._home.is_forked():
             raise RotationFailed(
                 f"{self!r} was opened before a fork, and its connections belong to the parent process",
                 remedy="Open one in each worker: in the app's lifespan, gunicorn's post_fork, or its own function.",
             )
-        if self._loop not in {None, asyncio.get_running_loop()}:
+        if self._home.is_elsewhere():
             raise RotationFailed(
                 f"{self!r} was opened on another event loop, and works on no other",
                 remedy="Make and open a new one in each asyncio.run().",
@@ -301,7 +300,8 @@ class Rotating(Generic[T]):
         """
         Return whether *resource* may log in again: its credentials are not known to be old.
 
-        They are when it was replaced, and when newer values were read, unless these were tried and do not work.
+        They are known to be old when the resource was replaced, and when newer values were read: unless these were
+        tried, and neither worked nor logged in.
         """
         current = self._generations.current
         if current is None or current.resource is not resource:
@@ -310,8 +310,8 @@ class Rotating(Generic[T]):
             newest = self._values()
         except RotationFailed:
             return True  # a key is gone for now
-        # If newer ones have logged in, even in a build that failed later, these are void.
-        is_superseded = self._worked not in (None, current.values)
+        # If newer values have logged in, the current ones are old, even if that build failed later.
+        is_superseded = self._logged_in not in (None, current.values)
         return newest == current.values or (newest == self._unusable and not is_superseded)
 
     async def _enter(self, enter: Callable[[T], AbstractAsyncContextManager[R]], stack: AsyncExitStack) -> R:
@@ -331,12 +331,13 @@ class Rotating(Generic[T]):
                 self._generations.release(generation)
                 kind = self._kind_of(error)
                 self._auth_failures += kind == "auth_failed"
-                # A rejected login waits for new credentials, so it backs off faster: each try may block the account.
+                # A rejected login waits for new credentials, so it starts at the third step of the backoff: a try may
+                # block the account.
                 failures += 3 if kind == "auth_failed" and not failures else 1
                 delay = self._entry_backoff.delay_within(failures, self._random(), deadline - self._clock.now())
                 if isinstance(error, Exception) and self._generations.current not in {None, generation}:
-                    # It was replaced meanwhile, which may be why this failed. Past the deadline the newer one is still
-                    # entered if that needs no wait.
+                    # It was replaced meanwhile, which may be why this failed. The newer one gets a try even past the
+                    # deadline, with a timeout of 0: it succeeds only if entering does not wait.
                     last.keep(error)
                     continue
                 if kind is None or (delay is None and not isinstance(error, TimeoutError | Superseded)):
@@ -354,7 +355,7 @@ class Rotating(Generic[T]):
                 if kind == "auth_failed":
                     self._credentials_rejected = True
                     self._wake.set()
-                await self._pause(delay, swapped)
+                await self._wait_for_any(delay, swapped)
 
     def _on_change(self, _: object) -> None:
         self._changed.set()
@@ -381,23 +382,23 @@ class Rotating(Generic[T]):
     async def _run(self) -> None:
         """Build what is new, and refresh what was rejected; return if the first build cannot succeed."""
         tried: Mapping[str, str] | None = None
-        again, attempts, requested_at = 0.0, 0, 0.0
+        rebuild_at, attempts, requested_at = 0.0, 0, 0.0
         while True:
             self._changed.clear()
             self._wake.clear()
             try:
-                before, tried = tried, None
+                previous, tried = tried, None
                 values = tried = self._tried = self._values()
-                if values != before:
-                    # What failed before is not held against values that are new, or whole again.
-                    again, attempts, self._failures = 0.0, 0, 0
+                if values != previous:
+                    # Failures of other values say nothing about these.
+                    rebuild_at, attempts, self._failures = 0.0, 0, 0
                 current = self._generations.current
                 if current and values == current.values:
                     self._ready()
                     if not self._credentials_rejected:
                         await self._wake.wait()
                         continue
-                elif self._clock.now() >= again:
+                elif self._clock.now() >= rebuild_at:
                     await self._build(values)
                     attempts = 0
                     continue
@@ -405,13 +406,13 @@ class Rotating(Generic[T]):
                 kind = self._failed(error)
                 if kind is None and not self._generations.current:
                     return
-                again = self._clock.now() + (0 if kind else _REBUILD_DELAY)
-                await self._pause(self._entry_backoff.delay(self._failures, self._random()), self._changed)
+                rebuild_at = self._clock.now() + (0 if kind else _REBUILD_DELAY)
+                await self._wait_for_any(self._entry_backoff.delay(self._failures, self._random()), self._changed)
                 if kind == "transient" and not self._credentials_rejected:
                     continue  # a refresh of the keys would not help
             if not self._changed.is_set():
-                quiet = self._state == "READY" and self._clock.now() - requested_at > 2 * self._urgent_backoff.cap
-                attempts, requested_at = 1 if quiet else attempts + 1, self._clock.now()
+                starts_over = self._state == "READY" and self._clock.now() - requested_at > 2 * self._urgent_backoff.cap
+                attempts, requested_at = 1 if starts_over else attempts + 1, self._clock.now()
                 await self._request_refresh(attempts)
 
     async def _request_refresh(self, attempts: int) -> None:
@@ -422,23 +423,23 @@ class Rotating(Generic[T]):
         wakeup = self._changed if urgent else self._wake
         self._credentials_rejected = False
         gap = backoff.ceiling(attempts)
-        asking = asyncio.create_task(self._refresh(gap), name="aiossmenv forced refresh")
+        asking = asyncio.create_task(self._refresh_keys(gap), name="aiossmenv forced refresh")
         try:
-            await self._pause(None, asking, wakeup)
+            await self._wait_for_any(None, asking, wakeup)
         finally:
             asking.cancel()
-        if asking.done() and not asking.cancelled() and asking.result():
-            await self._pause(gap, wakeup)
+        if asking.done() and not asking.cancelled() and not asking.result():
+            await self._wait_for_any(gap, wakeup)
 
-    async def _refresh(self, gap: float) -> bool:
-        """Return whether it failed."""
+    async def _refresh_keys(self, gap: float) -> bool:
+        """Let the `Env` refresh the keys; return whether it did."""
         self._refreshes += 1
         try:
             await self._env.refresh(*self._keys, min_gap=gap)
         except Exception as error:
             logger.warning("forced refresh of %s failed: %s", ", ".join(self._keys), self._describe(error))
-            return True
-        return False
+            return False
+        return True
 
     async def _build(self, values: Mapping[str, str]) -> None:
         """Make the next generation from *values* and let it serve, or raise and change nothing."""
@@ -529,7 +530,7 @@ class Rotating(Generic[T]):
             await asyncio.wait(set(self._background))
 
     async def _drain(self, generation: Generation[T]) -> None:
-        await self._pause(self._drain_timeout, generation.idle)
+        await self._wait_for_any(self._drain_timeout, generation.idle)
         if generation.leases:
             self._force_closed += generation.leases
             logger.warning(
@@ -561,7 +562,7 @@ class Rotating(Generic[T]):
     async def _bounded(self, task: "asyncio.Task[None]", seconds: float) -> None:
         """Wait for *task*, at most so many seconds, and raise what it raises."""
         try:
-            await self._pause(seconds, task)
+            await self._wait_for_any(seconds, task)
             if not task.done():
                 raise TimeoutError(f"not done within {seconds:g} s")
             if task.cancelled():
@@ -571,7 +572,7 @@ class Rotating(Generic[T]):
             # Its repr quotes its error, and that quotes user names.
             del task
 
-    async def _pause(self, seconds: float | None, *until: "asyncio.Event | asyncio.Future[Any]") -> None:
+    async def _wait_for_any(self, seconds: float | None, *until: "asyncio.Event | asyncio.Future[Any]") -> None:
         """Wait for one of *until*, at most so many seconds."""
         ours = [asyncio.create_task(event.wait()) for event in until if isinstance(event, asyncio.Event)]
         if seconds is not None:

@@ -25,7 +25,7 @@ from aiossmenv._ssm.boto_errors import (
 )
 from aiossmenv._ssm.boto_session import Pins, new_client, new_session, region_of, reopened, timestamp
 from aiossmenv._ssm.boto_surroundings import Surroundings
-from aiossmenv._ssm.faults import locate
+from aiossmenv._ssm.service_errors import locate
 from aiossmenv._ssm.transport import (
     BATCH,
     EncryptedParameter,

@@ -26,7 +26,7 @@ from aiossmenv._errors import (
     AiossmenvError,
     StoreUnavailable,
 )
-from aiossmenv._ssm.faults import (
+from aiossmenv._ssm.service_errors import (
     CONFIG_REMEDY,
     PROXY_REMEDY,
     RETRY_REMEDY,

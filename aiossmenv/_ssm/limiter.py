@@ -42,7 +42,7 @@ class AdaptiveRateLimiter:
         """How many may be in flight now."""
         return int(self._limit)
 
-    def wait(self, now: float) -> float:
+    def seconds_to_wait(self, now: float) -> float:
         """Return the seconds until one more may be sent, 0 for now; an answer that comes before may shorten them."""
         in_flight = len(self._sent)
         if in_flight >= self.limit:

@@ -28,10 +28,10 @@ from aiossmenv._errors import (
     Throttled,
 )
 from aiossmenv._naming import is_reference, split_selector
-from aiossmenv._ssm.faults import RETRY_REMEDY, InvalidNextToken, error_of_answer, locate
 from aiossmenv._ssm.limiter import AdaptiveRateLimiter
 from aiossmenv._ssm.merge import ResultMerger, Results, StoreState
 from aiossmenv._ssm.permissions import DENIED_FOR, PermissionCache, is_denial
+from aiossmenv._ssm.service_errors import RETRY_REMEDY, InvalidNextToken, error_of_answer, locate
 from aiossmenv._ssm.transport import (
     BATCH,
     FetchedParameter,
@@ -147,7 +147,7 @@ class Reader:
         # Without its traceback, whose frames hold what was fetched.
         raise failure.with_traceback(None)
 
-    async def send(self, request: Request, stats: ReadStats) -> Page | AiossmenvError:
+    async def send_once(self, request: Request, stats: ReadStats) -> Page | AiossmenvError:
         """Send one request, once, as soon as the rate limit allows; return its page, or what is wrong."""
         key = object()
         transport = self._transport = await self._wait_for_turn(key)
@@ -176,7 +176,7 @@ class Reader:
             # One request in a turn of the loop: making and signing one takes the SDK half a millisecond, and twenty of
             # them in one turn would hold the loop.
             await asyncio.sleep(0)
-            while seconds := self._limiter.wait(self.clock.now()):
+            while seconds := self._limiter.seconds_to_wait(self.clock.now()):
                 self._wakeup.clear()
                 woken = asyncio.create_task(self._wakeup.wait(), name="aiossmenv wakeup")
                 try:
@@ -360,7 +360,7 @@ class _Read:
                 first = replace(first, with_decryption=False)
             else:
                 # Its own count of failures, which a good first page does not reset: all callers share one quota.
-                await self._pause(restarts, results)
+                await self._back_off_or_raise(restarts, results)
 
     async def _walk_once(
         self, query: Query, first: GetParametersByPath, only: set[str] | None, restarts: int
@@ -371,7 +371,7 @@ class _Read:
         results, lags, tokens, request = Results(), False, set[str](), first
         while True:
             attempts = _Attempts(path=query.path, failures=restarts if request is first else 0)
-            page = await self._send(query, request, attempts)
+            page = await self._send_until_answered(query, request, attempts)
             if isinstance(page, AiossmenvError):
                 return page if isinstance(page, DecryptionFailed) else begin_again
             for item in page.parameters:
@@ -408,14 +408,14 @@ class _Read:
         attempts = _Attempts(tuple(asked))
         try:
             while asked:
-                page = await self._send(query, GetParameters(tuple(asked), with_decryption), attempts)
+                page = await self._send_until_answered(query, GetParameters(tuple(asked), with_decryption), attempts)
                 if isinstance(page, AiossmenvError):
                     await self._read_otherwise(query, asked.values(), page, with_decryption=with_decryption)
                     return
                 asked, error = self._take(page, asked)
                 if error:
                     with_decryption |= any(number != name for number, name in asked.items())
-                    await self._pause(attempts, error)
+                    await self._back_off_or_raise(attempts, error)
         except AiossmenvError as error:
             self._fail(asked.values(), error)
 
@@ -428,18 +428,18 @@ class _Read:
         try:
             while asked:
                 (number,) = asked
-                page = await self._send(query, GetParameter(number, decrypt or number != name), attempts)
+                page = await self._send_until_answered(query, GetParameter(number, decrypt or number != name), attempts)
                 if isinstance(page, ParameterNotFound):
                     if number == name:
                         return
-                    await self._pause(attempts, _late(asked))
+                    await self._back_off_or_raise(attempts, _late(asked))
                 elif isinstance(page, AiossmenvError):
                     await self._replace_denied(query, name, page, because, with_decryption=decrypt)
                     return
                 else:
                     asked, error = self._take(page, asked)
                     if error:
-                        await self._pause(attempts, error)
+                        await self._back_off_or_raise(attempts, error)
         except AiossmenvError as error:
             self._fail([name], error)
 
@@ -509,7 +509,7 @@ class _Read:
 
     # One request.
 
-    async def _send(self, query: Query, request: Request, attempts: _Attempts) -> Page | AiossmenvError:
+    async def _send_until_answered(self, query: Query, request: Request, attempts: _Attempts) -> Page | AiossmenvError:
         """
         Send a request until it is answered.
 
@@ -526,10 +526,10 @@ class _Read:
                 async with self._reader.trial_lock(operation):
                     if operation not in self._permissions.doubted:
                         continue
-                    result = await self._reader.send(request, self._stats)
+                    result = await self._reader.send_once(request, self._stats)
                     self._note(query, request, result)
             else:
-                result = await self._reader.send(request, self._stats)
+                result = await self._reader.send_once(request, self._stats)
                 self._note(query, request, result)
             if isinstance(result, Page | ParameterNotFound | InvalidNextToken):
                 break
@@ -538,7 +538,7 @@ class _Read:
                 result = denied
             if self._has_another_way(query, request, result) or (operation is GetParameter and is_denial(result)):
                 break
-            await self._pause(attempts, result)
+            await self._back_off_or_raise(attempts, result)
         self._attempts.pop(attempts, None)
         return result
 
@@ -574,7 +574,7 @@ class _Read:
             case GetParameter(name):
                 return is_denial(error) and query.may_list and not is_reference(name)
 
-    async def _pause(self, attempts: _Attempts, error: AiossmenvError) -> None:
+    async def _back_off_or_raise(self, attempts: _Attempts, error: AiossmenvError) -> None:
         """Wait before the next try, or raise *error* if there is none."""
         attempts.last_error = error
         attempts.failures += 1

@@ -256,7 +256,7 @@ class ParameterStore:
     async def _is_parameter(self, name: str, *, within: float) -> bool:
         """Return whether a parameter is called *name*; `False` too if one request, in *within* seconds, fails."""
         asking = asyncio.create_task(
-            self._reader.send(GetParameters((name,), with_decryption=False), ReadStats()), name="aiossmenv name"
+            self._reader.send_once(GetParameters((name,), with_decryption=False), ReadStats()), name="aiossmenv name"
         )
         try:
             if not await wait_for(asking, self.clock, within):

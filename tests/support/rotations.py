@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import aiomysql
 
 from aiossmenv import Change, Parameter, Snapshot, diff, load_env
-from aiossmenv.mysql import _KEYS, RotatingPool, _read
+from aiossmenv.mysql import _KEYS, _MYSQL, RotatingPool
 from embedded import MySQL, Server
 from relay import Login, Relay
 
@@ -312,7 +312,7 @@ class Rotator:
             if self._form == "keys":
                 read = {"user": values["DB_USER"], "password": values["DB_PASSWORD"]}
             else:
-                read = _read("dsn", values["DATABASE_URL"]) or {}
+                read = _MYSQL.read("dsn", values["DATABASE_URL"]) or {}
             self._read.append((time.perf_counter(), (read["user"], read["password"])))
 
         note(None)

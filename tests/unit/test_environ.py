@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aiossmenv import InvalidVariable, Parameter
-from aiossmenv._environ import PROTECTED, Edit, apply, check, plan, read_by_sdk
+from aiossmenv._environ import PROTECTED, Edit, apply_edit, check_variables, plan_edit, read_by_sdk
 
 KEYS = "ABCD"
 VARIABLES = st.dictionaries(st.sampled_from(KEYS), st.sampled_from("xy"))
@@ -37,7 +37,7 @@ class Refusing(dict[str, str]):
 
 def applied(edit: Edit, environ: MutableMapping[str, str], slice_size: int = 500) -> str | None:
     """Apply an edit to its end, and return what was wrong."""
-    slices = apply(edit, environ, slice_size)
+    slices = apply_edit(edit, environ, slice_size)
     while True:
         try:
             next(slices)
@@ -50,7 +50,7 @@ def published(
     target: Mapping[str, str], owned: Mapping[str, str], environ: MutableMapping[str, str], *, override: bool = True
 ) -> tuple[Mapping[str, str], frozenset[str]]:
     """Publish, and return what is ours and what is shadowed."""
-    edit = plan(target, owned, environ, override=override)
+    edit = plan_edit(target, owned, environ, override=override)
     assert applied(edit, environ) is None
     return edit.owned, edit.shadowed
 
@@ -78,12 +78,12 @@ def test_publishing_twice_is_publishing_once(
     target: dict[str, str], owned: dict[str, str], environ: dict[str, str], override: bool
 ) -> None:
     """Whatever others did in between: an edit applied twice, or planned anew, changes nothing more."""
-    edit = plan(target, owned, environ, override=override)
+    edit = plan_edit(target, owned, environ, override=override)
     applied(edit, environ)
     once = dict(environ)
 
     applied(edit, environ)
-    again = plan(target, edit.owned, environ, override=override)
+    again = plan_edit(target, edit.owned, environ, override=override)
 
     assert once == environ
     assert ({}, ()) == (again.assign, again.unset)
@@ -168,7 +168,7 @@ def test_our_own_variable_follows_its_parameter_without_override() -> None:
 def test_all_or_nothing(target: dict[str, str], owned: dict[str, str], before: dict[str, str], refused: str) -> None:
     """An environment that refuses one key is left exactly as it was, and the key is named."""
     environ = Refusing(before, refused)
-    edit = plan(target, owned, environ, override=True)
+    edit = plan_edit(target, owned, environ, override=True)
     assume(refused in edit.assign or refused in edit.unset)
 
     fault = applied(edit, environ)
@@ -187,7 +187,7 @@ def test_refused_to_be_put_back() -> None:
             super().__setitem__(key, value)
 
     environ = Stubborn(A="old")
-    edit = plan({"A": "new", "B": "new", "C": "new"}, {}, environ, override=True)
+    edit = plan_edit({"A": "new", "B": "new", "C": "new"}, {}, environ, override=True)
 
     assert "the environment refused 'C': OSError" == applied(edit, environ)
     assert {"A": "new"} == environ
@@ -198,11 +198,11 @@ def test_others_run_after_each_slice(
     target: dict[str, str], owned: dict[str, str], environ: dict[str, str], size: int
 ) -> None:
     """After each so many variables there is a pause, and the slices make the same of the environment as one go."""
-    edit = plan(target, owned, environ, override=True)
+    edit = plan_edit(target, owned, environ, override=True)
     at_once, in_slices = dict(environ), dict(environ)
     applied(edit, at_once)
 
-    pauses = list(apply(edit, in_slices, size))
+    pauses = list(apply_edit(edit, in_slices, size))
 
     assert (len(edit.assign) + len(edit.unset)) // size == len(pauses)
     assert at_once == in_slices
@@ -211,9 +211,9 @@ def test_others_run_after_each_slice(
 def test_a_slice_is_what_was_said() -> None:
     """At the first pause the first slice is done, and nothing of the second; by default 50 are a slice."""
     variables = {f"V{number:04}": "x" for number in range(1200)}
-    for slices, size in ((lambda e, v: apply(e, v, 7), 7), (apply, 50)):
+    for slices, size in ((lambda e, v: apply_edit(e, v, 7), 7), (apply_edit, 50)):
         environ: dict[str, str] = {}
-        going = slices(plan(variables, {}, environ, override=True), environ)
+        going = slices(plan_edit(variables, {}, environ, override=True), environ)
         next(going)
         assert list(variables)[:size] == list(environ)
         going.close()
@@ -225,7 +225,7 @@ def test_closing_early_undoes_what_was_done(
 ) -> None:
     """Whoever gives up between two slices leaves the environment exactly as it was."""
     environ = dict(before)
-    slices = apply(plan(target, owned, environ, override=True), environ, size)
+    slices = apply_edit(plan_edit(target, owned, environ, override=True), environ, size)
     for _ in range(pauses):
         if next(slices, "end") == "end":
             return
@@ -239,7 +239,7 @@ def test_closing_early_undoes_what_was_done(
 def test_what_is_thrown_in_undoes_and_passes(kind: type[BaseException]) -> None:
     """What ends the process undoes what was done, and goes on; an error does, and is returned without its text."""
     environ = {"A": "old", "B": "old"}
-    slices = apply(plan({"A": "new", "C": "new"}, environ, environ, override=True), environ, 1)
+    slices = apply_edit(plan_edit({"A": "new", "C": "new"}, environ, environ, override=True), environ, 1)
     assert [None, None] == [next(slices), next(slices)]
 
     with pytest.raises((KeyboardInterrupt, StopIteration)) as caught:
@@ -265,7 +265,7 @@ def test_undoing_leaves_what_others_wrote_alone() -> None:
 
     environ = Noting({"A": "old", "B": "old"}, "B")
 
-    applied(plan({"A": "new", "B": "new"}, {}, environ, override=True), environ)
+    applied(plan_edit({"A": "new", "B": "new"}, {}, environ, override=True), environ)
 
     assert ["A=new", "B=new", "A=old"] == written
 
@@ -273,7 +273,7 @@ def test_undoing_leaves_what_others_wrote_alone() -> None:
 def test_no_text_shows_a_value() -> None:
     """Neither the repr of an edit nor what a refusal returns has a value, whatever the environment says."""
     environ = Refusing({"A": SECRET, "B": SECRET}, "B")
-    edit = plan({"A": SECRET + "2"}, {"A": SECRET, "B": SECRET}, environ, override=True)
+    edit = plan_edit({"A": SECRET + "2"}, {"A": SECRET, "B": SECRET}, environ, override=True)
 
     assert SECRET not in repr(edit)
     assert SECRET not in str(applied(edit, environ))
@@ -282,7 +282,7 @@ def test_no_text_shows_a_value() -> None:
 def test_edit_is_frozen() -> None:
     """An edit is data, and cannot be changed."""
     with pytest.raises(dataclasses.FrozenInstanceError):
-        plan({}, {}, {}, override=True).unset = ("A",)  # type: ignore[misc]
+        plan_edit({}, {}, {}, override=True).unset = ("A",)  # type: ignore[misc]
 
 
 def made(value: str) -> Parameter:
@@ -304,7 +304,7 @@ def made(value: str) -> Parameter:
 def test_what_no_environment_can_hold_is_refused(key: str, value: str) -> None:
     """A key or value that cannot be a variable is `InvalidVariable`; it names parameter and remedy, never the value."""
     with pytest.raises(InvalidVariable) as caught:
-        check({"FINE": made("fine"), key: made(value)})
+        check_variables({"FINE": made("fine"), key: made(value)})
 
     assert "/P/odd" == caught.value.parameter
     assert caught.value.remedy
@@ -316,17 +316,17 @@ def test_what_no_environment_can_hold_is_refused(key: str, value: str) -> None:
 @pytest.mark.parametrize("value", ["", " x ", "a=b\n", "Ä😀", "\udc80"])
 def test_what_an_environment_can_hold_is_let_through(key: str, value: str) -> None:
     """Odd keys and values that a variable can have pass: bytes that are no UTF-8, line ends, no letters at all."""
-    check({key: made(value)})
+    check_variables({key: made(value)})
 
 
 def test_what_was_checked_before_is_not_checked_again() -> None:
     """A parameter that is the same object under the same key as in the last check passes; another one is looked at."""
     bad = made(f"{SECRET}\0")
 
-    check({"A": bad}, {"A": bad})
+    check_variables({"A": bad}, {"A": bad})
     for checked in ({}, {"B": bad}, {"A": made(f"{SECRET}\0")}):
         with pytest.raises(InvalidVariable):
-            check({"A": bad}, checked)
+            check_variables({"A": bad}, checked)
 
 
 @pytest.mark.parametrize(
@@ -344,11 +344,11 @@ def test_what_was_checked_before_is_not_checked_again() -> None:
 def test_keys_that_run_code_are_protected(key: str) -> None:
     """By default a key that makes a program load or run other code is refused, whatever its value."""
     with pytest.raises(InvalidVariable, match="would make programs run other code") as caught:
-        check({key: made(SECRET)}, protected=PROTECTED)
+        check_variables({key: made(SECRET)}, protected=PROTECTED)
     assert "/P/odd" == caught.value.parameter
     assert "protected=" in str(caught.value)
     assert SECRET not in str(caught.value)
-    check({key: made(SECRET)}, protected=tuple(pattern for pattern in PROTECTED if pattern[:2] != key[:2]))
+    check_variables({key: made(SECRET)}, protected=tuple(pattern for pattern in PROTECTED if pattern[:2] != key[:2]))
 
 
 @pytest.mark.parametrize(
@@ -381,15 +381,15 @@ def test_keys_that_run_code_are_protected(key: str) -> None:
 )
 def test_other_keys_are_not_protected(key: str) -> None:
     """A key that only looks like one of them, and one in another case, which means nothing on POSIX, is let through."""
-    check({key: made(SECRET)}, protected=PROTECTED)
+    check_variables({key: made(SECRET)}, protected=PROTECTED)
 
 
 def test_a_list_of_ones_own() -> None:
     """Names and patterns of one's own take the place of the default; none protect nothing."""
-    check({"PATH": made("x")}, protected=("APP_*",))
-    check({"PATH": made("x")})
+    check_variables({"PATH": made("x")}, protected=("APP_*",))
+    check_variables({"PATH": made("x")})
     with pytest.raises(InvalidVariable, match="'APP_X'"):
-        check({"APP_X": made("x")}, protected=("APP_*",))
+        check_variables({"APP_X": made("x")}, protected=("APP_*",))
 
 
 def test_all_faults_are_reported_at_once() -> None:
@@ -407,7 +407,7 @@ def test_all_faults_are_reported_at_once() -> None:
         )
     }
     with pytest.raises(InvalidVariable) as caught:
-        check(named, protected=PROTECTED)
+        check_variables(named, protected=PROTECTED)
     assert "/P/a, /P/ld, /P/path, /P/z" == caught.value.parameter
     text = str(caught.value)
     places = [text.index(f"{key!r} of /P/") for key in ("A", "LD_X", "PATH", "Z\0")]
@@ -416,16 +416,16 @@ def test_all_faults_are_reported_at_once() -> None:
     assert text.count("Correct it") == text.count("Rename it") == 1
 
     with pytest.raises(InvalidVariable) as caught:
-        check(named, {"PATH": named["PATH"]}, protected=PROTECTED)
+        check_variables(named, {"PATH": named["PATH"]}, protected=PROTECTED)
     assert "/P/a, /P/ld, /P/z" == caught.value.parameter
 
 
 @pytest.mark.parametrize(("key", "value"), [("A", "grün"), ("Ä", "x")])
 def test_what_a_locale_does_not_have(key: str, value: str) -> None:
     """Where the encoding of the locale lacks a character, the parameter, the encoding and the remedy are named."""
-    check({key: made(value)})
+    check_variables({key: made(value)})
     with pytest.raises(InvalidVariable, match="encoding, ascii, does not have.*PYTHONUTF8=1") as caught:
-        check({key: made(value)}, encoding="ascii")
+        check_variables({key: made(value)}, encoding="ascii")
     assert "/P/odd" == caught.value.parameter
     assert "grün" not in str(caught.value)
 
@@ -436,6 +436,6 @@ def test_variables_that_the_sdk_reads() -> None:
     others = ["DB_URL", "MY_AWS_REGION", "PROXY", "APP_REGION"]
     target, owned = dict.fromkeys([*reversed(read), *others], "x"), {"AWS_ROLE_ARN": "x", "X": "x"}
 
-    edit = plan(target, owned, dict(owned), override=True)
+    edit = plan_edit(target, owned, dict(owned), override=True)
 
     assert {"sets": tuple(read), "unsets": ("AWS_ROLE_ARN",)} == read_by_sdk(edit)

@@ -19,7 +19,7 @@ def ask(
 ) -> float:
     """Send one request as soon as may be, and answer it; returns when."""
     request = object()
-    now += pace.wait(now)
+    now += pace.seconds_to_wait(now)
     pace.sent(request, now)
     pace.answered(request, now + took, outcome)
     return now + took
@@ -57,7 +57,7 @@ def quota(
     now, last, tokens, good, throttled, sent = 0.0, 0.0, burst * filled, list[float](), 0, 0
     left, under_way, turn = requests, list[tuple[float, int, bool]](), itertools.count()
     while len(good) < requests:
-        wait = pace.wait(now)
+        wait = pace.seconds_to_wait(now)
         if left and not wait:
             tokens = min(burst, tokens + (now - last) * (rate if now < more[0] else more[1]))
             last = now
@@ -86,13 +86,13 @@ def test_most_are_under_way_at_first() -> None:
     pace = AdaptiveRateLimiter(3)
 
     for number in range(3):
-        assert 0.0 == pace.wait(0.0)
+        assert 0.0 == pace.seconds_to_wait(0.0)
         pace.sent(number, 0.0)
 
     assert 3 == pace.limit
-    assert 0 < pace.wait(0.0) <= 1
+    assert 0 < pace.seconds_to_wait(0.0) <= 1
     pace.answered(0, 0.1, "good")
-    assert 0.0 == pace.wait(0.1)
+    assert 0.0 == pace.seconds_to_wait(0.1)
 
 
 def test_few_are_under_way_when_the_default_quota_may_end() -> None:
@@ -101,7 +101,7 @@ def test_few_are_under_way_when_the_default_quota_may_end() -> None:
     """
     pace, widest = AdaptiveRateLimiter(20), dict[int, int]()
     for sent in range(100):
-        while not pace.wait(0.0):
+        while not pace.seconds_to_wait(0.0):
             pace.sent(object(), 0.0)
         widest[sent] = len(pace._sent)
         pace.answered(next(iter(pace._sent)), 0.0, "good")
@@ -110,7 +110,7 @@ def test_few_are_under_way_when_the_default_quota_may_end() -> None:
     assert 8 == widest[39]
     # A second later the account may send as much again.
     pace.forget(next(iter(pace._sent)))
-    assert 0.0 == pace.wait(1.0)
+    assert 0.0 == pace.seconds_to_wait(1.0)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_where_the_default_quota_may_end(good: int, now: float, waits: bool) -> 
     for number in range(9):
         pace.sent(f"under way {number}", 0.0)
 
-    assert waits == (pace.wait(now) > 0)
+    assert waits == (pace.seconds_to_wait(now) > 0)
 
 
 def test_intervals_are_a_second_at_most() -> None:
@@ -136,7 +136,7 @@ def test_intervals_are_a_second_at_most() -> None:
     for _ in range(100):
         now = ask(pace, now, "throttled")
 
-    assert 1.0 == pytest.approx(pace.wait(now))
+    assert 1.0 == pytest.approx(pace.seconds_to_wait(now))
 
 
 def test_a_thousand_parameters_under_the_default_quota() -> None:
@@ -153,9 +153,9 @@ def test_forgotten_requests_leave_room() -> None:
     pace.sent("a", 0.0)
 
     pace.forget("b")
-    assert 0 < pace.wait(0.0)
+    assert 0 < pace.seconds_to_wait(0.0)
     pace.forget("a")
-    assert 0.0 == pace.wait(0.0)
+    assert 0.0 == pace.seconds_to_wait(0.0)
 
 
 def test_throttling_halves_the_width_once() -> None:
@@ -205,12 +205,12 @@ def test_other_failures_say_nothing_of_the_pace() -> None:
 
     now = ask(pace, 0.0, "failed")
 
-    assert (4, 0.0) == (pace.limit, pace.wait(now))
+    assert (4, 0.0) == (pace.limit, pace.seconds_to_wait(now))
     now = ask(pace, now, "throttled")
     assert 2 == pace.limit
-    wait = pace.wait(now)
+    wait = pace.seconds_to_wait(now)
     pace.answered("unsent", now, "failed")
-    assert (2, wait) == (pace.limit, pace.wait(now))
+    assert (2, wait) == (pace.limit, pace.seconds_to_wait(now))
 
 
 @given(st.integers(1, 20), st.lists(st.tuples(st.sampled_from(["good", "throttled", "failed"]), st.floats(0, 2))))
@@ -223,7 +223,7 @@ def test_width_stays_in_its_bounds(
     for outcome, seconds in outcomes:
         now = ask(pace, now, outcome, seconds)
         assert 1 <= pace.limit <= most
-        assert 0.0 <= pace.wait(now) <= 1.0 + 1e-9
+        assert 0.0 <= pace.seconds_to_wait(now) <= 1.0 + 1e-9
 
 
 # --- Interval
@@ -238,9 +238,9 @@ def test_interval_after_throttling_follows_the_rate_that_went_well() -> None:
     now = ask(pace, now, "throttled")
 
     # 50 a second went well, and 49 of them in the second before.
-    assert 1 / (49 * 0.8) == pytest.approx(pace.wait(now), rel=0.03)
+    assert 1 / (49 * 0.8) == pytest.approx(pace.seconds_to_wait(now), rel=0.03)
     pace.sent("one", now + 1.0)
-    assert 1 / (49 * 0.8) == pytest.approx(pace.wait(now + 1.0), rel=0.03)
+    assert 1 / (49 * 0.8) == pytest.approx(pace.seconds_to_wait(now + 1.0), rel=0.03)
 
 
 def test_interval_is_shortened_by_good_answers_until_there_is_none() -> None:
@@ -253,7 +253,7 @@ def test_interval_is_shortened_by_good_answers_until_there_is_none() -> None:
     waits = []
     for _ in range(1000):
         now = ask(pace, now, "good", 0.0)
-        waits.append(pace.wait(now))
+        waits.append(pace.seconds_to_wait(now))
 
     assert sorted(waits, reverse=True) == waits
     assert 0.0 < waits[0]
@@ -265,9 +265,9 @@ def test_unused_time_is_not_saved_up() -> None:
     pace = AdaptiveRateLimiter(4)
     now = ask(pace, 0.0, "throttled") + 100.0
 
-    assert 0.0 == pace.wait(now)
+    assert 0.0 == pace.seconds_to_wait(now)
     pace.sent("a", now)
-    assert 0.0 < pace.wait(now)
+    assert 0.0 < pace.seconds_to_wait(now)
 
 
 # --- An account's quota

@@ -361,7 +361,7 @@ async def test_errors_of_a_transport_are_translated(store: Simulated) -> None:
         async def aclose(self) -> None:
             return
 
-    error = await reader_of(store, Absent()).send(GetParameter("/P/X"), ReadStats())
+    error = await reader_of(store, Absent()).send_once(GetParameter("/P/X"), ReadStats())
 
     assert isinstance(error, ParameterNotFound)
     assert ("/P/X", "eu-central-1") == (error.parameter, error.region)

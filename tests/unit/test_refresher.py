@@ -89,7 +89,7 @@ def refresher_of(source: Source, *, ttl: float | None = None, max_stale: float |
         max_stale=max_stale,
         random=source.rng.random,
     )
-    return Refresher(source, schedule, source.clock, background=ttl is not None, guarded=max_stale is not None)
+    return Refresher(source, schedule, source.clock, background=ttl is not None, needs_check=max_stale is not None)
 
 
 def play(scenario: Callable[[], Awaitable[None]]) -> None:

@@ -176,7 +176,7 @@ async def test_what_is_left_open(memory: MemoryStore) -> None:
 
 async def sealed(memory: MemoryStore, name: str) -> EncryptedParameter:
     """Read without decryption."""
-    answer = await memory._reader.send(GetParameter(name, with_decryption=False), ReadStats())
+    answer = await memory._reader.send_once(GetParameter(name, with_decryption=False), ReadStats())
     assert isinstance(answer, Page)
     (item,) = answer.parameters
     assert isinstance(item, EncryptedParameter)
@@ -220,7 +220,7 @@ async def test_secrets(memory: MemoryStore, clock: ManualClock) -> None:
 
     assert ("a", 0, "b", 0) == (first.value, first.version, second.value, second.version)
     assert "" != first.version_id != second.version_id != ""
-    answer = await memory._reader.send(GetParameters((REFERENCE,), with_decryption=False), ReadStats())
+    answer = await memory._reader.send_once(GetParameters((REFERENCE,), with_decryption=False), ReadStats())
     assert Page((), invalid_parameters=(REFERENCE,)) == answer
 
 

@@ -163,7 +163,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 async def ask(backend: Backend, request: Request) -> Page:
     """Send one request, through what every read goes through."""
-    answer = await backend.store._reader.send(request, ReadStats())
+    answer = await backend.store._reader.send_once(request, ReadStats())
     if isinstance(answer, AiossmenvError):
         raise answer
     return answer

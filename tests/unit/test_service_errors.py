@@ -15,7 +15,7 @@ from aiossmenv import (
     StoreUnavailable,
     Throttled,
 )
-from aiossmenv._ssm.faults import InvalidNextToken, error_of_answer
+from aiossmenv._ssm.service_errors import InvalidNextToken, error_of_answer
 from aiossmenv._ssm.transport import GetParameter, GetParameters, GetParametersByPath, Request
 
 BY_PATH = GetParametersByPath("/FAKEBOOK/TEST", recursive=True)
