@@ -125,4 +125,4 @@ async def test_demo(options: list[str]) -> None:
     assert "0" == summary["failed queries"]
     assert 8 == int(summary["rotations"])
     assert 9 <= int(summary["pool generations"])
-    assert 1000 < int(summary["queries"].replace(",", ""))
+    assert 100 < int(summary["queries"].replace(",", ""))
