@@ -6,7 +6,6 @@ A subclass of aiomysql's connection and a pool, which uses private names of aiom
 
 import asyncio
 import os
-import select
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -20,6 +19,7 @@ from pymysql.constants import CLIENT
 from aiossmenv._concurrency import Clock
 from aiossmenv._errors import RotationFailed
 from aiossmenv._rotating import Superseded
+from aiossmenv._sockets import is_readable
 
 # Codes with which a server refuses to write: --read-only, --super-read-only and --innodb-read-only, Aurora's readers
 # too.
@@ -104,7 +104,7 @@ class Connection(aiomysql.Connection):  # type: ignore[misc] # untyped base
             return True
         # An idle server says nothing, so anything to read is the end, or the error that MySQL sends before the end. The
         # socket is asked itself: the event loop may not have run since.
-        return _is_readable(self._writer.transport.get_extra_info("socket").fileno())
+        return is_readable(self._writer.transport.get_extra_info("socket").fileno())
 
     def _needs_reset(self) -> bool:
         mode = self._autocommit_at_first
@@ -316,13 +316,3 @@ def _reported_changes(answer: bytes) -> Iterator[int]:
         yield answer[at]
         length, at = length_at(at + 1)
         at += length
-
-
-def _is_readable(descriptor: int) -> bool:
-    if descriptor < 0:
-        return True
-    if not hasattr(select, "poll"):  # pragma: no cover - Windows, where select() has no limit on descriptors
-        return bool(select.select([descriptor], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))

@@ -26,14 +26,17 @@ def describe(error: BaseException, values: Iterable[str]) -> str:
     """
     Name an error: ours by their text, which holds no value, and others by their type.
 
-    An error with a number is a driver's or the system's: the number says what it is, and the text quotes user names or
-    addresses. Any other gives its text too, unless that holds a part of one of *values*.
+    An error with a number, or a SQLSTATE, is a driver's or the system's: that says what it is, and the text quotes user
+    names or addresses. Any other gives its text too, unless that holds a part of one of *values*.
     """
     if isinstance(error, RotationFailed):
         return str(error.args[0])
     name = type(error).__name__
     if error.args and isinstance(error.args[0], int):
         return f"{name} {error.args[0]}"
+    state = getattr(error, "sqlstate", None)
+    if isinstance(state, str):
+        return f"{name} {state}"
     try:
         text = " ".join(str(error).split())[:300]
     except Exception:

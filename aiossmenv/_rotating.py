@@ -174,6 +174,8 @@ class Rotating(Generic[T]):
         self._home = Home()
         self._changed = asyncio.Event()
         self._credentials_rejected = False
+        # Values of a rejected login, until a refresh has said whether they are the newest.
+        self._rejected: Mapping[str, str] | None = None
         self._wake = asyncio.Event()  # the keys changed, or a login was rejected
         self._swapped: asyncio.Future[None] | None = None
         self._subscriptions = ExitStack()
@@ -296,15 +298,21 @@ class Rotating(Generic[T]):
                 remedy="Make and open a new one in each asyncio.run().",
             )
 
+    def _is_current(self, resource: object) -> bool:
+        """Return whether *resource* is that of the current generation."""
+        current = self._generations.current
+        return current is not None and current.resource is resource
+
     def _may_log_in(self, resource: T) -> bool:
         """
         Return whether *resource* may log in again: its credentials are not known to be old.
 
         They are known to be old when the resource was replaced, and when newer values were read: unless these were
-        tried, and neither worked nor logged in.
+        tried, and neither worked nor logged in. After a rejected login a refresh comes first, so that many tasks do not
+        have the same credentials rejected, which may block the account.
         """
         current = self._generations.current
-        if current is None or current.resource is not resource:
+        if current is None or current.resource is not resource or current.values == self._rejected:
             return False
         try:
             newest = self._values()
@@ -353,7 +361,7 @@ class Rotating(Generic[T]):
                 return entered
             if self._generations.current is generation:
                 if kind == "auth_failed":
-                    self._credentials_rejected = True
+                    self._credentials_rejected, self._rejected = True, generation.values
                     self._wake.set()
                 await self._wait_for_any(delay, swapped)
 
@@ -428,6 +436,7 @@ class Rotating(Generic[T]):
             await self._wait_for_any(None, asking, wakeup)
         finally:
             asking.cancel()
+            self._rejected = None
         if asking.done() and not asking.cancelled() and not asking.result():
             await self._wait_for_any(gap, wakeup)
 

@@ -65,9 +65,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from types import TracebackType
 from typing import Any, Self
 
-from aiossmenv._connect_options import Database
+from aiossmenv._databases import MYSQL
 from aiossmenv._errors import RotationFailed
-from aiossmenv._rotating import ErrorKind, Rotating, RotatingStatus, Source, State
+from aiossmenv._rotating import Rotating, RotatingStatus, Source, State
 
 try:
     import aiomysql
@@ -76,17 +76,6 @@ try:
 except ImportError as error:  # pragma: no cover - a test runs this in an interpreter that has no aiomysql
     raise ImportError("aiossmenv.mysql needs aiomysql: pip install 'aiossmenv[mysql]'") from error
 
-# Codes that mean: these credentials, or what they may do, are not valid (any more, or yet). 3118 is MySQL's 4151.
-_REFUSED = frozenset({1044, 1045, 1698, 1820, 1862, 3118, 4151})
-# Codes that mean: not now. 4150 and 3955 are not here: the account is blocked because of too many bad logins.
-_TRANSIENT = frozenset({1040, 1053, 1203, 1226, 2003, 2006, 2013})
-_MYSQL = Database(
-    name="MySQL",
-    schemes=frozenset({"mysql", "mariadb"}),
-    engines=frozenset({"mysql", "mariadb", "aurora", "aurora-mysql"}),
-    example="mysql://user:password@host:3306/db?charset=utf8mb4",
-    query=frozenset({"charset"}),
-)
 _KEYS: Mapping[str, str] = {"host": "DB_URL", "user": "DB_USER", "password": "DB_PASSWORD"}
 
 
@@ -152,7 +141,7 @@ class RotatingPool:
             self._create,
             self._probe,
             Pool.close,
-            classify=_classify,
+            classify=MYSQL.classify,
             start_deadline=start_deadline,
             build_timeout=build_timeout,
             drain_timeout=drain_timeout,
@@ -281,7 +270,7 @@ class RotatingPool:
                 break
 
     def _connect_options(self, values: Mapping[str, str]) -> dict[str, Any]:
-        read = _MYSQL.connect_options(self._keys, values)
+        read = MYSQL.connect_options(self._keys, values)
         found = self._options | {"db" if option == "database" else option: value for option, value in read.items()}
         # aiomysql would connect to localhost.
         if found.keys() & {"host", "unix_socket", "read_default_file"}:
@@ -292,8 +281,3 @@ class RotatingPool:
             f"{self._keys.get('dsn') or ', '.join(self._keys.values())} has no host",
             remedy="Add `host` to the secret, map `host` to a key in `keys`, or pass host=.",
         )
-
-
-def _classify(error: Exception) -> ErrorKind:
-    code = error.args[0] if isinstance(error, aiomysql.MySQLError) and error.args else None
-    return "auth_failed" if code in _REFUSED else "transient" if code in _TRANSIENT else None

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 import aiomysql
 
 from aiossmenv import Change, Parameter, Snapshot, diff, load_env
-from aiossmenv.mysql import _KEYS, _MYSQL, RotatingPool
+from aiossmenv._databases import MYSQL
+from aiossmenv.mysql import _KEYS, RotatingPool
 from embedded import MySQL, Server
 from relay import Login, Relay
 
@@ -312,7 +313,7 @@ class Rotator:
             if self._form == "keys":
                 read = {"user": values["DB_USER"], "password": values["DB_PASSWORD"]}
             else:
-                read = _MYSQL.read("dsn", values["DATABASE_URL"]) or {}
+                read = MYSQL.read("dsn", values["DATABASE_URL"]) or {}
             self._read.append((time.perf_counter(), (read["user"], read["password"])))
 
         note(None)

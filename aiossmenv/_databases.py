@@ -1,5 +1,5 @@
 """
-What a database is connected with, read from the values of keys: a host, a URL or a JSON secret.
+What kinds of database differ in: connect options, read from the values of keys, and what an error of a login means.
 
 What reads a value raises nothing, and what raises holds no value: a traceback may show all local variables.
 """
@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from aiossmenv._errors import RotationFailed
@@ -20,14 +20,26 @@ class Database:
     A kind of database.
 
     *name*: for a text. *schemes*: of its URLs, without a driver. *engines*: what AWS secrets call it. *example*: a URL.
-    *query*: the options that its URL may have.
+    *query*: the options that its URL may have. *rejected*: error codes of a login that mean that the credentials are
+    not valid (any more, or yet). *transient*: those that mean that a later login may succeed.
     """
 
     name: str
     schemes: frozenset[str]
     engines: frozenset[str]
     example: str
+    rejected: frozenset[int | str]
+    transient: frozenset[int | str]
     query: frozenset[str] = frozenset()
+
+    def classify(self, error: Exception) -> Literal["auth_failed", "transient"] | None:
+        """Return what an error of a login means; see `Rotating`."""
+        code = _code(error)
+        if code in self.rejected:
+            return "auth_failed"
+        if code in self.transient or (code is None and _is_of_the_network(error)):
+            return "transient"
+        return None
 
     def connect_options(self, keys: Mapping[str, str], values: Mapping[str, str]) -> dict[str, Any]:
         """
@@ -122,3 +134,46 @@ def _number(text: str) -> int:
     if not text.isdecimal():
         raise ValueError
     return int(text)
+
+
+def _is_of_the_network(error: Exception) -> bool:
+    # A certificate that is refused is a ValueError too, and a file that is not there stays so.
+    return isinstance(error, OSError) and not isinstance(error, ValueError | FileNotFoundError | PermissionError)
+
+
+def _code(error: Exception) -> int | str | None:
+    """Return the number that MySQL's drivers give an error, or the SQLSTATE that PostgreSQL's do."""
+    if error.args and isinstance(error.args[0], int) and not isinstance(error, OSError):
+        return error.args[0]
+    state = getattr(error, "sqlstate", None)
+    if isinstance(state, str):
+        return state
+    connection = getattr(error, "pgconn", None)
+    if connection is None:
+        return None
+    # psycopg has no SQLSTATE of a failed login, and the text is in the server's language. A server asks for the password
+    # only if it is ready to check it.
+    return "28P01" if connection.used_password else "08001"
+
+
+MYSQL = Database(
+    name="MySQL",
+    schemes=frozenset({"mysql", "mariadb"}),
+    engines=frozenset({"mysql", "mariadb", "aurora", "aurora-mysql"}),
+    example="mysql://user:password@host:3306/db?charset=utf8mb4",
+    query=frozenset({"charset"}),
+    # 3118 is MySQL's 4151. 4150 and 3955 are in neither: the account is blocked because of too many bad logins.
+    rejected=frozenset({1044, 1045, 1698, 1820, 1862, 3118, 4151}),
+    transient=frozenset({1040, 1053, 1203, 1226, 2003, 2006, 2013}),
+)
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+POSTGRESQL = Database(
+    name="PostgreSQL",
+    schemes=frozenset({"postgresql", "postgres"}),
+    engines=frozenset({"postgres", "postgresql", "aurora-postgresql"}),
+    example="postgresql://user:password@host:5432/db",
+    # The password or the user is wrong or not allowed, or has no right to connect to the database.
+    rejected=frozenset({"28P01", "28000", "42501"}),
+    # Connection exceptions, too many connections, and a server that starts, stops or recovers.
+    transient=frozenset({"08000", "08001", "08003", "08004", "08006", "53300", "57P01", "57P02", "57P03"}),
+)
