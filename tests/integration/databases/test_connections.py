@@ -76,7 +76,7 @@ async def test_no_login_with_old_credentials_before_swap(source: Source, account
         source.publish(DB_PASSWORD="second")
         asking = [asyncio.create_task(ask(pool, "SELECT 1")) for _ in range(2)]
         await asyncio.sleep(0.2)
-        login_relay.go_on()
+        login_relay.resume()
         assert [1, 1] == await asyncio.gather(*asking)
     assert 1 == [login.password(*WORDS) for login in login_relay.logins].count("first")
     assert 0 == pool.status.auth_failures
@@ -100,7 +100,7 @@ async def test_swap_during_login(source: Source, account: Account, login_relay: 
         await account.set_password("second")
         source.publish(DB_PASSWORD="second")
         await asyncio.sleep(0.1)
-        login_relay.go_on()
+        login_relay.resume()
         assert 1 == await asking
     # The server rejects the one login that started before the swap; no login with the old password starts after it.
     assert 2 >= [login.password(*WORDS) for login in login_relay.logins].count("first")
@@ -395,7 +395,7 @@ async def test_sessions_killed_while_loop_is_blocked(source: Source, account: Ac
 async def test_connections_lost_by_the_network(source: Source, login_relay: Relay) -> None:
     """If idle connections no longer answer, one ping waits for two seconds, and then all of them are replaced."""
     async with RotatingPool(source, maxsize=3, pre_ping_after=0.05) as pool:
-        login_relay.lose()
+        login_relay.blackhole()
         await asyncio.sleep(0.1)
         began = time.monotonic()
         for _ in range(3):
@@ -501,7 +501,7 @@ async def test_timeout_covers_the_login(source: Source, login_relay: Relay) -> N
         with pytest.raises(TimeoutError, match=r"within 0\.2 s from .*: 2 of 2 are in use"):
             async with pool.acquire(timeout=0.2):
                 pytest.fail("the login succeeded")
-        login_relay.go_on()
+        login_relay.resume()
         assert 1 == await ask(pool, "SELECT 1")
 
 
