@@ -1,4 +1,4 @@
-"""What every test gets: an environment of its own, a Parameter Store, a proxy with faults, a MariaDB."""
+"""Fixtures of every test: a clean environment, a Parameter Store, a proxy that injects faults, a MariaDB."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from timing import our_tasks
 
 pytest_plugins = ["aiossmenv.testing"]
 
-# No deadline: two cores that run MariaDB as well are no place to time an example.
+# No deadline: on two cores that also run MariaDB, the time of one example says nothing.
 settings.register_profile("tests", max_examples=100, deadline=None)
 settings.register_profile("fast", max_examples=20, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
@@ -28,13 +28,13 @@ if os.environ.get("TEST_LOOP") == "uvloop":
     import uvloop
 
     def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-        """Run the tests on uvloop; pytest-asyncio's own hook."""
+        """Run the tests on uvloop (a hook of pytest-asyncio)."""
         return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(autouse=True)
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give each test the environment of a machine that has never heard of AWS, and put back what was."""
+    """Remove every AWS variable from the environment, and restore the environment after the test."""
     before = dict(os.environ)
     nowhere = str(tmp_path_factory.getbasetemp() / "nowhere")
     for name in [name for name in os.environ if name.startswith(("AWS_", "SSM_"))]:
@@ -52,7 +52,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[Store]:
-    """Run one Parameter Store for all tests: a second one in the process would share its state."""
+    """Run one Parameter Store for all tests, because all moto servers of a process share their state."""
     with embedded_store() as store:
         store.put("/WARM/UP", "the first request imports the backend")
         yield store
@@ -60,7 +60,9 @@ def moto() -> Iterator[Store]:
 
 @pytest.fixture
 async def ssm(moto: Store) -> AsyncIterator[Store]:
-    """Give an empty Parameter Store, which the environment's variables lead to; the test leaves no task of ours."""
+    """
+    Give an empty Parameter Store that the environment points to; fail if the test leaves one of our tasks running.
+    """
     async with aiohttp.ClientSession() as session, session.post(f"{moto.endpoint_url}/moto-api/reset") as response:
         assert response.status == 200
     os.environ |= moto.environment
@@ -76,19 +78,19 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="session")
 def tls(authority: Authority) -> ssl.SSLContext:
-    """Give what a server on loopback listens with."""
+    """Give the TLS context of a server on loopback."""
     return authority.server()
 
 
 @pytest.fixture
 def scheme() -> str:
-    """Tell how clients talk to `proxy`; a module whose tests run over TLS too gives `http` and `https` instead."""
+    """Return the scheme of `proxy`; a module that also tests TLS overrides this with `http` and `https`."""
     return "http"
 
 
 @pytest.fixture
 async def proxy(ssm: Store, scheme: str, authority: Authority, tls: ssl.SSLContext) -> AsyncIterator[FaultProxy]:
-    """Put a proxy before the Parameter Store, and lead the environment's variables to it."""
+    """Run a proxy in front of the Parameter Store, and point the environment to it."""
     if scheme == "https":
         os.environ["AWS_CA_BUNDLE"] = str(authority.bundle)
     async with FaultProxy(ssm.endpoint_url).running(tls if scheme == "https" else None) as running:
@@ -98,20 +100,20 @@ async def proxy(ssm: Store, scheme: str, authority: Authority, tls: ssl.SSLConte
 
 @pytest.fixture
 def clock(manual_clock: ManualClock) -> ManualClock:
-    """Give a clock that stands still, the one of what `aiossmenv.testing` gives."""
+    """Give the manual clock of `aiossmenv.testing`, under a short name."""
     return manual_clock
 
 
 @pytest.fixture
 async def store(clock: ManualClock) -> AsyncIterator[ParameterStore]:
-    """Give a `ParameterStore` on that clock, with dice that always show a half."""
+    """Give a `ParameterStore` on the manual clock, whose random numbers are always 0.5."""
     async with ParameterStore(clock=clock, random=lambda: 0.5) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
 def server(mariadb_server: MariaDB) -> MariaDB:
-    """Give a MariaDB; tests/integration/databases has both kinds of server."""
+    """Give a MariaDB; tests/integration/databases overrides this with MariaDB and MySQL."""
     return mariadb_server
 
 

@@ -1,21 +1,21 @@
 """
-Whether queries fail while credentials rotate: `tests/benchmarks/run rotation`.
+Check whether queries fail while credentials rotate: `tests/benchmarks/run rotation`.
 
-It runs for about eight minutes for each server on two cores, prints a table for each, saves them as JSON, and exits
-with 1 if anything failed. Needs the programs of a MariaDB server, or those of a MySQL server
-(`tests/run` unpacks one into .venv/mysql; set MYSQL_ROOT to it).
+The benchmark runs about eight minutes per server on two cores. It prints a table for each server, saves the tables as
+JSON, and exits with 1 if anything failed. It needs the programs of a MariaDB server or of a MySQL server (`tests/run`
+unpacks one into .venv/mysql; set MYSQL_ROOT to that directory).
 
 20 tasks commit transactions (`BEGIN`, `INSERT`, `SELECT`, `COMMIT`) on a pool of 10 connections, while a rotator
-changes credentials 5 to 15 times a second, a million times as often as anybody does it; so p99 mostly shows the time
-in which no valid credentials can be read. *Calm* is another load: each task thinks for 30 ms, no connection is dropped,
-and credentials change five times a second; it shows what a swap itself costs.
+changes the credentials 5 to 15 times a second, about a million times as often as in production. So p99 mostly shows
+the time in which no valid credentials can be read. The *calm* scenarios show the cost of a swap itself: each task
+pauses 30 ms between transactions, no connection is dropped, and credentials change five times a second.
 
-*Failed* counts errors out of any transaction, and committed rows that differ from the transactions that succeeded.
-*Near a swap* are transactions that overlap with the 20 ms before it, when the new pool logs in, or the 20 ms after it.
-*Known to be old* are logins with credentials that the server did not accept any more, although the process had read
-newer ones 50 ms before that it had not tried, or with which the relay had seen a login succeed. *Connections* are the
-most that the server saw at a time. Rotations exceed swaps where a password was replaced before it was ever used.
-Server, load, rotator and, in the *whole chain*, the emulated Parameter Store share the machine.
+*Failed* counts errors of all transactions, and committed rows that differ from the transactions that succeeded.
+*Near a swap* are transactions that overlap the 20 ms before a swap, when the new pool logs in, or the 20 ms after it.
+*Stale* are logins with credentials that the server no longer accepted, although 50 ms earlier the process had read
+newer ones and not tried them, or the relay had seen a login with newer ones succeed. *Connections* is the highest
+number that the server had open. There are more rotations than swaps if a password is replaced before it is used.
+The server, the load, the rotator and, in *whole chain*, the emulated Parameter Store share one machine.
 """
 
 import argparse
@@ -33,117 +33,128 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# A script's own folder is where modules are looked for; these are two up.
+# Python adds only the script's own directory to sys.path; these modules are in two other directories.
 sys.path += [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2] / "examples")]
 
 from embedded import Server, Store, embedded_store, find_mariadb, find_mysql, mariadb, mysql
-from rotations import Kind, Outcome, rotate_under_load
+from rotations import Outcome, Scenario, rotate_under_load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
-KINDS = [
-    Kind(name="database first", rotate="db_first"),
-    Kind(name="store first", rotate="store_first"),
-    Kind(name="two users", rotate="two_user"),
-    Kind(name="two users, old one dropped at once", rotate="two_user_at_once"),
-    Kind(name="torn: user before password", rotate="torn"),
-    Kind(name="burst of five", rotate="burst"),
-    Kind(name="garbage in the store", rotate="bad_put"),
-    Kind(name="two passwords at a time", rotate="dual"),
-    Kind(name="database first, forced refresh only", rotate="db_first", reading="forced"),
-    Kind(name="two users, forced refresh only", rotate="two_user", reading="forced"),
-    Kind(name="mixed, one JSON parameter", rotate="mixed", form="json"),
-    Kind(name="mixed, one URL, forced refresh only", rotate="mixed", form="url", reading="forced"),
-    Kind(name="mixed, 10 % take 0.2 s", rotate="mixed", long=0.1),
-    Kind(name="mixed, pool of 5, 10 % dropped", rotate="mixed", maxsize=5, churn=0.1),
-    Kind(name="mixed, pool of 5, 10 % dropped, 20 % cancelled", rotate="mixed", maxsize=5, churn=0.1, cancelled=0.2),
-    Kind(name="calm, database first", rotate="db_first", warm=10, churn=0, think=0.03, pause=0.2),
-    Kind(name="calm, two users", rotate="two_user", warm=10, churn=0, think=0.03, pause=0.2),
-    Kind(name="whole chain over HTTP", rotate="mixed", reading="HTTP", pause=0.2),
+SCENARIOS = [
+    Scenario(name="database first", rotate="db_first"),
+    Scenario(name="store first", rotate="store_first"),
+    Scenario(name="two users", rotate="two_user"),
+    Scenario(name="two users, old one dropped at once", rotate="two_user_at_once"),
+    Scenario(name="torn: user before password", rotate="torn"),
+    Scenario(name="burst of five", rotate="burst"),
+    Scenario(name="garbage in the store", rotate="bad_put"),
+    Scenario(name="two passwords at a time", rotate="dual"),
+    Scenario(name="database first, forced refresh only", rotate="db_first", reading="forced"),
+    Scenario(name="two users, forced refresh only", rotate="two_user", reading="forced"),
+    Scenario(name="mixed, one JSON parameter", rotate="mixed", form="json"),
+    Scenario(name="mixed, one URL, forced refresh only", rotate="mixed", form="url", reading="forced"),
+    Scenario(name="mixed, 10 % take 0.2 s", rotate="mixed", long=0.1),
+    Scenario(name="mixed, pool of 5, 10 % dropped", rotate="mixed", maxsize=5, churn=0.1),
+    Scenario(
+        name="mixed, pool of 5, 10 % dropped, 20 % cancelled", rotate="mixed", maxsize=5, churn=0.1, cancelled=0.2
+    ),
+    Scenario(name="calm, database first", rotate="db_first", minsize=10, churn=0, think=0.03, pause=0.2),
+    Scenario(name="calm, two users", rotate="two_user", minsize=10, churn=0, think=0.03, pause=0.2),
+    Scenario(name="whole chain over HTTP", rotate="mixed", reading="HTTP", pause=0.2),
 ]
 
 
-def failures(kind: Kind, outcome: Outcome) -> int:
-    """Count what is not as promised; who is cancelled may have been committed just before."""
+def failures(scenario: Scenario, outcome: Outcome) -> int:
+    """Count the failures of a run; a transaction that is cancelled may already be committed."""
     lost = max(outcome.committed - outcome.rows, outcome.rows - outcome.committed - outcome.cancelled, 0)
-    idle = kind.rotate != "bad_put" and outcome.swaps < 3
+    idle = scenario.rotate != "bad_put" and outcome.swaps < 3
     return sum(outcome.failed.values()) + lost + outcome.left + idle
 
 
 def quantiles(seconds: list[float]) -> tuple[float, float] | None:
-    """Return median and 99th percentile in milliseconds, or nothing where there was no swap to be near."""
+    """Return median and 99th percentile in milliseconds, or None with fewer than two values."""
     if len(seconds) < 2:
         return None
     cuts = statistics.quantiles(seconds, n=100)
     return 1000 * cuts[49], 1000 * cuts[98]
 
 
-def row(kind: Kind, outcome: Outcome) -> str:
+def row(scenario: Scenario, outcome: Outcome) -> str:
     """Return a line of the table."""
     steady, near = quantiles(outcome.steady), quantiles(outcome.near)
     cells = (
-        kind.name,
+        scenario.name,
         outcome.rotations,
         outcome.swaps,
         f"{outcome.committed:,}",
-        f"**{failures(kind, outcome)}**",
+        f"**{failures(scenario, outcome)}**",
         f"{steady[0]:.1f} / {steady[1]:.1f}" if steady else "",
         f"{near[0]:.1f} / {near[1]:.1f}" if near else "",
         f"{near[1] / steady[1]:.2f}" if steady and near else "",
         outcome.most,
         outcome.refused,
-        outcome.known_to_be_old,
+        outcome.stale_logins,
     )
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def total(outcomes: dict[Kind, Outcome]) -> str:
+def total(outcomes: dict[Scenario, Outcome]) -> str:
     """Return the last line of the table."""
     rotations, swaps, committed, refused, old = (
         sum(getattr(outcome, name) for outcome in outcomes.values())
-        for name in ("rotations", "swaps", "committed", "refused", "known_to_be_old")
+        for name in ("rotations", "swaps", "committed", "refused", "stale_logins")
     )
-    failed = sum(failures(kind, outcome) for kind, outcome in outcomes.items())
+    failed = sum(failures(scenario, outcome) for scenario, outcome in outcomes.items())
     return f"| all | {rotations:,} | {swaps:,} | {committed:,} | **{failed}** | | | | | {refused:,} | {old:,} |"
 
 
 _COLUMNS = (
-    *("kind", "rotations", "swaps", "transactions", "failed", "steady p50 / p99, ms", "near a swap", "ratio of p99"),
-    *("connections", "refused logins", "of them known to be old"),
+    *(
+        "scenario",
+        "rotations",
+        "swaps",
+        "transactions",
+        "failed",
+        "steady p50 / p99, ms",
+        "near a swap",
+        "ratio of p99",
+    ),
+    *("connections", "rejected logins", "stale logins"),
 )
 HEAD = f"| {' | '.join(_COLUMNS)} |\n| --- |{' ---: |' * (len(_COLUMNS) - 1)}"
 
 
-async def measure(server: Server, store: Store, kinds: list[Kind], rotations: int) -> dict[Kind, Outcome]:
-    """Run one kind after the other, and print each line when it is there."""
-    outcomes: dict[Kind, Outcome] = {}
+async def measure(server: Server, store: Store, scenarios: list[Scenario], rotations: int) -> dict[Scenario, Outcome]:
+    """Run one scenario after the other, and print each line as soon as it is complete."""
+    outcomes: dict[Scenario, Outcome] = {}
     print(HEAD, flush=True)
-    for kind in kinds:
-        http = kind.reading == "HTTP"
-        outcomes[kind] = await rotate_under_load(
+    for scenario in scenarios:
+        http = scenario.reading == "HTTP"
+        outcomes[scenario] = await rotate_under_load(
             server,
-            kind,
+            scenario,
             min(rotations, 100) if http else rotations,
-            least=1 if kind.rotate == "bad_put" else 3,
+            least=1 if scenario.rotate == "bad_put" else 3,
             store=store if http else None,
-            # Not where latencies count.
-            relayed=not kind.think,
+            # The relay adds latency, so the calm scenarios run without it.
+            relayed=not scenario.think,
         )
-        print(row(kind, outcomes[kind]), flush=True)
+        print(row(scenario, outcomes[scenario]), flush=True)
     print(total(outcomes), flush=True)
     return outcomes
 
 
 def main() -> int:
-    """Measure everything, print the table and save it; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Whether queries fail while credentials rotate.")
+    """Run all scenarios, print the tables and save them; return the exit status."""
+    parser = argparse.ArgumentParser(description="Check whether queries fail while credentials rotate.")
     default = Path(tempfile.gettempdir()) / "aiossmenv-rotation.json"
     parser.add_argument("--json", type=Path, default=default, help="where to save the figures (default: %(default)s)")
-    parser.add_argument("--rotations", type=int, default=200, help="of each kind (default: %(default)s; 100 over HTTP)")
-    parser.add_argument("--only", default="", help="kinds whose name has this in it (default: all)")
-    parser.add_argument("--server", choices=["mariadb", "mysql"], help="default: both, where they are there")
+    parser.add_argument("--rotations", type=int, default=200, help="per scenario (default: %(default)s; 100 over HTTP)")
+    parser.add_argument("--only", default="", help="scenarios whose name contains this text (default: all)")
+    parser.add_argument("--server", choices=["mariadb", "mysql"], help="default: every server that is installed")
     options = parser.parse_args()
     servers: dict[str, Callable[[], AbstractAsyncContextManager[Server]]] = {}
     if options.server != "mysql" and find_mariadb():
@@ -151,21 +162,21 @@ def main() -> int:
     if options.server != "mariadb" and find_mysql():
         servers["MySQL"] = mysql
     if not servers:
-        parser.error("there is no server: install mariadb-server-core, or set MYSQL_ROOT")
-    kinds = [kind for kind in KINDS if options.only in kind.name]
+        parser.error("no server found: install mariadb-server-core, or set MYSQL_ROOT")
+    scenarios = [scenario for scenario in SCENARIOS if options.only in scenario.name]
     # aiomysql leaves a connection whose login was cancelled to the garbage collector, which warns.
     warnings.filterwarnings("ignore", "Unclosed connection", ResourceWarning)
     for name in [name for name in os.environ if name.startswith(("AWS_", "SSM_"))]:
         del os.environ[name]
     begun = time.monotonic()
 
-    async def run(store: Store) -> list[tuple[str, Kind, Outcome]]:
-        found: list[tuple[str, Kind, Outcome]] = []
+    async def run(store: Store) -> list[tuple[str, Scenario, Outcome]]:
+        found: list[tuple[str, Scenario, Outcome]] = []
         for name, serve in servers.items():
             print(f"\n{name}", flush=True)
             async with serve() as server:
-                outcomes = await measure(server, store, kinds, options.rotations)
-            found += [(name, kind, outcome) for kind, outcome in outcomes.items()]
+                outcomes = await measure(server, store, scenarios, options.rotations)
+            found += [(name, scenario, outcome) for scenario, outcome in outcomes.items()]
         return found
 
     with embedded_store() as store:
@@ -177,15 +188,15 @@ def main() -> int:
         "seconds": time.monotonic() - begun,
         "rows": [
             {"server": name}
-            | asdict(kind)
+            | asdict(scenario)
             | {field: value for field, value in asdict(outcome).items() if field not in ("steady", "near")}
             | {"steady ms": quantiles(outcome.steady), "near ms": quantiles(outcome.near)}
-            for name, kind, outcome in outcomes
+            for name, scenario, outcome in outcomes
         ],
     }
     options.json.write_text(json.dumps(figures, indent=2) + "\n")
     print(f"\n{figures['seconds']:.0f} s; all figures in {options.json}")
-    return any(failures(kind, outcome) for _, kind, outcome in outcomes)
+    return any(failures(scenario, outcome) for _, scenario, outcome in outcomes)
 
 
 if __name__ == "__main__":

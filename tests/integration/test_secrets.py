@@ -1,9 +1,9 @@
 """
-A secret that would be found, through every public path, well and badly; then all that was said is searched for it.
+Scenarios use every public name while all values contain one secret; no output of theirs may contain it.
 
-Each scene is played once, with the loggers of everybody at DEBUG and asyncio in debug mode. Heard is what is logged,
-printed and warned of, the repr of what the scene has in its hands, and each exception with the variables of our frames.
-Left out are exceptions that a user's own functions raise: their text is the user's, our frames in them are not.
+Each scenario runs once, with all loggers at DEBUG and asyncio in debug mode. The detector searches logs, output and
+warnings, the repr of the scenario's objects, and each exception with the variables of our frames. If a user's own
+function raises an exception, its text may quote the secret, so only our frames are searched.
 """
 
 import asyncio
@@ -33,55 +33,53 @@ from aiossmenv._generations import Values
 from aiossmenv.testing import MemoryStore
 from embedded import MariaDB, Store
 from face import code_of, public
-from hearing import SCENES, SECRET, Ear, Stage
+from hearing import SCENARIOS, SECRET, Context, LeakDetector
 
-# Each registers its scenes.
+# Importing these modules registers their scenarios.
 for module in ("scenes", "integration_scenes"):
     import_module(module)
 
 
-# --- What was heard
+# --- The scenarios
 
 
 @pytest.fixture(scope="module")
-def heard(moto: Store, server: MariaDB) -> dict[str, Ear]:
-    """Play every scene, and give what was heard in each."""
-    ears = {}
-    for name, play in SCENES.items():
+def detectors(moto: Store, server: MariaDB) -> dict[str, LeakDetector]:
+    """Run every scenario, and return the detector of each."""
+    found_by = {}
+    for name, run in SCENARIOS.items():
         before = dict(os.environ)
         for variable in [variable for variable in os.environ if variable.startswith(("AWS_", "SSM_"))]:
             del os.environ[variable]
         os.environ |= moto.environment
-        ears[name] = ear = Ear()
+        found_by[name] = detector = LeakDetector()
         try:
-            with ear.listening(), asyncio.Runner(debug=True) as runner:
-                runner.run(play(Stage(ear, moto, server)))
+            with detector.recording(), asyncio.Runner(debug=True) as runner:
+                runner.run(run(Context(detector, moto, server)))
         except (Exception, pytest.fail.Exception) as error:
-            ear.failure = error
+            detector.failure = error
         for variable in os.environ.keys() - before.keys():
             del os.environ[variable]
         os.environ.update(before)
-    return ears
+    return found_by
 
 
-@pytest.mark.parametrize("name", SCENES)
-def test_no_secret_is_heard(heard: dict[str, Ear], name: str) -> None:
-    """Nothing that is said in a scene, by whomever, holds a secret in any shape."""
-    if failure := heard[name].failure:
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_no_secret_is_found(detectors: dict[str, LeakDetector], name: str) -> None:
+    """No output of a scenario, from any source, contains the secret in any shape."""
+    if failure := detectors[name].failure:
         raise failure
-    assert [] == heard[name].found
+    assert [] == detectors[name].found
 
 
-def test_every_public_name_is_driven(heard: dict[str, Ear]) -> None:
-    """
-    The scenes run every public function and method, raise every error and show every kind of object that there is.
-    """
-    ran = set[types.CodeType]().union(*(ear.ran for ear in heard.values()))
-    seen = set[type]().union(*(ear.seen for ear in heard.values()))
+def test_scenarios_cover_every_public_name(detectors: dict[str, LeakDetector]) -> None:
+    """The scenarios run every public function and method, raise every error and show every type of object."""
+    ran = set[types.CodeType]().union(*(detector.ran for detector in detectors.values()))
+    seen = set[type]().union(*(detector.seen for detector in detectors.values()))
     undriven = [
         name
         for name, thing in public()
-        # When an object goes is the collector's business, and a protocol is what others are like.
+        # The collector decides when __del__ runs, and protocols have no code of their own.
         if not name.endswith("__del__") and not name.startswith(("aiossmenv.Clock", "aiossmenv.Transport"))
         if ((code := code_of(thing)) and code not in ran)
         or (isinstance(thing, type) and not any(issubclass(one, thing) for one in seen))
@@ -89,63 +87,64 @@ def test_every_public_name_is_driven(heard: dict[str, Ear]) -> None:
     assert [] == undriven
 
 
-# --- That it would be heard
+# --- The detector
 
 
-SAID: dict[str, Callable[[Ear, str], object]] = {
-    "printed": lambda _, text: print(repr(text)),  # noqa: T201 - that is what is tried
+LEAKS: dict[str, Callable[[LeakDetector, str], object]] = {
+    "printed": lambda _, text: print(repr(text)),  # noqa: T201 - the printed case
     "written": lambda _, text: sys.stderr.write(json.dumps(text)),
     "warned": lambda _, text: warnings.warn(quote(text), ResourceWarning, stacklevel=1),
     "logged": lambda _, text: logging.getLogger("some.library").debug("%r", {"body": text.encode()}),
     "logged in an argument": lambda _, text: logging.getLogger("some.library").debug("%.0s", text),
-    "encoded": lambda ear, text: ear.shown(base64.b64encode(b"user:" + text.encode())),
-    "encoded otherwise": lambda ear, text: ear.shown(text.encode().hex().upper()),
-    "shown": lambda ear, text: ear.shown({"a": [text]}),
-    "raised": lambda ear, text: ear.caught(ValueError(text)),
-    "raised before": lambda ear, text: ear.caught(chained(ValueError(), KeyError(text))),
-    "raised together": lambda ear, text: ear.caught(ExceptionGroup("", [KeyError(text)])),
+    "encoded": lambda detector, text: detector.check_repr(base64.b64encode(b"user:" + text.encode())),
+    "encoded otherwise": lambda detector, text: detector.check_repr(text.encode().hex().upper()),
+    "shown": lambda detector, text: detector.check_repr({"a": [text]}),
+    "raised": lambda detector, text: detector.check_exception(ValueError(text)),
+    "raised before": lambda detector, text: detector.check_exception(chained(ValueError(), KeyError(text))),
+    "raised together": lambda detector, text: detector.check_exception(ExceptionGroup("", [KeyError(text)])),
 }
 
 
 def chained(error: Exception, cause: Exception) -> Exception:
-    """Return *error* with a cause."""
+    """Set the cause of *error*, and return *error*."""
     error.__cause__ = cause
     return error
 
 
-@pytest.mark.parametrize("way", SAID)
-def test_it_would_be_heard(way: str) -> None:
-    """A secret that is said in any of these ways is found."""
-    ear = Ear()
-    with ear.listening():
-        SAID[way](ear, SECRET)
-    assert ear.found
+@pytest.mark.parametrize("way", LEAKS)
+def test_detector_finds_each_kind_of_leak(way: str) -> None:
+    """The detector finds a secret that leaks in any of these ways."""
+    detector = LeakDetector()
+    with detector.recording():
+        LEAKS[way](detector, SECRET)
+    assert detector.found
 
 
-def test_variables_would_be_heard() -> None:
+def test_detector_finds_secrets_in_frame_variables() -> None:
     """
-    A secret in a variable of a frame of ours is found, each way of showing it by itself, whatever the exception says.
+    The detector finds a secret in a variable of our frames with each of its three methods, whatever the error's text
+    is.
     """
-    ear = Ear()
-    with ear.failing(TypeError):
-        load_env("/A", ttl=SECRET)  # type: ignore[arg-type,unused-awaitable] # that is what fails
-    assert {"ttl", "seconds", "traceback"} <= {piece.split()[0] for piece in ear.found}
+    detector = LeakDetector()
+    with detector.expecting(TypeError):
+        load_env("/A", ttl=SECRET)  # type: ignore[arg-type,unused-awaitable] # must fail
+    assert {"ttl", "seconds", "traceback"} <= {piece.split()[0] for piece in detector.found}
 
 
-async def test_another_logger_of_the_sdk_would_be_heard(ssm: Store) -> None:
-    """An SDK that logged what it reads through a logger that nobody thought of would be found."""
+async def test_detector_covers_unknown_loggers_of_the_sdk(ssm: Store) -> None:
+    """The detector finds a secret that the SDK logs through a logger that the package does not know."""
     ssm.put("/V/A", SECRET)
     session = aioboto3.Session()
     session._session.register("after-call.ssm", lambda parsed, **_: logging.getLogger("sdk.new").debug("%s", parsed))
-    ear = Ear()
-    with ear.listening():
+    detector = LeakDetector()
+    with detector.recording():
         async with ParameterStore(session=session) as store:
             await store.get("/V/A")
-    assert ["log of sdk.new"] == sorted({piece.partition(":")[0] for piece in ear.found})
+    assert ["log of sdk.new"] == sorted({piece.partition(":")[0] for piece in detector.found})
 
 
-async def test_logs_of_other_clients_are_left_alone(ssm: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """What the SDK logs for clients of the user's, beside ours and after it in the same task, is all there."""
+async def test_logs_of_other_clients_are_unchanged(ssm: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """What the SDK logs for a user's own clients, beside ours and after ours in the same task, stays complete."""
     ssm.put("/V/OURS", "value-of-ours")
     ssm.put("/V/THEIRS", "value-of-theirs")
     caplog.set_level(logging.DEBUG)
@@ -159,17 +158,15 @@ async def test_logs_of_other_clients_are_left_alone(ssm: Store, caplog: pytest.L
     assert "value-of-ours" not in caplog.text
 
 
-async def test_mappings_are_not_unfolded() -> None:
-    """
-    What unfolds mappings among a frame's variables, as Sentry does before it sends them, is given their repr instead.
-    """
+async def test_mappings_are_not_expanded() -> None:
+    """Sentry expands mappings among a frame's variables, so ours give it their repr instead."""
     env = await load_env("/A", environ={}, store=MemoryStore({"/A/X": SECRET}))
     assert repr(env) == Env.__sentry_repr__(env)
     assert repr(env.snapshot) == Snapshot.__sentry_repr__(env.snapshot)
     seen: list[Mapping[str, str]] = []
 
     async def create(values: Mapping[str, str]) -> None:
-        """Keep what was given."""
+        """Record the values."""
         seen.append(values)
 
     async with Rotating(env, ["X"], create):

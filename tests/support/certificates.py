@@ -26,8 +26,8 @@ class Authority:
     """
     A certificate authority that keeps its files in *folder*.
 
-    `bundle` is the file that a client trusts, as in `AWS_CA_BUNDLE`. *key_type*: of all its keys; RSA with 2048 bits is
-    what AWS's own endpoints have, and the other one is made in no time.
+    `bundle` is the file that a client trusts, as in `AWS_CA_BUNDLE`. *key_type* is the type of all keys: RSA with 2048
+    bits, as AWS's endpoints use, or elliptic curves, which are faster to generate.
     """
 
     folder: Path
@@ -37,7 +37,7 @@ class Authority:
     _certificate: x509.Certificate = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Make the authority's own certificate."""
+        """Create the authority's own certificate."""
         self.folder.mkdir(parents=True, exist_ok=True)
         key = self._new_key()
         name = _name(f"authority {self.folder.name}")
@@ -91,7 +91,7 @@ class Authority:
     def server(
         self, names: Iterable[str] = LOOPBACK, *, expired: bool = False, clients: bool = False
     ) -> ssl.SSLContext:
-        """Return what a server listens with; *clients*: it asks for a certificate of this authority."""
+        """Return the TLS context of a server; *clients*: require client certificates of this authority."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.issue(names, expired=expired))
         if clients:
@@ -137,10 +137,10 @@ def _pem(certificate: x509.Certificate) -> bytes:
 @contextlib.contextmanager
 def contexts_made() -> Iterator[list[str]]:
     """
-    Give a list that gets the name of a thread for each TLS context in the block that is told whom to trust.
+    Yield a list that grows by one thread name for each TLS context that loads trusted certificates inside the block.
 
-    It sees the thread that enters the block and those that start within it. A context is counted when it reads the
-    certificates that it trusts, which is what takes time; the SDK makes others that never do.
+    It covers the thread that enters the block and the threads that start within it. A context counts only when it reads
+    the certificates to trust, because that is the slow part; the SDK also makes contexts that never do.
     """
     threads: list[str] = []
 

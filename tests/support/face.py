@@ -1,4 +1,4 @@
-"""The public face of the package: what the tests of types and of secrets have to use, all of it."""
+"""The public API of the package: the tests of types and of secrets must use all of it."""
 
 import inspect
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _FOLDER = str(Path(aiossmenv.__file__).parent)
 
 
 def is_ours(path: str) -> bool:
-    """Whether *path* is that of a file of the package."""
+    """Return whether *path* is a file of the package."""
     return path.startswith(_FOLDER)
 
 
@@ -27,7 +27,7 @@ def names(module: ModuleType) -> list[str]:
 
 
 def public() -> Iterator[tuple[str, object]]:
-    """Yield every public thing by its dotted name, and of a class each public member that is code of ours."""
+    """Yield every public object by its dotted name, and each public member of a class whose code is in the package."""
     for module in MODULES:
         for name in names(module):
             value = getattr(module, name)
@@ -39,9 +39,9 @@ def public() -> Iterator[tuple[str, object]]:
 
 
 def code_of(thing: object) -> CodeType | None:
-    """Return the code that is run by using *thing*, if it is of ours."""
+    """Return the code object that using *thing* runs, if the package defines it."""
     if thing is aiossmenv.fastapi.EnvDep:
         thing = get_args(thing)[1].dependency
     thing = getattr(thing, "fget", None) or getattr(thing, "__func__", thing)
-    code = getattr(inspect.unwrap(thing), "__code__", None)  # type: ignore[arg-type] # anything may be asked
+    code = getattr(inspect.unwrap(thing), "__code__", None)  # type: ignore[arg-type] # *thing* may be anything
     return code if code and is_ours(code.co_filename) else None

@@ -1,8 +1,8 @@
 """
-A proxy between a client and a Parameter Store that does what emulators never do.
+A proxy between a client and a Parameter Store that injects the faults that emulators never produce.
 
-Rules are asked in the order they were added; the first that applies answers, `times` times. Whatever no rule
-answers is passed on.
+The proxy tries the rules in the order in which they were added. The first rule that matches answers, up to `times`
+times. The store answers a request that no rule matches.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ Fault = Callable[["Call", Forward], Awaitable[web.StreamResponse]]
 
 @dataclass
 class Call:
-    """One request as it arrived; *number* counts those of its operation from 0."""
+    """One request; *number* counts the requests of its operation from 0."""
 
     operation: str
     body: Json
@@ -43,7 +43,7 @@ class _Rule:
 
 
 class FaultProxy:
-    """*url* is what clients talk to; *calls* is all that arrived, and *answered* how many of it rules took."""
+    """The proxy: *url* is its address, *calls* all requests that arrived, *answered* the number that rules answered."""
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -62,11 +62,11 @@ class FaultProxy:
         when: Callable[[Call], bool] = lambda _: True,
         times: float = float("inf"),
     ) -> None:
-        """Answer with *fault* the next *times* calls of *operation* for which *when* holds."""
+        """Answer the next *times* calls of *operation* with *fault*, if *when* returns true for them."""
         self._rules.append(_Rule(fault, operation, when, times))
 
     def clear(self) -> None:
-        """Forget all rules and calls."""
+        """Remove all rules and recorded calls."""
         self._rules.clear()
         self.calls.clear()
         self.answered = 0
@@ -77,10 +77,10 @@ class FaultProxy:
 
     @contextlib.asynccontextmanager
     async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator["FaultProxy"]:
-        """Listen on a free port of loopback; *tls*: clients come over https."""
+        """Listen on a free port of loopback, over https with *tls*."""
         app = web.Application()
         app.router.add_route("*", "/{rest:.*}", self._handle)
-        # A handler that hangs is ended when its client goes away, and so is not waited for.
+        # A hanging handler is cancelled when its client disconnects, so the shutdown needs no long timeout.
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
@@ -111,13 +111,13 @@ class FaultProxy:
 
 
 async def passed_on(call: Call, forward: Forward) -> web.Response:
-    """Answer as the store does."""
+    """Forward the request and return the store's answer."""
     answer = await forward(call.body)
     return _json(answer["body"], answer["status"])
 
 
 def error(code: str, message: str = "", status: int = 400) -> Fault:
-    """Answer with an error of the service."""
+    """Answer with a service error."""
 
     async def fault(_: Call, __: Forward) -> web.Response:
         return _json({"__type": code, "message": message}, status)
@@ -126,7 +126,7 @@ def error(code: str, message: str = "", status: int = 400) -> Fault:
 
 
 def throttled() -> Fault:
-    """Answer as Parameter Store does beyond its quota."""
+    """Answer with a throttling error, as Parameter Store does beyond its quota."""
     return error("ThrottlingException", "Rate exceeded")
 
 
@@ -140,7 +140,7 @@ def raw(body: bytes, status: int = 200) -> Fault:
 
 
 def truncated(part: float = 0.5) -> Fault:
-    """Answer with the first part of the right body, and a length that fits it."""
+    """Answer with the first part of the correct body, and with the length of that part."""
 
     async def fault(call: Call, forward: Forward) -> web.Response:
         body = json.dumps((await forward(call.body))["body"]).encode()
@@ -150,7 +150,7 @@ def truncated(part: float = 0.5) -> Fault:
 
 
 def hang(seconds: float = 3600) -> Fault:
-    """Answer late, or never."""
+    """Answer after *seconds*; by default practically never."""
 
     async def fault(call: Call, forward: Forward) -> web.Response:
         await asyncio.sleep(seconds)
@@ -160,13 +160,13 @@ def hang(seconds: float = 3600) -> Fault:
 
 
 def reset(*, rst: bool = False) -> Fault:
-    """Close the connection instead of answering: in order (FIN), or with a bang (RST)."""
+    """Close the connection without an answer, with FIN or with RST."""
 
     async def fault(call: Call, _: Forward) -> web.Response:
         transport = call.request.transport
         assert transport is not None
         if rst:
-            # Linger for no time at all: close() then sends RST.
+            # A linger time of zero makes close() send RST.
             sock = transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             transport.abort()
@@ -178,7 +178,7 @@ def reset(*, rst: bool = False) -> Fault:
 
 
 def changed(change: Callable[[Json, Json], Json]) -> Fault:
-    """Answer with what *change* makes of the request's and the right answer's JSON."""
+    """Answer with the result of *change*, which gets the JSON of the request and of the correct answer."""
 
     async def fault(call: Call, forward: Forward) -> web.Response:
         answer = await forward(call.body)
@@ -188,9 +188,7 @@ def changed(change: Callable[[Json, Json], Json]) -> Fault:
 
 
 def ragged_pages(draw: Callable[[], float]) -> Fault:
-    """
-    Page as the service may: any number of parameters from 0 to 10 on a page, and a token as long as there are more.
-    """
+    """Split pages as the service may: 0 to 10 parameters on a page, and a token while there are more."""
 
     async def fault(call: Call, forward: Forward) -> web.Response:
         body = dict(call.body)
@@ -219,10 +217,10 @@ def _json(body: Json, status: int) -> web.Response:
 
 class Server:
     """
-    A stand-in for an HTTP service, of raw bytes: STS, a credentials endpoint, or a proxy.
+    A stand-in for an HTTP service that sends raw bytes: STS, a credentials endpoint, or a proxy.
 
-    *answer* is called with each request, its head and its body, and returns what is sent before the connection is
-    closed; `None`: nothing is, and it stays open. *requests* are those that arrived.
+    *answer* gets each request (head and body) and returns the bytes to send before the connection closes; with `None`
+    nothing is sent and the connection stays open. *requests* lists the requests that arrived.
     """
 
     def __init__(self, answer: Callable[[bytes], bytes | None]) -> None:
@@ -274,9 +272,9 @@ def http(body: str | bytes = b"", status: int = 200, kind: str = "text/xml") -> 
 
 def cut(part: float, *, chunked: bool = False, rst: bool = False) -> Fault:
     """
-    Send the first part of the right body, in pieces, and end the connection in its middle: in order, or with RST.
+    Send the first part of the correct body in pieces, and then close the connection with FIN or with RST.
 
-    *chunked*: without a length, in chunks; else the length is that of the whole body.
+    *chunked*: send chunks and no length; otherwise the length is that of the whole body.
     """
 
     async def fault(call: Call, forward: Forward) -> web.Response:
@@ -289,7 +287,7 @@ def cut(part: float, *, chunked: bool = False, rst: bool = False) -> Fault:
         for begin in range(0, end, 1000):
             piece = body[begin : min(end, begin + 1000)]
             transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-            # So that it is read before the connection ends: what RST overtakes is lost.
+            # Give the client time to read each piece: a RST discards what it has not read yet.
             await asyncio.sleep(0.002)
         await asyncio.sleep(0.01)
         if rst:

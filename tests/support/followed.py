@@ -1,4 +1,4 @@
-"""A service with logins, a source of credentials, and a resource that follows them: for the tests of `Rotating`."""
+"""A service with logins, a source of credentials, and a rotating client, for the tests of `Rotating`."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -22,19 +22,21 @@ _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Refused(Exception):
-    """The service does not know this password; the text quotes it, as drivers do."""
+    """The service rejects this password; the text quotes the password, as the texts of drivers do."""
 
 
 class Busy(Exception):
-    """The service has no time now."""
+    """The service is busy; a later try may succeed."""
 
 
 class Broken(Exception):
-    """Something that no second try helps."""
+    """An error that no retry fixes."""
 
 
 class Source:
-    """What a `Rotating` needs of an `Env`: *snapshot* is what was read, *stored* what is there to be read."""
+    """
+    The part of `Env` that `Rotating` uses: *snapshot* holds the values last read, *stored* the values in the store.
+    """
 
     def __init__(self, clock: Clock, **values: str) -> None:
         self.stored = values
@@ -47,11 +49,11 @@ class Source:
 
     @property
     def watchers(self) -> int:
-        """How many callbacks there are."""
+        """The number of registered callbacks."""
         return len(self._watchers)
 
     def store(self, **values: str) -> None:
-        """Write values that nobody has read yet."""
+        """Write values without reading them."""
         self.stored |= values
 
     def publish(self, **values: str) -> None:
@@ -60,7 +62,7 @@ class Source:
         self.read()
 
     def read(self) -> None:
-        """Make what is stored the snapshot, and tell."""
+        """Replace the snapshot with the stored values, and call the watchers of each changed key."""
         before, self.snapshot = self.snapshot, _snapshot(self.stored)
         for change in diff(before, self.snapshot):
             for callback, keys in tuple(self._watchers):
@@ -74,7 +76,7 @@ class Source:
         return lambda: self._watchers.remove(entry)
 
     def group(self, *keys: str) -> Callable[[], None]:
-        """See `Env`: all is read at once here."""
+        """See `Env`; this source always reads all keys in one read."""
         assert keys
         return lambda: None
 
@@ -92,7 +94,7 @@ class Source:
 
 
 def _snapshot(values: Mapping[str, str]) -> Snapshot:
-    """Return what a read of these values gives."""
+    """Return the snapshot that a read of these values gives."""
     return Snapshot(
         {
             key: Parameter(name=f"/T/{key}", value=value, type="SecureString", version=1)
@@ -104,37 +106,37 @@ def _snapshot(values: Mapping[str, str]) -> Snapshot:
 
 @dataclass(eq=False)
 class Client:
-    """The resource."""
+    """The resource that rotates."""
 
     user: str
     password: str
 
 
 async def _turn() -> None:
-    """Take no time."""
+    """Yield to the loop once."""
     await asyncio.sleep(0)
 
 
 async def forever() -> None:
-    """Wait for what never comes."""
+    """Wait for a future that never completes."""
     await asyncio.get_running_loop().create_future()
 
 
 async def swallow() -> None:
-    """Take a cancellation for the answer, as `asyncio.wait_for` does on Python 3.11."""
+    """Return normally when cancelled, as `asyncio.wait_for` does on Python 3.11."""
     with suppress(asyncio.CancelledError):
         await forever()
 
 
 async def swallow_and_hang() -> None:
-    """Ignore a cancellation."""
+    """Ignore the first cancellation."""
     await swallow()
     await forever()
 
 
 @dataclass
 class Service:
-    """What clients are made for: it knows who may log in, and takes its time where a test says so."""
+    """A service that clients log in to; a test can delay or fail each step."""
 
     logins: set[tuple[str, str]] = field(default_factory=lambda: {("ann", "first")})
     created: list[Client] = field(default_factory=list)
@@ -149,11 +151,11 @@ class Service:
 
     @property
     def open(self) -> list[Client]:
-        """The clients that nobody has disposed of."""
+        """The clients that are not disposed of."""
         return [client for client in self.created if client not in self.disposed]
 
     async def create(self, values: Mapping[str, str]) -> Client:
-        """Make a client, without a login."""
+        """Create a client, without a login."""
         await self.creating()
         client = Client(values["USER"], values["PASSWORD"])
         self.created.append(client)
@@ -165,14 +167,14 @@ class Service:
         self.check(client)
 
     async def dispose(self, client: Client) -> None:
-        """Close a client, once."""
+        """Dispose of a client that is still open."""
         assert client in self.open
         await self.disposing()
         self.disposed.append(client)
 
     @asynccontextmanager
     async def session(self, client: Client) -> AsyncIterator[Client]:
-        """Log in, and out at the end."""
+        """Log in, and log out at the end."""
         await self.entering()
         self.check(client)
         self.sessions += 1
@@ -183,35 +185,35 @@ class Service:
             await self.leaving()
 
     def check(self, client: Client) -> None:
-        """Refuse whoever may not log in."""
+        """Raise `Refused` if the service does not accept the client's credentials."""
         if (client.user, client.password) not in self.logins:
             self.errors.append(Refused(1045, f"no entry for {client.user} with {client.password}"))
             raise self.errors[-1]
 
     def alter(self, user: str, password: str) -> None:
-        """Give the user another password, the only one from now on."""
+        """Make this password of *user* the only one that the service accepts."""
         self.logins = {(user, password)}
 
 
 def classify(error: Exception) -> ErrorKind:
-    """Say what helps."""
+    """Map `Refused` to "auth_failed", `Busy` to "transient" and other errors to None."""
     return "auth_failed" if isinstance(error, Refused) else "transient" if isinstance(error, Busy) else None
 
 
 def make(source: Source | Env, service: Service, **options: Any) -> Rotating[Client]:
-    """Return a client that follows the source, with dice that always show a half."""
+    """Return a rotating client of the source, whose random numbers are always 0.5."""
     defaults: dict[str, Any] = {"classify": classify, "random": lambda: 0.5}
     return Rotating(source, ["USER", "PASSWORD"], service.create, service.probe, service.dispose, **defaults | options)
 
 
 async def used(rotating: Rotating[Client], service: Service) -> Client:
-    """Use the client for a moment, and return which one it was."""
+    """Enter and leave `use` once, and return its client."""
     async with rotating.use(service.session) as client:
         return client
 
 
 async def hold(rotating: Rotating[Client], end: asyncio.Event) -> Client:
-    """Use the client until *end*, and return which one it was."""
+    """Use the client until *end* is set, and return it."""
     async with rotating.use() as client:
         await end.wait()
         return client

@@ -1,4 +1,4 @@
-"""Scenes of pools, frameworks and typed settings, each with values that would be found."""
+"""Scenarios of pools, frameworks and typed settings, in which every value contains the secret."""
 
 import asyncio
 import secrets
@@ -26,23 +26,23 @@ from aiossmenv.fastapi import EnvDep, get_env, health, lifespan
 from aiossmenv.mysql import RotatingPool
 from aiossmenv.pydantic import LiveSettings, ParameterSource, live_settings, load_settings
 from aiossmenv.testing import ManualClock, MemoryStore
-from hearing import CORE, SECRET, Stage, scene
+from hearing import CORE, SECRET, Context, scenario
 from timing import eventually
 
 # --- Integrations
 
 
 class Resource:
-    """What is made of a secret, and does not show it."""
+    """A resource that is created from a secret and does not show it."""
 
     def __init__(self, secret: str) -> None:
         self.secret = secret
 
 
-@scene
-async def rotations(stage: Stage) -> None:  # noqa: PLR0915 - one life, from beginning to end
-    """Rotate a resource whose functions quote its values in all that they raise."""
-    ear, clock = stage.ear, ManualClock()
+@scenario
+async def rotations(context: Context) -> None:  # noqa: PLR0915 - one life cycle, in one function
+    """Rotate a resource whose callbacks quote its values in every error that they raise."""
+    detector, clock = context.detector, ManualClock()
     store = MemoryStore({"/T/A": SECRET, "/T/B": SECRET}, clock=clock)
     fails = {"create"}
 
@@ -51,7 +51,7 @@ async def rotations(stage: Stage) -> None:  # noqa: PLR0915 - one life, from beg
             raise ValueError(quoted)
 
     async def create(values: Mapping[str, str]) -> Resource:
-        ear.shown(values)
+        detector.check_repr(values)
         assert values["A"].startswith(SECRET)
         assert ["A", "B"] == list(values)
         assert 2 == len(values)
@@ -78,90 +78,90 @@ async def rotations(stage: Stage) -> None:  # noqa: PLR0915 - one life, from beg
     async with load_env("/T", environ={}, store=store, ttl=60) as env:
         for where in ("create", "probe"):
             fails.add(where)
-            with ear.failing(RotationFailed, whose="theirs"):
+            with detector.expecting(RotationFailed, whose="theirs"):
                 async with rotating():
                     pass
             fails.clear()
-        with ear.failing(RotationFailed):
+        with detector.expecting(RotationFailed):
             async with Rotating(env, ["A", "NONE"], create):
                 pass
         async with rotating() as one:
             async with one.use() as made, one.use(enter) as secret:
                 assert SECRET == made.secret == secret
             fails |= {"enter", "classify"}
-            with ear.failing(ValueError, whose="theirs"):
+            with detector.expecting(ValueError, whose="theirs"):
                 async with one.use(enter):
                     pass
-            with ear.failing(RotationFailed):
+            with detector.expecting(RotationFailed):
                 await one.__aenter__()
             fails |= {"create", "dispose"}
             store.put("/T/A", SECRET + "2")
             await clock.advance(120)
-            ear.shown(one, one.state, one.generation, getattr(one, "status", None))
+            detector.check_repr(one, one.state, one.generation, getattr(one, "status", None))
             assert "DEGRADED" == one.state
             fails.discard("create")
             store.put("/T/A", SECRET + "3")
             await clock.advance(240)
             assert 2 == one.generation
-            ear.look_round()
-        with ear.failing(RotationFailed):
+            detector.check_all_objects()
+        with detector.expecting(RotationFailed):
             async with one.use():
                 pass
 
 
-@scene
-async def pools(stage: Stage) -> None:
-    """Rotate a pool of a real server, whose user's name and password are secrets, with logins that are refused."""
-    ear, server, user = stage.ear, stage.server, f"{CORE}{secrets.token_hex(3)}"
+@scenario
+async def pools(context: Context) -> None:
+    """Rotate a pool of a real server, with a secret user name and password and with rejected logins."""
+    detector, server, user = context.detector, context.server, f"{CORE}{secrets.token_hex(3)}"
     store = MemoryStore({"/P/DB_URL": server.address, "/P/DB_USER": user, "/P/DB_PASSWORD": f"{CORE}1"})
 
     async def rotate(number: int) -> None:
-        ear.deaf = True
+        detector.paused = True
         await server.set_user(user, f"{CORE}{number}")
-        ear.deaf = False
+        detector.paused = False
 
     await rotate(1)
     async with load_env("/P", environ={}, store=store, ttl=60) as env:
         async with RotatingPool(env, maxsize=2, minsize=1, db="app") as pool:
             async with pool.acquire() as connection, connection.cursor() as cursor:
                 await cursor.execute("SELECT 1")
-                ear.shown(connection, cursor)
+                detector.check_repr(connection, cursor)
             if cursors := getattr(pool, "cursor", None):
                 async with cursors() as cursor:
                     await cursor.execute("SELECT 1")
-            ear.shown(pool, pool.state, pool.generation, getattr(pool, "status", None))
+            detector.check_repr(pool, pool.state, pool.generation, getattr(pool, "status", None))
             await rotate(2)
             store.put("/P/DB_PASSWORD", f"{CORE}2")
             async with pool.acquire(), pool.acquire():
-                ear.look_round()
+                detector.check_all_objects()
             assert 2 == pool.generation
         store.put("/P/DB_PASSWORD", f"{CORE}3")
         await env.refresh()
-        with ear.failing(RotationFailed, whose="theirs"):
+        with detector.expecting(RotationFailed, whose="theirs"):
             async with RotatingPool(env, db="app"):
                 pass
         store.put("/P/DB_URL", f"{server.address}{CORE}")
         await env.refresh()
-        with ear.failing(RotationFailed, whose="theirs"):
+        with detector.expecting(RotationFailed, whose="theirs"):
             async with RotatingPool(env, db="app"):
                 pass
     await server.drop_user(user)
 
 
-@scene
-async def apps(stage: Stage) -> None:
-    """Serve an app, its health, and routes that fail; start one that cannot load."""
-    ear = stage.ear
-    stage.put("/F/A")
+@scenario
+async def apps(context: Context) -> None:
+    """Serve an app with a health route and failing routes; then start apps that cannot load."""
+    detector = context.detector
+    context.put("/F/A")
     app = FastAPI(lifespan=lifespan("/F", ttl=60, environ={"OTHER": SECRET}), title="app")
     app.get("/health")(health)
 
     @app.get("/use")
     async def use(env: EnvDep) -> int:
-        ear.shown(env, await health(env))
+        detector.check_repr(env, await health(env))
         return len(env["A"])
 
-    with ear.failing(LookupError):
+    with detector.expecting(LookupError):
         get_env(app)
     server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="on", log_config=None, log_level="trace"))
     serving = asyncio.create_task(server.serve())
@@ -171,23 +171,23 @@ async def apps(stage: Stage) -> None:
         for path in ("/use", "/health", "/openapi.json"):
             async with client.get(path) as response:
                 assert 200 == response.status
-                ear.hear(path, await response.text())
-    ear.shown(app, get_env(app))
+                detector.search(path, await response.text())
+    detector.check_repr(app, get_env(app))
     server.should_exit = True
     await serving
     for options in ({}, {"deadline": -1}):
-        broken = FastAPI(lifespan=lifespan("/NONE", environ={"OTHER": SECRET}, **options))  # type: ignore[arg-type] # wrong
-        with ear.failing(EmptyPath, ValueError):
+        broken = FastAPI(lifespan=lifespan("/NONE", environ={"OTHER": SECRET}, **options))  # type: ignore[arg-type] # wrong on purpose
+        with detector.expecting(EmptyPath, ValueError):
             async with broken.router.lifespan_context(broken):
                 pass
-        ear.shown(broken)
+        detector.check_repr(broken)
         server = uvicorn.Server(uvicorn.Config(broken, port=0, lifespan="on", log_config=None, log_level="trace"))
-        with ear.failing(SystemExit):
+        with detector.expecting(SystemExit):
             await server.serve()
 
 
 class Inner(BaseModel):
-    """A level of the hierarchy."""
+    """A nested model of the settings."""
 
     password: SecretStr
     port: int = 1
@@ -210,10 +210,10 @@ class Settings(BaseSettings):
         return ""
 
 
-@scene
-async def settings(stage: Stage) -> None:
-    """Fill typed settings and follow them, through everything that may be wrong with values."""
-    ear = stage.ear
+@scenario
+async def settings(context: Context) -> None:
+    """Fill typed settings and keep them current, with each kind of wrong value."""
+    detector = context.detector
     good = {"db/password": SECRET, "tokens": f'["{CORE}"]', "more": f'{{"key": "{CORE}"}}'}
     store = MemoryStore({f"/Y/{name}": value for name, value in good.items()})
     wrong = {
@@ -227,28 +227,28 @@ async def settings(stage: Stage) -> None:
     hostile = {"checked": f"raise2 {SECRET}", "more": f'{{"a":{"[" * 100_000}"{CORE}'}
 
     def broken(old: Settings, new: Settings) -> None:
-        ear.shown(old, new)
+        detector.check_repr(old, new)
         raise ValueError(SECRET)
 
     async def broken_too(old: Settings, new: Settings) -> None:
         broken(old, new)
 
-    ear.shown(await load_settings(Settings, "/Y", store=store))
+    detector.check_repr(await load_settings(Settings, "/Y", store=store))
     async with live_settings(Settings, "/Y", ttl=60, store=store, environ={"OTHER": SECRET}) as live:
-        ear.shown(live, live.current, live.env, live.env.parameters)
+        detector.check_repr(live, live.current, live.env, live.env.parameters)
         live.on_change(broken)
         live.on_change(broken_too)
         for name, value in (wrong | hostile).items():
             store.put(f"/Y/{name}", value)
             await live.env.refresh()
-            ear.shown(live, live.error)
+            detector.check_repr(live, live.error)
             assert isinstance(live.error, AiossmenvError), name
-            ear.caught(live.error)
-            with ear.failing(type(live.error)):
+            detector.check_exception(live.error)
+            with detector.expecting(type(live.error)):
                 await load_settings(Settings, "/Y", store=store, environ={"OTHER": SECRET})
-            with ear.failing(type(live.error)):
+            with detector.expecting(type(live.error)):
                 LiveSettings(Settings, live.env)
-            with ear.failing(Exception, whose="theirs"):
+            with detector.expecting(Exception, whose="theirs"):
                 Own.model_validate({"env": live.env})
             store.delete(f"/Y/{name}")
             if name in good:
@@ -256,23 +256,23 @@ async def settings(stage: Stage) -> None:
             await live.env.refresh()
             await live.env.refresh()
             assert live.error is None
-        ear.look_round()
+        detector.check_all_objects()
     source = ParameterSource(Settings, live.env)
-    ear.shown(source, source.names(), source.env_vars)
-    with ear.failing(MissingParameters):
+    detector.check_repr(source, source.names(), source.env_vars)
+    with detector.expecting(MissingParameters):
         await load_settings(Settings, "/NONE", store=store, environ={"OTHER": SECRET})
-    with ear.failing(InvalidPath):
+    with detector.expecting(InvalidPath):
         await load_settings(Settings, "NONE", store=store, environ={"OTHER": SECRET})
-    with ear.failing(TypeError):
-        await load_settings(Settings, "/Y", tll=60, environ={"OTHER": SECRET})  # type: ignore[call-arg] # wrong
+    with detector.expecting(TypeError):
+        await load_settings(Settings, "/Y", tll=60, environ={"OTHER": SECRET})  # type: ignore[call-arg] # wrong on purpose
     for name in ("Count", "COUNT"):
         store.put(f"/Y/{name}", SECRET)
-    with ear.failing(KeyCollision):
+    with detector.expecting(KeyCollision):
         await load_settings(Settings, "/Y", keys=None, store=store, environ={"OTHER": SECRET}, to_key=str)
 
 
 class Own(Settings):
-    """Settings that read an `Env` by themselves."""
+    """Settings that read an `Env` through their own sources."""
 
     env: Any = None
 
@@ -280,5 +280,5 @@ class Own(Settings):
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the parameters behind the arguments."""
+        """Put the parameters after the arguments."""
         return init_settings, ParameterSource(settings_cls, init_settings()["env"])

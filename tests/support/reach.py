@@ -1,5 +1,5 @@
 """
-What can be reached from an exception: its text, its attributes, its causes, and the variables of all their frames.
+Everything that is reachable from an exception: its text, attributes, causes, and the variables of all their frames.
 """
 
 import base64
@@ -12,7 +12,7 @@ TESTS = str(Path(__file__).parents[1])
 
 
 def shapes(text: str) -> Iterator[str]:
-    """Yield what *text* looks like as it is, in hexadecimal, and within base64 at each of its three offsets."""
+    """Yield *text* as it is, in hexadecimal, and as it appears in base64 at each of the three offsets."""
     yield text
     yield text.encode().hex()
     for offset in range(3):
@@ -21,7 +21,7 @@ def shapes(text: str) -> Iterator[str]:
 
 
 def holds(error: BaseException, secret: str) -> list[str]:
-    """Return the places, reachable from *error*, that hold *secret* in any shape; frames of the tests do not count."""
+    """Return the places reachable from *error* that hold *secret* in any shape; frames of the tests are ignored."""
     sought = [shape.casefold() for shape in shapes(secret)]
     found = []
     for place, said in reached(error):
@@ -42,7 +42,7 @@ def holds(error: BaseException, secret: str) -> list[str]:
 
 
 def reached(error: BaseException) -> Iterator[tuple[str, str | bytes]]:
-    """Yield all texts and bytes that *error* leads to, and where each of them is."""
+    """Yield each text and each byte string that is reachable from *error*, and where it is."""
     seen: set[int] = set()
     left: list[tuple[str, object]] = [(type(error).__name__, error)]
     while left:
@@ -82,5 +82,5 @@ def _frames(place: str, thing: TracebackType | FrameType) -> Iterator[tuple[str,
 def _said(thing: object) -> str:
     try:
         return f"{thing!r} {thing}"
-    except Exception as error:  # a repr of what is not made whole
+    except Exception as error:  # the repr of a half-initialised object
         return type(error).__name__

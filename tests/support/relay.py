@@ -1,4 +1,4 @@
-"""A way to a MySQL server that can be cut, held and lost, and that sees who logs in with which password."""
+"""A relay to a MySQL server that can cut, hold and blackhole connections, and that records logins."""
 
 import asyncio
 import socket
@@ -14,9 +14,10 @@ from pymysql import _auth
 @dataclass(eq=False, kw_only=True)
 class Login:
     """
-    What a client sent to log in, and what the server made of it.
+    What a client sent to log in, and the server's answer.
 
-    *accepted*: when its connection came, *succeeded*: when the server said so, on the clock of `time.perf_counter()`.
+    *accepted* is the time of the connection, *succeeded* the time at which the server accepted the login, both by
+    `time.perf_counter()`.
     """
 
     accepted: float
@@ -27,7 +28,7 @@ class Login:
     succeeded: float = float("inf")
 
     def password(self, *candidates: str) -> str | None:
-        """Return which password it was."""
+        """Return the one of these passwords with which the client logged in."""
         scramble = {
             "mysql_native_password": _auth.scramble_native_password,
             "caching_sha2_password": _auth.scramble_caching_sha2,
@@ -37,9 +38,9 @@ class Login:
 
 class Relay:
     """
-    A way to the server that can be cut; *address* is what clients connect to.
+    A relay to the server; clients connect to *address*.
 
-    *logins*: what clients sent to log in. *packets*: how many times clients sent something after that.
+    *logins*: the logins that clients sent. *packets*: how often clients sent something after their login.
     """
 
     def __init__(self, host: str, target: int, port: int = 0) -> None:
@@ -69,23 +70,25 @@ class Relay:
                 await asyncio.sleep(0.001)
 
     def cut(self, most: int | None = None) -> None:
-        """Reset connections, all of them or so many, as a load balancer does that was restarted."""
+        """Reset all connections, or *most* of them, as a load balancer does when it restarts."""
         there = [client for client in self._clients if not client.is_closing()]
         for client in there[:most]:
             linger = struct.pack("ii", 1, 0)
             client.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             client.transport.abort()
 
-    def lose(self) -> None:
-        """Pass nothing on any more from and to those that are connected, as a gateway does that has forgotten them."""
+    def blackhole(self) -> None:
+        """
+        Drop all data of the open connections in both directions, as a gateway does that lost its connection table.
+        """
         self._lost |= set(self._clients)
 
     def hold(self) -> None:
-        """Let those who connect from now on wait for their greeting, until `go_on()`."""
+        """Delay the greeting of new connections until `resume()`."""
         self._passing.clear()
 
-    def go_on(self) -> None:
-        """Greet those who wait."""
+    def resume(self) -> None:
+        """Send the delayed greetings."""
         self._passing.set()
 
     async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
@@ -118,7 +121,7 @@ class Relay:
 
 
 def _login(accepted: float, greeting: bytes, answer: bytes) -> Iterator[Login]:
-    """Yield the login in the first packets of both sides, unless it is encrypted."""
+    """Yield the login from the first packets of both sides, unless it is encrypted."""
     if len(answer) > 36:
         version_end = greeting.index(b"\0", 5)
         salt = greeting[version_end + 5 : version_end + 13] + greeting[version_end + 32 : version_end + 44]
@@ -129,7 +132,7 @@ def _login(accepted: float, greeting: bytes, answer: bytes) -> Iterator[Login]:
 
 
 def _kinds(data: bytes) -> list[int]:
-    """Return the first byte of each packet: 0 says that a login succeeded."""
+    """Return the first byte of each packet; 0 means that a login succeeded."""
     kinds, at = [], 0
     while at + 4 < len(data):
         kinds.append(data[at + 4])
@@ -138,7 +141,7 @@ def _kinds(data: bytes) -> list[int]:
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[bytes], bool]) -> None:
-    """Pass on what *passes*, and the end."""
+    """Forward the data for which *passes* returns true, and close the other side at the end."""
     with suppress(ConnectionError):
         while data := await reader.read(65536):
             if passes(data):

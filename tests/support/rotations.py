@@ -1,9 +1,8 @@
 """
-Credentials that rotate under load, on a real MariaDB: what tests/integration/databases asserts and
-tests/benchmarks/rotation.py measures.
+Credential rotation under load on a real server; tests/integration/databases and benchmarks/rotation.py use it.
 
-A `Rotator` changes credentials in the server and in the store, which are never changed at the same moment; a `Load` of
-20 tasks commits transactions all the while. `rotate_under_load()` runs one against the other and gives the `Outcome`.
+A `Rotator` changes credentials in the server and in the store, never both at the same moment. Meanwhile a `Load` of 20
+tasks commits transactions. `rotate_under_load()` runs both together and returns the `Outcome`.
 """
 
 import asyncio
@@ -35,19 +34,20 @@ if TYPE_CHECKING:
     from embedded import Store
 
 TASKS = 20
-# Seconds that a read of the store in memory takes, and between two of them where it is polled.
+# LATENCY is how long one read of the in-memory store takes; POLL is the pause between two reads. Both in seconds.
 LATENCY = 0.008
 POLL = 0.02
-# A transaction is near a swap if it overlaps with so many seconds before it, when the new pool logs in, or after it.
+# A transaction counts as near a swap if it overlaps the NEAR seconds before the swap (the new pool logs in then) or the
+# NEAR seconds after it.
 NEAR = 0.02
 
 
 class Source:
     """
-    What a `RotatingPool` needs of an `Env`, on the loop's clock.
+    The part of `Env` that `RotatingPool` uses, on the loop's clock.
 
-    *snapshot* is what was read, *stored* what is there to be read, *latency* the seconds that a read takes, *asked*
-    how often a refresh was forced.
+    *snapshot* holds the values last read, *stored* the values in the store, *latency* the seconds that a read takes,
+    *asked* the number of forced refreshes.
     """
 
     def __init__(self, **values: str) -> None:
@@ -60,11 +60,11 @@ class Source:
         self._publish()
 
     def store(self, **values: str) -> None:
-        """Write values that nobody has read yet."""
+        """Write values without reading them."""
         self.stored |= values
 
     def publish(self, **values: str) -> None:
-        """Write values, and read them at once."""
+        """Write values and read them at once."""
         self.store(**values)
         self._publish()
 
@@ -81,7 +81,7 @@ class Source:
         return lambda: self._watchers.remove(entry)
 
     def group(self, *keys: str) -> Callable[[], None]:
-        """See `Env`: all is read at once here."""
+        """See `Env`; this source always reads all keys in one read."""
         assert keys
         return lambda: None
 
@@ -93,7 +93,7 @@ class Source:
         await self.read()
 
     def _publish(self) -> None:
-        """Make what is stored the snapshot, and tell."""
+        """Replace the snapshot with the stored values, and call the watchers of each changed key."""
         parameters = {
             key: Parameter(name=f"/T/{key}", value=value, type="SecureString", version=1)
             for key, value in self.stored.items()
@@ -106,14 +106,14 @@ class Source:
 
 
 class Account:
-    """A user of the server, and others whose names begin with its name."""
+    """A user of the server, and every other user whose name starts with its name."""
 
     def __init__(self, server: Server, name: str) -> None:
         self.name = name
         self._server = server
 
     async def set_password(self, password: str) -> None:
-        """Give it another password."""
+        """Set a new password."""
         await self._server.set_user(self.name, password)
 
     async def alter(self, clause: str) -> None:
@@ -122,7 +122,7 @@ class Account:
 
     @asynccontextmanager
     async def blocked_after(self, errors: int) -> AsyncIterator[None]:
-        """Let the server block the account after so many wrong passwords, until the block ends."""
+        """Make the server block the account after *errors* wrong passwords, until the block ends."""
         if isinstance(self._server, MySQL):
             await self.alter(f"FAILED_LOGIN_ATTEMPTS {errors} PASSWORD_LOCK_TIME 1")
             yield
@@ -144,11 +144,11 @@ class Account:
         )
 
     async def connections(self) -> int:
-        """Count what the server has open for it."""
+        """Count the open connections of the account on the server."""
         return sum(user.startswith(self.name) for _, user, *_ in await self._server.execute("SHOW PROCESSLIST"))
 
     async def gone(self) -> int:
-        """Count what is still open when the server had time to notice what was closed."""
+        """Wait up to 2 s until the account has no connection, and return how many are left."""
         for _ in range(200):
             if not await self.connections():
                 return 0
@@ -156,14 +156,14 @@ class Account:
         return await self.connections()
 
     async def drop(self) -> None:
-        """Remove them all."""
+        """Drop all users of this account."""
         for (name,) in await self._server.execute(f"SELECT user FROM mysql.user WHERE user LIKE '{self.name}%'"):
             await self._server.drop_user(name)
 
 
 @asynccontextmanager
 async def new_account(server: Server) -> AsyncIterator[Account]:
-    """Give a user of one's own, with the password "first"."""
+    """Create a new user with the password "first", and drop it at the end."""
     account = Account(server, f"u{secrets.token_hex(4)}")
     await account.set_password("first")
     try:
@@ -173,16 +173,16 @@ async def new_account(server: Server) -> AsyncIterator[Account]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class Scenario:
     """
-    A way to rotate and a load.
+    A rotation method, and the load that runs meanwhile.
 
-    *rotate*: a method of `Rotator`. *reading*: the store in memory is polled, or read only when a refresh is forced;
-    or it is Parameter Store over HTTP. *form*: of the parameters. *warm*: by default half of *maxsize*, so that a third
-    generation that begins before the first one has ended stays within twice *maxsize*. *churn*: the share of
-    transactions that end with a dropped connection, so that there are new logins all the time; *long*: that take 0.2 s;
-    *cancelled*: whose task is cancelled somewhere. *think*: seconds between two transactions of a task. *pause*:
-    seconds from one rotation to the next.
+    *rotate*: a method of `Rotator`. *reading*: "polled" polls the in-memory store; "forced" reads it only on a forced
+    refresh; "HTTP" reads Parameter Store. *form*: the layout of the parameters. *minsize*: half of *maxsize* by
+    default, so that a third generation that starts before the first one has ended stays within twice *maxsize*.
+    *churn*: the share of transactions that close their connection, so that logins never stop. *long*: the share that
+    take 0.2 s longer. *cancelled*: the share whose task is cancelled at a random moment. *think*: mean seconds between
+    two transactions of a task. *pause*: seconds from one rotation to the next.
     """
 
     name: str
@@ -190,7 +190,7 @@ class Kind:
     reading: str = "polled"
     form: str = "keys"
     maxsize: int = 10
-    warm: int | None = None
+    minsize: int | None = None
     churn: float = 0.01
     long: float = 0.0
     cancelled: float = 0.0
@@ -200,7 +200,9 @@ class Kind:
 
 @dataclass
 class Outcome:
-    """What came of it; *latencies* are those of committed transactions, steady and near a swap, in seconds."""
+    """
+    What one run measured; `steady` and `near` hold the seconds of committed transactions, far from and near a swap.
+    """
 
     rotations: int = 0
     swaps: int = 0
@@ -211,13 +213,13 @@ class Outcome:
     most: int = 0
     left: int = 0
     refused: int = 0
-    known_to_be_old: int = 0
+    stale_logins: int = 0
     steady: list[float] = field(default_factory=list)
     near: list[float] = field(default_factory=list)
 
 
-def shaped(form: str, address: str, user: str, password: str) -> dict[str, str]:
-    """Return parameters that hold credentials."""
+def parameters_for(form: str, address: str, user: str, password: str) -> dict[str, str]:
+    """Return the parameters that hold the credentials in this form."""
     host, _, port = address.rpartition(":")
     match form:
         case "url":
@@ -243,7 +245,7 @@ class Memory:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["EnvLike"]:
-        """Give what is read of it."""
+        """Yield a source that reads this store."""
 
         async def poll() -> None:
             """Read until cancelled."""
@@ -273,40 +275,40 @@ class Http:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator["EnvLike"]:
-        """Give what is read of it."""
+        """Yield an `Env` that reads this store."""
         await self.put(**self._values)
         async with load_env("/FAKEBOOK/TEST/", ttl=1, environ=None) as env:
             yield env
 
 
-# Seconds by which the relay may see a login late.
+# The relay may see a login this many seconds late.
 _LAG = 0.05
 
 
 class Rotator:
-    """What changes credentials, in the server and in the store, which are never changed at the same moment."""
+    """Changes credentials in the server and in the store, never both at the same moment."""
 
-    def __init__(self, server: Server, account: Account, kind: Kind, rng: random.Random) -> None:
+    def __init__(self, server: Server, account: Account, scenario: Scenario, rng: random.Random) -> None:
         self.store: Memory | Http
         self._server = server
         self._name = self._user = account.name
-        self._form = kind.form
+        self._form = scenario.form
         self._password = "first"
-        self._dice = rng
+        self._rng = rng
         self._numbers = itertools.count()
-        # Where clients connect; when the server ceased to accept credentials; and when the process read
-        # which.
+        # `address` is where clients connect. `_void` maps credentials to the time at which the server stopped accepting
+        # them. `_read` lists which credentials the process read, and when.
         self.address = server.address
         self._void = {(account.name, "garbage"): float("-inf")}
         self._read: list[tuple[float, tuple[str, str]]] = []
 
     @property
     def parameters(self) -> dict[str, str]:
-        """What the store holds when nothing is under way."""
-        return shaped(self._form, self.address, self._user, self._password)
+        """The parameters for the current credentials."""
+        return parameters_for(self._form, self.address, self._user, self._password)
 
     def watch(self, env: "EnvLike") -> None:
-        """Note which credentials the process reads, from now on."""
+        """Record which credentials the process reads from now on."""
 
         def note(_: object) -> None:
             values = env.snapshot
@@ -319,13 +321,13 @@ class Rotator:
         note(None)
         env.on_change(note, *self.parameters)
 
-    def known_to_be_old(self, logins: "list[Login]") -> int:
+    def stale_logins(self, logins: "list[Login]") -> int:
         """
-        Count the logins with credentials that the server did not accept any more, although the process knew newer ones.
+        Count the logins that used credentials the server no longer accepted, although the process knew newer ones.
 
-        It knows newer ones when it has read them, and has not tried them, or when the server said that a login with
-        them succeeded; that they were rejected is a reason to try the old ones. All that 50 ms before, because on a
-        busy loop the relay sees a login up to 30 ms after it was decided.
+        The process knows newer credentials once it has read them and has not tried them yet, or once a login with them
+        has succeeded. If the server rejected the newer credentials, the process may try the old ones. All of this is
+        checked 50 ms before the login: on a busy loop the relay sees a login up to 30 ms after the pool started it.
         """
         count = 0
         passwords = {word for _, word in self._void} | {word for _, (_, word) in self._read}
@@ -370,18 +372,18 @@ class Rotator:
         await self._set_user(self._user, self._password)
 
     async def two_user(self, grace: float = 0.05) -> None:
-        """Make the other user, name it in the store, and remove the old one 50 ms later."""
+        """Create the other user, write it to the store, and drop the old user after *grace* seconds."""
         before = await self._other_user()
         await self._put()
         await asyncio.sleep(grace)
         await self._drop_user(before)
 
     async def two_user_at_once(self) -> None:
-        """Do so, and remove the old one at once."""
+        """Run `two_user`, but drop the old user at once."""
         await self.two_user(grace=0)
 
     async def torn(self) -> None:
-        """Do so, with the user's name in the store for a moment before the password."""
+        """Like `two_user`, but the user's name is in the store up to 30 ms before the password."""
         before = await self._other_user()
         await self.store.put(DB_USER=self._user)
         await self._moment()
@@ -398,7 +400,7 @@ class Rotator:
             await asyncio.sleep(0.002)
 
     async def bad_put(self) -> None:
-        """Have garbage in the store for 30 ms."""
+        """Store a wrong password for 30 ms."""
         right, self._password = self._password, "garbage"
         await self._put()
         await asyncio.sleep(0.03)
@@ -406,7 +408,7 @@ class Rotator:
         await self._put()
 
     async def dual(self) -> None:
-        """Let both passwords log in for 30 ms."""
+        """Make the server accept both passwords for 30 ms."""
         old = self._password
         self._new_password()
         await self._server.set_passwords(self._user, self._password, old)
@@ -416,44 +418,46 @@ class Rotator:
 
     async def mixed(self) -> None:
         """Rotate in one of three ways."""
-        await self._dice.choice([self.db_first, self.store_first, self.two_user])()
+        await self._rng.choice([self.db_first, self.store_first, self.two_user])()
 
     async def _other_user(self) -> str:
-        """Make the user that is not in the store; returns the name of the one that is."""
+        """Create the user that the store does not name; return the name of the user that it does name."""
         before, self._user = self._user, self._name if self._user != self._name else f"{self._name}_b"
         self._new_password()
         await self._set_user(self._user, self._password)
         return before
 
     async def _put(self) -> None:
-        """Write what there is to write."""
+        """Write the credentials to the store, but not the address."""
         await self.store.put(**{key: value for key, value in self.parameters.items() if key != "DB_URL"})
 
     def _new_password(self) -> None:
-        """Take a password that was never there."""
+        """Choose a password that no rotation has used before."""
         self._password = f"p{next(self._numbers)}"
 
     async def _moment(self) -> None:
-        """Let 0 to 30 ms pass."""
-        await asyncio.sleep(self._dice.uniform(0, 0.03))
+        """Sleep for 0 to 30 ms."""
+        await asyncio.sleep(self._rng.uniform(0, 0.03))
 
 
 class Load:
-    """Tasks that commit one transaction after the other."""
+    """Tasks that each commit one transaction after the other."""
 
-    def __init__(self, pool: RotatingPool, server: Server, account: Account, kind: Kind, rng: random.Random) -> None:
+    def __init__(
+        self, pool: RotatingPool, server: Server, account: Account, scenario: Scenario, rng: random.Random
+    ) -> None:
         self.outcome = Outcome()
         self.spans: list[tuple[float, float]] = []
         self._pool = pool
         self._server = server
         self._name = account.name
-        self._kind = kind
-        self._dice = rng
+        self._scenario = scenario
+        self._rng = rng
         self._ended = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Work until the block ends."""
+        """Run the tasks until the block ends."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._count())
             for _ in range(TASKS):
@@ -464,11 +468,11 @@ class Load:
                 self._ended = True
 
     async def _work(self) -> None:
-        """Commit one transaction after the other, and note what fails."""
+        """Commit one transaction after the other, and count the failures."""
         while not self._ended:
-            if self._dice.random() < self._kind.cancelled:
+            if self._rng.random() < self._scenario.cancelled:
                 task = asyncio.create_task(self._transaction())
-                await asyncio.wait({task}, timeout=self._dice.uniform(0, 0.01))
+                await asyncio.wait({task}, timeout=self._rng.uniform(0, 0.01))
                 self.outcome.cancelled += task.cancel()
                 await asyncio.wait({task})
                 self._note(None if task.cancelled() else task.exception())
@@ -477,8 +481,8 @@ class Load:
                     await self._transaction()
                 except Exception as error:
                     self._note(error)
-            if self._kind.think:
-                await asyncio.sleep(self._dice.uniform(0, 2 * self._kind.think))
+            if self._scenario.think:
+                await asyncio.sleep(self._rng.uniform(0, 2 * self._scenario.think))
 
     def _note(self, error: BaseException | None) -> None:
         """Count an error by type and number."""
@@ -493,16 +497,16 @@ class Load:
             await cursor.execute(f"INSERT INTO {self._name} VALUES (1)")
             await cursor.execute("SELECT 1")
             await cursor.fetchall()
-            if self._dice.random() < self._kind.long:
+            if self._rng.random() < self._scenario.long:
                 await asyncio.sleep(0.2)
             await connection.commit()
             self.outcome.committed += 1
-            if self._dice.random() < self._kind.churn:
+            if self._rng.random() < self._scenario.churn:
                 connection.close()
         self.spans.append((began, time.perf_counter()))
 
     async def _count(self) -> None:
-        """Count connections all the time."""
+        """Sample the number of connections every 5 ms, and keep the highest."""
         async with self._server.root() as connection, connection.cursor(aiomysql.Cursor) as cursor:
             while not self._ended:
                 await cursor.execute("SHOW PROCESSLIST")
@@ -512,7 +516,7 @@ class Load:
 
 
 class _Swaps(logging.Handler):
-    """Notes when a generation begins to serve."""
+    """Records the time at which each generation becomes current."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -525,7 +529,7 @@ class _Swaps(logging.Handler):
 
 @contextmanager
 def swaps_noted() -> "Iterator[list[float]]":
-    """Give the times of swaps, which are added until the block ends."""
+    """Yield a list of swap times that grows until the block ends."""
     logger, handler = logging.getLogger("aiossmenv"), _Swaps()
     before = logger.level
     logger.setLevel(logging.INFO)
@@ -538,37 +542,43 @@ def swaps_noted() -> "Iterator[list[float]]":
 
 
 async def rotate_under_load(
-    server: Server, kind: Kind, rotations: int, *, least: int = 1, store: "Store | None" = None, relayed: bool = False
+    server: Server,
+    scenario: Scenario,
+    rotations: int,
+    *,
+    least: int = 1,
+    store: "Store | None" = None,
+    relayed: bool = False,
 ) -> Outcome:
     """
-    Rotate so often under load, and return what came of it.
+    Rotate *rotations* times under load, and return the outcome.
 
-    A machine that is busy elsewhere builds more slowly than credentials change here: it goes on, up to five times as
-    long, until there were *least* generations. *store*: where *kind* reads over HTTP. *relayed*: whether logins are
-    looked at, by a relay, which makes them slower.
+    On a busy machine builds can be slower than rotations. The run then continues, for up to five times as many
+    rotations, until the pool has had *least* generations. *store*: the Parameter Store of a scenario that reads over
+    HTTP. *relayed*: send logins through a relay that records them; this makes them slower.
     """
-    rng = random.Random(kind.name)
+    rng = random.Random(scenario.name)
     async with new_account(server) as account:
-        rotator = Rotator(server, account, kind, rng)
+        rotator = Rotator(server, account, scenario, rng)
         await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
         refused = await server.refused()
         async with Relay("127.0.0.1", server.port).running() as relay:
             rotator.address = relay.address if relayed else server.address
-            rotator.store = Http(store, rotator.parameters) if store else Memory(kind.reading, rotator.parameters)
+            rotator.store = Http(store, rotator.parameters) if store else Memory(scenario.reading, rotator.parameters)
             opened: AbstractAsyncContextManager[EnvLike] = rotator.store.opened()
-            async with opened as env, _pool(env, kind) as pool:
+            async with opened as env, _pool(env, scenario) as pool:
                 rotator.watch(env)
-                load = Load(pool, server, account, kind, rng)
-                rotated = getattr(rotator, kind.rotate)
+                load = Load(pool, server, account, scenario, rng)
+                rotated = getattr(rotator, scenario.rotate)
                 with swaps_noted() as swaps:
                     async with load.running():
                         for rotation in range(5 * rotations):
                             if rotation >= rotations and pool.generation >= least:
                                 break
-                            await asyncio.gather(rotated(), asyncio.sleep(kind.pause))
+                            await asyncio.gather(rotated(), asyncio.sleep(scenario.pause))
                             load.outcome.rotations += 1
                 load.outcome.swaps = pool.generation - 1
-            load.outcome.known_to_be_old = rotator.known_to_be_old(relay.logins)
+            load.outcome.stale_logins = rotator.stale_logins(relay.logins)
         load.outcome.left = await account.gone()
         load.outcome.refused = await server.refused() - refused
         load.outcome.rows = (await server.execute(f"SELECT COUNT(*) FROM app.{account.name}"))[0][0]
@@ -577,11 +587,11 @@ async def rotate_under_load(
     return load.outcome
 
 
-def _pool(env: "EnvLike", kind: Kind) -> RotatingPool:
-    keys = {"dsn": "DATABASE_URL"} if kind.form != "keys" else _KEYS
-    # Rotations come faster than anybody else's, so refreshes may, too.
-    warm = kind.maxsize // 2 if kind.warm is None else kind.warm
-    return RotatingPool(env, keys, db="app", maxsize=kind.maxsize, minsize=warm, min_gap=POLL)
+def _pool(env: "EnvLike", scenario: Scenario) -> RotatingPool:
+    keys = {"dsn": "DATABASE_URL"} if scenario.form != "keys" else _KEYS
+    # These rotations are faster than real ones, so forced refreshes may be faster too.
+    minsize = scenario.maxsize // 2 if scenario.minsize is None else scenario.minsize
+    return RotatingPool(env, keys, db="app", maxsize=scenario.maxsize, minsize=minsize, min_gap=POLL)
 
 
 def _sort(load: Load, swaps: list[float]) -> None:

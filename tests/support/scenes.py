@@ -1,4 +1,4 @@
-"""Scenes of loading, refreshing and failing, each with values that would be found."""
+"""Scenarios of loads, refreshes and failures, in which every value contains the secret."""
 
 import asyncio
 import gc
@@ -45,7 +45,7 @@ from aiossmenv import (
 from aiossmenv.testing import ManualClock, MemoryStore
 from face import MODULES, public
 from faults import Call, Fault, FaultProxy, Forward, error, hang, raw, reset, throttled, truncated
-from hearing import CORE, SECRET, Derived, Stage, scene
+from hearing import CORE, SECRET, Context, Derived, scenario
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -53,45 +53,47 @@ if TYPE_CHECKING:
 # --- Values
 
 
-@scene
-async def loads(stage: Stage) -> None:
-    """Load in each of the ways there are, over the wire, and show what came."""
-    ear, environ = stage.ear, {"OTHER": SECRET, "B": SECRET}
+@scenario
+async def loads(context: Context) -> None:
+    """Load over the wire with each kind of `load_env` call, and show the results."""
+    detector, environ = context.detector, {"OTHER": SECRET, "B": SECRET}
     for name in "AB":
-        stage.put(f"/L/{name}")
-    stage.put("/L/LIST", f"{CORE},{CORE}", "StringList")
+        context.put(f"/L/{name}")
+    context.put("/L/LIST", f"{CORE},{CORE}", "StringList")
     once = await load_env("/L/")
     assert SECRET == once["A"] == os.environ["A"]
     named = await load_env("/L", "/L", keys=["A", "B"], required=["A"], environ=environ, override=False)
     assert {"B"} == named.shadowed
     env: Env
     async with load_env("/L", ttl=60, max_stale=600, environ=None, to_key=str) as env:
-        with ear.failing(KeyError):
+        with detector.expecting(KeyError):
             env["C"]
-        with ear.failing(TypeError):
-            env["A"] = "x"  # type: ignore[index] # that is what fails
+        with detector.expecting(TypeError):
+            env["A"] = "x"  # type: ignore[index] # must fail
         for one in (once, named, env):
-            ear.shown(one, one.snapshot, one.parameters, one.status, one.shadowed, one.keys(), one.parameters["A"])
+            detector.check_repr(
+                one, one.snapshot, one.parameters, one.status, one.shadowed, one.keys(), one.parameters["A"]
+            )
             assert 3 >= len(one) == len(list(one))
         for parameter in env.parameters.values():
-            ear.shown(Derived(**{name: getattr(parameter, name) for name in parameter.__slots__}))
-        ear.look_round()
-    with ear.failing(RuntimeError):
+            detector.check_repr(Derived(**{name: getattr(parameter, name) for name in parameter.__slots__}))
+        detector.check_all_objects()
+    with detector.expecting(RuntimeError):
         await env.refresh()
-    with ear.failing(TypeError):
+    with detector.expecting(TypeError):
         await load_env("/L", keys="A", environ=environ)
-    with ear.failing(ValueError):
+    with detector.expecting(ValueError):
         await load_env("/L", ttl=0, environ=environ)
     loading = load_env("/L", environ=environ)
-    ear.shown(loading)
+    detector.check_repr(loading)
     loading.close()
     await asyncio.create_task(load_env("/L", environ=environ))
 
 
-@scene
-async def changes(stage: Stage) -> None:
-    """Refresh, and tell callbacks that quote what they were told, in what they raise, too."""
-    ear, store = stage.ear, MemoryStore({"/C/A": SECRET, "/C/B": SECRET}, clock=ManualClock())
+@scenario
+async def changes(context: Context) -> None:
+    """Refresh, and pass the changes to callbacks that quote them in the errors that they raise."""
+    detector, store = context.detector, MemoryStore({"/C/A": SECRET, "/C/B": SECRET}, clock=ManualClock())
     told: list[object] = []
 
     def broken(change: aiossmenv.Change) -> None:
@@ -102,69 +104,69 @@ async def changes(stage: Stage) -> None:
         broken(change)
 
     async with load_env("/C", ttl=60, environ={}, store=store) as env:
-        for callback in (broken, broken_too, lambda change: broken_too(change), told.append):  # noqa: PLW0108 - none is known for async
-            ear.shown(env.on_change(callback, "A", "B"))
-        ear.shown(env.group("A", "B"))
+        for callback in (broken, broken_too, lambda change: broken_too(change), told.append):  # noqa: PLW0108 - the lambda hides that it is async
+            detector.check_repr(env.on_change(callback, "A", "B"))
+        detector.check_repr(env.group("A", "B"))
         reader = env.changes()
         before = env.snapshot
         store.put("/C/A", SECRET + "2")
-        ear.shown(await env.refresh(), await env.refresh("A"), await env.ensure_fresh(0), reader)
-        ear.shown(await anext(reader), *diff(before, env.snapshot), env.snapshot.taken_at)
+        detector.check_repr(await env.refresh(), await env.refresh("A"), await env.ensure_fresh(0), reader)
+        detector.check_repr(await anext(reader), *diff(before, env.snapshot), env.snapshot.taken_at)
         await asyncio.sleep(0)
         assert 4 == len(told)
-        ear.shown(*told, told)
-        ear.look_round()
+        detector.check_repr(*told, told)
+        detector.check_all_objects()
 
 
-@scene
-async def single_reads(stage: Stage) -> None:
-    """Read single parameters, many and all, by selector and by reference, from a store that caches them."""
-    ear = stage.ear
-    stage.put("/S/A")
+@scenario
+async def single_reads(context: Context) -> None:
+    """Read one, several and all parameters, by selector and by reference, from a store that caches them."""
+    detector = context.detector
+    context.put("/S/A")
     async with ParameterStore(ttl=60, region="eu-central-1") as store:
-        ear.shown(store, await store.get("/S/A"), await store.get("/S/A:1"), await store.get_many(["/S/A"]))
-        ear.shown([found async for found in store.scan("/S")], store, store.region, store._cache)
-        ear.look_round()
-        with ear.failing(ParameterNotFound):
+        detector.check_repr(store, await store.get("/S/A"), await store.get("/S/A:1"), await store.get_many(["/S/A"]))
+        detector.check_repr([found async for found in store.scan("/S")], store, store.region, store._cache)
+        detector.check_all_objects()
+        with detector.expecting(ParameterNotFound):
             await store.get("/S/NONE")
-        with ear.failing(InvalidPath):
+        with detector.expecting(InvalidPath):
             await store.get(" ")
-    with ear.failing(ValueError):
+    with detector.expecting(ValueError):
         ParameterStore(max_concurrency=0)
     unclosed = ParameterStore()
     await unclosed.get("/S/A")
-    await unclosed._transport.aclose()  # type: ignore[union-attr] # it is open; what warns is the store
+    await unclosed._transport.aclose()  # type: ignore[union-attr] # it is open; the store is what warns
     del unclosed
     gc.collect()
 
 
-@scene
-async def transports(stage: Stage) -> None:
-    """Send each request through a transport, and let all stores read through it."""
-    ear, memory = stage.ear, MemoryStore({"/T/A": SECRET})
+@scenario
+async def transports(context: Context) -> None:
+    """Send each request through a transport, and read through it with every store."""
+    detector, memory = context.detector, MemoryStore({"/T/A": SECRET})
     transport = await memory._connected()
     with ParameterStore.override_defaults(transport=transport):
-        ear.shown(await load_env("/T", environ={}), transport)
+        detector.check_repr(await load_env("/T", environ={}), transport)
     for request in (GetParametersByPath("/T"), GetParameters(("/T/A",)), GetParameter("/T/A")):
         page = await transport.send(request)
         (encrypted,) = (await transport.send(replace(request, with_decryption=False))).parameters
         assert isinstance(encrypted, EncryptedParameter)
-        ear.shown(request, page, encrypted, [encrypted.matches(found, None) for found in page.parameters])  # type: ignore[arg-type] # decrypted
-    with ear.failing(ServiceError):
+        detector.check_repr(request, page, encrypted, [encrypted.matches(found, None) for found in page.parameters])  # type: ignore[arg-type] # decrypted
+    with detector.expecting(ServiceError):
         await transport.send(GetParameter("/T/NONE"))
 
 
-@scene
-async def memory(stage: Stage) -> None:
-    """Use the store for tests in every way, and its faults."""
-    ear, clock = stage.ear, ManualClock()
+@scenario
+async def memory(context: Context) -> None:
+    """Use every method and every fault of the in-memory store for tests."""
+    detector, clock = context.detector, ManualClock()
     store = MemoryStore({"/M/A": SECRET, "/aws/reference/secretsmanager/S": SECRET}, clock=clock)
     store.put("/M/A", SECRET)
     store.put("/M/L", SECRET, "StringList")
     store.label("/M/A", "blue", 1)
     with store.patch_default():
         env = await load_env("/M", keys=["A", "/aws/reference/secretsmanager/S"], environ={}, max_stale=10)
-    ear.shown(
+    detector.check_repr(
         env, store, clock, clock.wall(), store.decrypted, *store.calls, await store.get("/M/A:blue"), env.parameters
     )
     env = await load_env("/M", environ={}, store=store, max_stale=10, ttl=10)
@@ -180,11 +182,11 @@ async def memory(stage: Stage) -> None:
         store.put("/M/A", SECRET)
         refreshing = asyncio.create_task(env.refresh())
         await clock.advance(60)
-        with ear.failing(kind):
+        with detector.expecting(kind):
             await refreshing
-        with ear.failing(StaleEnv):
+        with detector.expecting(StaleEnv):
             env["A"]
-        ear.shown(refreshing, env.status, env.status.last_error)
+        detector.check_repr(refreshing, env.status, env.status.last_error)
         store.heal()
     await env.aclose()
     store.delete("/M/L")
@@ -195,41 +197,41 @@ async def memory(stage: Stage) -> None:
         lambda: store.label("/M/A", "red", 99),
     )
     for wrong in wrongs:
-        with ear.failing(ValueError, AiossmenvError):
+        with detector.expecting(ValueError, AiossmenvError):
             wrong()
-    fixtures: Any = aiossmenv.testing  # whose fixtures are no functions to pytest
-    ear.shown(clock := inspect.unwrap(fixtures.manual_clock)())
+    fixtures: Any = aiossmenv.testing  # Any: for mypy these fixtures are no plain functions
+    detector.check_repr(clock := inspect.unwrap(fixtures.manual_clock)())
     given = inspect.unwrap(fixtures.memory_store)(clock)
-    ear.shown(store := next(given))
+    detector.check_repr(store := next(given))
     store.put("/M/A", SECRET)
     await load_env("/M")
-    ear.shown(next(given, "done"))
-    ear.look_round()
+    detector.check_repr(next(given, "done"))
+    detector.check_all_objects()
 
 
-@scene
-async def documentation(stage: Stage) -> None:
-    """Read the help and the signature of every public thing while the environment is full of secrets."""
+@scenario
+async def documentation(context: Context) -> None:
+    """Read the help and the signature of every public object while the environment is full of secrets."""
     os.environ["A"] = SECRET
     for module in MODULES:
-        stage.ear.hear("help", pydoc.plain(pydoc.render_doc(module)))
+        context.detector.search("help", pydoc.plain(pydoc.render_doc(module)))
     for name, thing in public():
-        stage.ear.hear(f"help({name})", pydoc.plain(pydoc.render_doc(thing)))
+        context.detector.search(f"help({name})", pydoc.plain(pydoc.render_doc(thing)))
         with suppress(ValueError, TypeError):
-            stage.ear.hear(f"signature({name})", f"{inspect.signature(thing)}")  # type: ignore[arg-type] # suppressed
+            context.detector.search(f"signature({name})", f"{inspect.signature(thing)}")  # type: ignore[arg-type] # suppressed
 
 
 # --- Failures
 
 
 def answered(**other: object) -> dict[str, object]:
-    """Return an answer of the service, right but for *other*."""
+    """Return a correct answer of the service, with the fields of *other* replaced."""
     item = {"Name": "/W/A", "Type": "SecureString", "Value": SECRET, "Version": 1, "LastModifiedDate": 1.5e9}
     return {"Parameters": [item | other]}
 
 
 def desynchronized(body: bytes) -> Fault:
-    """Answer with a header that ends in the middle of the body, or that is none."""
+    """Answer with a header that ends in the middle of the body, or with no valid header."""
 
     async def fault(call: Call, _: Forward) -> aiohttp.web.StreamResponse:
         assert call.request.transport is not None
@@ -289,14 +291,14 @@ WIRE: dict[str, tuple[Fault, type[AiossmenvError]]] = {
 }
 
 
-@scene
-async def faults(stage: Stage) -> None:
-    """Meet everything that may come over the wire, on the first load, and some of it on a refresh."""
+@scenario
+async def faults(context: Context) -> None:
+    """Receive every wire fault on the first load, and some of them on a refresh."""
     session = aioboto3.Session()
-    async with FaultProxy(stage.ssm.endpoint_url).running() as proxy:
+    async with FaultProxy(context.ssm.endpoint_url).running() as proxy:
         os.environ["AWS_ENDPOINT_URL_SSM"] = proxy.url
         for name, (fault, kind) in WIRE.items():
-            stage.put(f"/W/{name}/A")
+            context.put(f"/W/{name}/A")
             clock = ManualClock()
             async with ParameterStore(session=session, clock=clock, random=lambda: 0.5) as store:
                 load = partial(load_env, f"/W/{name}", deadline=DEADLINE, store=store)
@@ -309,27 +311,27 @@ async def faults(stage: Stage) -> None:
                     proxy.add(fault, times=2)
                     proxy.add(hang())
                     meeting = asyncio.ensure_future(attempt)
-                    # Tried again: so the first answer was read.
+                    # A second request proves that the first answer was read.
                     while not meeting.done() and proxy.count() < 2 and not (name == "hang" and proxy.calls):
                         await asyncio.sleep(0.002)
                         await clock.advance(0.1)
                     await clock.advance(DEADLINE)
-                    with stage.ear.failing(kind):
+                    with context.detector.expecting(kind):
                         await meeting
                     proxy.clear()
 
 
-@scene
-async def refusals(stage: Stage) -> None:
-    """Break what can be broken before and after the reads: paths, keys, an environment, names."""
-    ear = stage.ear
+@scenario
+async def refusals(context: Context) -> None:
+    """Fail before and after the reads: paths, keys, an environment, names."""
+    detector = context.detector
     store = MemoryStore({f"/R/K{number:03d}": SECRET for number in range(120)})
     store.put("/R/ab", SECRET)
     store.put("/R/a-b", SECRET)
     store.put("/R/deep/a.b", SECRET)
 
     class Picky(dict[str, str]):
-        """An environment that refuses a variable, and whatever shall be undone then."""
+        """An environment that rejects a variable, and then also the rollback."""
 
         stubborn = False
 
@@ -348,27 +350,27 @@ async def refusals(stage: Stage) -> None:
         raise ValueError(name)
 
     load = partial(load_env, store=store)
-    with ear.failing(KeyCollision):
+    with detector.expecting(KeyCollision):
         await load("/R", environ={"OTHER": SECRET}, to_key=lambda name: name.replace("-", "")[:2])
-    with ear.failing(InvalidVariable):
+    with detector.expecting(InvalidVariable):
         await load("/R", environ={"OTHER": SECRET}, to_key=to_key)
-    with ear.failing(InvalidVariable):
+    with detector.expecting(InvalidVariable):
         await load("/R", environ=Picky(OTHER=SECRET, K001=SECRET))
     stubborn = Picky(OTHER=SECRET, K001=SECRET)
     stubborn.stubborn = True
-    with ear.failing(InvalidVariable):
+    with detector.expecting(InvalidVariable):
         await load("/R", environ=stubborn)
-    with ear.failing(EmptyPath):
+    with detector.expecting(EmptyPath):
         await load("/NONE", environ={"OTHER": SECRET})
-    with ear.failing(MissingParameters):
+    with detector.expecting(MissingParameters):
         await load("/R", required=["NONE"], environ={"OTHER": SECRET})
-    with ear.failing(InvalidPath):
+    with detector.expecting(InvalidPath):
         await load("R", environ={"OTHER": SECRET})
-    with ear.failing(InvalidPath):
+    with detector.expecting(InvalidPath):
         await load_env()
 
     class Spiteful(dict[str, str]):
-        """An environment that says all it has when it is asked, once it is *angry*."""
+        """An environment whose errors quote all its values once *angry* is set."""
 
         angry = False
 
@@ -384,12 +386,12 @@ async def refusals(stage: Stage) -> None:
         store.put("/R/A", SECRET + "2")
         await clock.advance(60)
         assert "unexpected OSError" == str(env.status.last_error)
-        ear.caught(env.status.last_error)
+        detector.check_exception(env.status.last_error)
 
 
-@scene
-async def cancellations(stage: Stage) -> None:
-    """Cancel a load and a refresh at every few turns of the loop, in the middle of publishing, too."""
+@scenario
+async def cancellations(context: Context) -> None:
+    """Cancel a load and a refresh at every few turns of the loop, also while the values are published."""
     store = MemoryStore({f"/R/K{number:03d}": SECRET for number in range(160)})
     for turns in itertools.count(0, 5):
         environ = {"OTHER": SECRET}
@@ -397,17 +399,17 @@ async def cancellations(stage: Stage) -> None:
         for _ in range(turns):
             await asyncio.sleep(0)
         if 2 < len(environ):
-            stage.ear.look_round()
+            context.detector.check_all_objects()
         load.cancel()
         try:
             env = await load
         except asyncio.CancelledError as error:
-            stage.ear.caught(error)
-            stage.ear.hear("task", repr(load))
+            context.detector.check_exception(error)
+            context.detector.search("task", repr(load))
         else:
             break
     assert turns > 30
-    with stage.ear.failing(TimeoutError):
+    with context.detector.expecting(TimeoutError):
         store.hang()
         async with asyncio.timeout(0.01):
             await env.refresh()

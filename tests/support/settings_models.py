@@ -15,7 +15,7 @@ MARK = "hunter2"
 
 
 class Database(BaseModel):
-    """A level of the hierarchy."""
+    """A nested model."""
 
     host: str
     port: int = 3306
@@ -23,7 +23,7 @@ class Database(BaseModel):
 
 
 class Settings(BaseSettings):
-    """What most services have."""
+    """Typical settings of a service."""
 
     db: Database
     regions: list[str] = []
@@ -31,7 +31,7 @@ class Settings(BaseSettings):
 
 
 class Held(MemoryStore):
-    """A store with so many values under /app."""
+    """A store with these values under /app."""
 
     def __init__(self, **values: str) -> None:
         super().__init__({f"/app/{name}": value for name, value in values.items()})
@@ -44,17 +44,17 @@ class Held(MemoryStore):
 
 
 def database(**values: str) -> Held:
-    """Return a store with what `Settings` needs."""
+    """Return a store with every value that `Settings` requires."""
     return Held(**{"db/host": "h", "db/password": MARK} | values)
 
 
 def settings_of(**annotations: Any) -> type[BaseSettings]:
-    """Return a class of settings with these fields, none of them with a default."""
+    """Return a settings class with these fields and no defaults."""
     return type("Some", (BaseSettings,), {"__annotations__": annotations})
 
 
 def assert_hidden(error: BaseException) -> None:
-    """Look for the mark in all that anybody could print of *error*: texts, chain, and frames with their variables."""
+    """Assert that no text, chained error or frame variable of *error* contains the secret."""
     trace = traceback.TracebackException.from_exception(error, capture_locals=True)
     assert error.__cause__ is None
     assert error.__context__ is None
@@ -62,7 +62,7 @@ def assert_hidden(error: BaseException) -> None:
 
 
 async def refused(settings: type[BaseSettings], held: Held) -> AiossmenvError:
-    """Return what loading the settings raises."""
+    """Return the error that loading the settings raises."""
     with pytest.raises(AiossmenvError) as caught:
         await load_settings(settings, "/app", environ={}, store=held.store)
     assert_hidden(caught.value)
@@ -70,7 +70,7 @@ async def refused(settings: type[BaseSettings], held: Held) -> AiossmenvError:
 
 
 class Strict(BaseSettings):
-    """What can be wrong in each way."""
+    """Settings with one field for each kind of wrong value."""
 
     port: int = 1
     limits: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""A Parameter Store behind `Transport`, on a manual clock: latencies, faults, denials and replicas that lag."""
+"""A simulated Parameter Store behind `Transport`, on a manual clock: latencies, faults, denials and replica lag."""
 
 import random
 from dataclasses import dataclass, field, replace
@@ -21,19 +21,19 @@ from aiossmenv.testing import ManualClock
 
 Request = GetParametersByPath | GetParameters | GetParameter
 
-# What passes by itself.
+# Faults that pass on their own.
 PASSING = ("throttled", "failed", "reset", "left out", "token refused", "token repeated")
 
 
 @dataclass(eq=False)
 class Simulated:
     """
-    What the store holds, and how it answers; a `Transport`.
+    What the store holds and how it answers; it implements `Transport`.
 
-    *latency*: seconds that an answer takes, at most. *lag*: seconds that a replica may be behind. *faults*: kinds of
-    `PASSING` that are drawn with the chance *fault*, until *left* of them have come. *denied*: operations, or
-    operations on names as `GetParameters /A/X`, as patterns. *broken*: names that KMS does not decrypt. *empty*: the
-    chance of a page without parameters and with a token.
+    *latency*: the longest time of an answer, in seconds. *lag*: the longest delay of a replica, in seconds. *faults*:
+    kinds of `PASSING` that each request draws with probability *fault*, at most *left* times. *denied*: patterns of
+    operations, or of operations on names such as `GetParameters /A/X`. *broken*: names that KMS cannot decrypt.
+    *empty*: the probability of a page with a token and without parameters.
     """
 
     clock: ManualClock
@@ -60,7 +60,7 @@ class Simulated:
         parameter = Parameter(
             name=name,
             value=value,
-            type=kind,  # type: ignore[arg-type] # one of its literals
+            type=kind,  # type: ignore[arg-type] # always one of the literals
             version=last.version + 1 if last else 1,
             last_modified=self.clock.wall() + timedelta(microseconds=len(versions)),
             arn=f"arn:aws:ssm:eu-central-1:111122223333:parameter{name}",
@@ -72,7 +72,7 @@ class Simulated:
         self.history[name].append((self.clock.now(), None))
 
     def held(self, at: float | None = None) -> dict[str, Parameter]:
-        """Return what is there, by name, at a moment; by default now."""
+        """Return the parameters at a moment, by name; by default now."""
         moment = self.clock.now() if at is None else at
         latest = {
             name: next((parameter for when, parameter in reversed(versions) if when <= moment), None)
@@ -81,11 +81,11 @@ class Simulated:
         return {name: parameter for name, parameter in sorted(latest.items()) if parameter}
 
     def moments(self) -> list[float]:
-        """Return when something was written."""
+        """Return the times of all writes."""
         return sorted({when for versions in self.history.values() for when, _ in versions})
 
     def count(self, operation: type[Request]) -> int:
-        """Return how many requests of one kind were sent."""
+        """Return how many requests of this operation were sent."""
         return sum(isinstance(request, operation) for request in self.sent)
 
     async def send(self, request: Request) -> Page:
@@ -100,7 +100,7 @@ class Simulated:
             self.in_flight -= 1
 
     async def aclose(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is nothing to close."""
 
     def _answer(self, request: Request) -> Page:
         kind = ""

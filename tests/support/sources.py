@@ -1,4 +1,4 @@
-"""Sources of credentials that fail: how each is set up, what it answers, and what the error has to say."""
+"""Sources of credentials that fail: how each is set up, what it answers, and what the error must say."""
 
 import json
 import os
@@ -16,34 +16,34 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from aiossmenv import AccessDenied, AiossmenvError, StoreUnavailable
 from faults import http
 
-# In whatever is not to be shown: tokens, keys, outputs, answers, passwords.
+# Part of every value that must not be shown: tokens, keys, outputs, answers, passwords.
 SECRET = "Zx81QmPq7r"
 ROLE = "arn:aws:iam::111122223333:role/app"
 Setup = Callable[[Path, str], object]
 
 
 def web_identity(path: object) -> object:
-    """Have the SDK assume a role with the token in this file."""
+    """Make the SDK assume a role with the token in this file."""
     no_keys()
     os.environ |= {"AWS_WEB_IDENTITY_TOKEN_FILE": str(path), "AWS_ROLE_ARN": ROLE}
     return path
 
 
 def token_of(folder: Path, content: bytes = SECRET.encode()) -> Path:
-    """Return a token's file."""
+    """Write a token file and return its path."""
     path = folder / "token"
     path.write_bytes(content)
     return path
 
 
 def no_keys() -> None:
-    """Have no keys in the environment, so that they are looked for elsewhere."""
+    """Remove the keys from the environment, so that the SDK looks elsewhere."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         os.environ.pop(name, None)
 
 
 def config(folder: Path, text: str | bytes, variable: str = "AWS_CONFIG_FILE") -> None:
-    """Write a file of the AWS configuration, and have no keys."""
+    """Write an AWS configuration file, and remove the keys from the environment."""
     no_keys()
     path = folder / "config"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -51,7 +51,7 @@ def config(folder: Path, text: str | bytes, variable: str = "AWS_CONFIG_FILE") -
 
 
 def process(folder: Path, script: str | None) -> None:
-    """Have credentials printed by this script, or by a program that is not there."""
+    """Configure a credential process that runs this script, or with None a program that does not exist."""
     path = folder / "credentials.sh"
     if script is not None:
         path.write_text(f"#!/bin/sh\n{script}\n")
@@ -65,14 +65,14 @@ def printed(**keys: object) -> str:
 
 
 def container(url: str) -> object:
-    """Have credentials come from a container's endpoint."""
+    """Configure a container credentials endpoint."""
     no_keys()
     os.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = f"{url}/credentials"
     return url
 
 
 def assumed(folder: Path) -> None:
-    """Have a profile assume a role."""
+    """Configure a profile that assumes a role."""
     config(
         folder,
         f"[default]\nrole_arn = {ROLE}\nsource_profile = base\n"
@@ -81,7 +81,7 @@ def assumed(folder: Path) -> None:
 
 
 def sso(folder: Path, cached: str | None = None) -> None:
-    """Have a profile of IAM Identity Center, and a token of it in the cache."""
+    """Configure a profile of IAM Identity Center, with its token in the cache."""
     config(
         folder,
         "[default]\nsso_start_url = https://login.test/start\nsso_region = eu-central-1\n"
@@ -96,12 +96,12 @@ def sso(folder: Path, cached: str | None = None) -> None:
 
 
 def variables(**values: str) -> Setup:
-    """Return what sets these variables."""
+    """Return a setup that sets these variables."""
     return lambda _, __: os.environ.update(values)
 
 
 def sts_error(code: str, status: int, message: str = "No.") -> bytes:
-    """Return an error answer of STS."""
+    """Return an STS error answer."""
     text = f"<ErrorResponse><Error><Code>{code}</Code><Message>{message}</Message></Error></ErrorResponse>"
     return http(text, status)
 
@@ -111,7 +111,7 @@ WEB, FILE = "STS (AssumeRoleWithWebIdentity)", "AWS_WEB_IDENTITY_TOKEN_FILE"
 PROCESS, ENDPOINT = "credential_process", "container credentials endpoint"
 TOKEN_FILE = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"
 
-# What no retry heals: how it is set up, the error, what its text has, the type of its cause.
+# Errors that no retry fixes: the setup, the error, a part of its text, the type of its cause.
 AT_ONCE: dict[str, tuple[Setup, type[AiossmenvError], list[str], str | None]] = {
     "token missing": (lambda at, _: web_identity(at / "gone"), AccessDenied, [WEB, FILE, "gone"], "FileNotFoundError"),
     "token directory": (lambda at, _: web_identity(at), AccessDenied, [WEB, FILE], "IsADirectoryError"),
@@ -300,7 +300,7 @@ AT_ONCE: dict[str, tuple[Setup, type[AiossmenvError], list[str], str | None]] = 
     ),
 }
 
-# What a service or a proxy answers, and no retry heals.
+# Answers of a service or a proxy that no retry fixes.
 REFUSED: dict[str, tuple[Setup, bytes, type[AiossmenvError], list[str], str]] = {
     "STS refuses": (
         lambda at, _: web_identity(token_of(at)),
@@ -377,7 +377,7 @@ REFUSED: dict[str, tuple[Setup, bytes, type[AiossmenvError], list[str], str]] = 
     ),
 }
 
-# What may pass: the answer (nothing: it hangs), what the text has, the type of the cause.
+# Failures that may pass: the answer (None hangs), a part of the text, the type of the cause.
 MAY_PASS: dict[str, tuple[Setup, bytes | None, list[str], str | None]] = {
     "STS throttles": (
         lambda at, _: web_identity(token_of(at)),
@@ -472,7 +472,9 @@ def with_login(url: str) -> str:
 
 
 def check(error: AiossmenvError, texts: list[str], cause: str | None) -> None:
-    """Assert what holds for each error: what it says, what it does not, and that its cause is a bare one."""
+    """
+    Check what holds for every error: its text, that no secret is in it, and that its cause has no chain of its own.
+    """
     for text in texts:
         assert text in str(error)
     assert "path /A" in str(error)
@@ -487,7 +489,7 @@ def check(error: AiossmenvError, texts: list[str], cause: str | None) -> None:
 
 
 def granted(seconds: float = 3600) -> bytes:
-    """Return credentials as STS does."""
+    """Return credentials in an STS answer."""
     until = (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
     fields = {"AccessKeyId": "ASIA", "SecretAccessKey": SECRET, "SessionToken": SECRET, "Expiration": until}
     inner = "".join(f"<{name}>{value}</{name}>" for name, value in fields.items())
@@ -498,25 +500,25 @@ def granted(seconds: float = 3600) -> bytes:
 
 
 class Patched(aioboto3.Session):  # type: ignore[misc] # untyped base
-    """A session whose clients are broken, as by something that patches the SDK."""
+    """A session whose clients are broken, as if something had patched the SDK."""
 
     where = ""
 
     def client(self, *args: Any, **options: Any) -> Any:
-        """Return a client that raises in a method, or raise at once."""
+        """Return a client with a method that raises, or raise at once."""
         if self.where == "client":
             raise TypeError("patched at client")
         return Opened(super().client(*args, **options))
 
 
 class Opened:
-    """What opens a client, and breaks it."""
+    """A context manager that opens a client and breaks it."""
 
     def __init__(self, opening: Any) -> None:
         self.opening = opening
 
     async def __aenter__(self) -> Any:
-        """Open it."""
+        """Open the client."""
         client = await self.opening.__aenter__()
 
         async def method(**_: object) -> None:
@@ -548,7 +550,7 @@ with mock_aws():
 
 
 def certificate(folder: Path, name: str, *, days: int = 1) -> tuple[Path, Path]:
-    """Return the files of a certificate that signs itself, and of its key."""
+    """Return the files of a self-signed certificate and of its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     san: x509.GeneralName = x509.IPAddress(ip_address(name)) if name[0].isdigit() else x509.DNSName(name)

@@ -1,4 +1,4 @@
-"""Waiting, in tests: for the loop's tasks, and for what real sockets and threads bring about."""
+"""Ways to wait in tests: for the loop's tasks, and for real sockets and threads."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,20 +13,20 @@ T = TypeVar("T")
 
 
 async def our_tasks() -> set[str]:
-    """Return the names of the library's tasks that have not ended, after those that were cancelled had their turn."""
+    """Return the names of the library's unfinished tasks, after the cancelled ones had time to end."""
     await settle()
     return {task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("aiossmenv")}
 
 
 async def eventually(condition: Callable[[], object], seconds: float = 5) -> None:
-    """Return once *condition* holds, which real sockets and threads bring about."""
+    """Wait until *condition* is true; use it for the effects of real sockets and threads."""
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.005)
 
 
 def _sends(task: asyncio.Task[object]) -> bool:
-    """Whether *task* waits for an answer from the network."""
+    """Return whether *task* waits for an answer from the network."""
     waiting: object = task.get_coro()
     while waiting is not None:
         code = getattr(waiting, "cr_code", None)
@@ -37,7 +37,7 @@ def _sends(task: asyncio.Task[object]) -> bool:
 
 
 async def passing(clock: ManualClock, work: Awaitable[T]) -> T:
-    """Do *work*, and let time pass whenever no request is under way, as far as to the next event."""
+    """Run *work*, and advance the clock to its next timer whenever no request is in flight."""
 
     def waits() -> bool:
         return doing.done() or not any(map(_sends, asyncio.all_tasks()))

@@ -1,4 +1,4 @@
-"""A proxy on loopback that passes bytes on, as far as it is told to."""
+"""A TCP proxy on loopback."""
 
 import asyncio
 import contextlib
@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 
 class Tunnel:
     """
-    A proxy for TCP, on a free port of loopback.
+    A TCP proxy on a free port of loopback.
 
-    With a *target* (host and port) it passes all connections on to that; without one it is an HTTP proxy, which is told
-    the target by `CONNECT`. *resets*: how many of the next connections it resets as soon as a client has said anything,
-    for instance the first message of a TLS handshake. *targets*: where it passed connections to.
+    With a *target* (host and port) it forwards all connections there. Without one it is an HTTP proxy that learns the
+    target from `CONNECT`. *resets*: the number of next connections that it resets after the client's first bytes, for
+    instance after the first message of a TLS handshake. *targets*: the addresses to which it forwarded connections.
     """
 
     def __init__(self, target: tuple[str, int] | None = None) -> None:
@@ -26,7 +26,7 @@ class Tunnel:
 
     @contextlib.asynccontextmanager
     async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator["Tunnel"]:
-        """Listen; *tls*: clients talk TLS to the proxy itself."""
+        """Listen; with *tls* the proxy itself speaks TLS to its clients."""
         server = await asyncio.start_server(self._accepted, "127.0.0.1", 0, ssl=tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
@@ -38,7 +38,7 @@ class Tunnel:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # A task of ours: one of asyncio's own would report its cancellation as an error.
+        # Create the task here: asyncio reports the cancellation of its own handler task as an error.
         task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -81,7 +81,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    # Without lingering, close() sends RST.
+    # A linger time of zero makes close() send RST.
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()

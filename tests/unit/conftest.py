@@ -1,4 +1,4 @@
-"""What tests of `Rotating` get: a service, a source of its credentials, and a client that follows."""
+"""Fixtures of the tests of `Rotating`: a service, a source of its credentials, and a rotating client."""
 
 import pytest
 
@@ -11,17 +11,17 @@ from followed import Client, Service, Source, make
 
 @pytest.fixture
 def service() -> Service:
-    """Give a service that ann may log in to with "first"."""
+    """Give a service that accepts the user ann with the password "first"."""
     return Service()
 
 
 @pytest.fixture
 def source(clock: ManualClock) -> Source:
-    """Give a source of ann's credentials."""
+    """Give a source that holds ann's credentials."""
     return Source(clock, USER="ann", PASSWORD="first", COLOUR="red")
 
 
 @pytest.fixture
 def rotating(source: Source, service: Service, clock: ManualClock) -> Rotating[Client]:
-    """Give a client that follows the source; a fixture only makes it, a test enters it."""
+    """Give a `Rotating` client of the source; the test enters it."""
     return make(source, service)

@@ -1,4 +1,4 @@
-"""How long to wait after failures: full jitter to a deadline."""
+"""Pauses after failures: exponential backoff with full jitter, bounded by a deadline."""
 
 import dataclasses
 import math
@@ -24,8 +24,8 @@ def test_ceilings_double_from_base_to_cap() -> None:
     assert [0.1, 0.2, 0.4, 0.8, 1.0, 1.0] == [backoff.ceiling(failures) for failures in range(1, 7)]
 
 
-def test_ceilings_of_a_read() -> None:
-    """Unless told otherwise, waits begin below a tenth of a second and end below a minute."""
+def test_default_ceilings() -> None:
+    """By default, the first ceiling is below 0.1 seconds and the last one below a minute."""
     assert [0.1, 0.2, 60.0] == [Backoff().ceiling(failures) for failures in (1, 2, 100)]
 
 
@@ -35,14 +35,14 @@ def test_ceiling_never_falls(backoff: Backoff, failures: int, more: int) -> None
     assert backoff.base <= backoff.ceiling(failures) <= backoff.ceiling(failures + more) <= backoff.cap
 
 
-def test_a_million_failures_are_no_overflow() -> None:
-    """An outage of 10**6 failures waits for *cap* seconds at most, and raises nothing."""
+def test_a_million_failures_do_not_overflow() -> None:
+    """After 10**6 failures the ceiling is still *cap* seconds, and nothing overflows."""
     assert 20.0 == Backoff(base=0.1, cap=20.0).ceiling(10**6)
 
 
 @given(BACKOFFS, FAILURES, DRAWS)
-def test_delay_is_drawn_evenly_below_the_ceiling(backoff: Backoff, failures: int, draw: float) -> None:
-    """A wait is the drawn part of the ceiling, from nothing at all on: full jitter."""
+def test_delay_is_uniform_below_the_ceiling(backoff: Backoff, failures: int, draw: float) -> None:
+    """A delay is the random fraction of the ceiling and may be zero: full jitter."""
     ceiling = backoff.ceiling(failures)
 
     assert 0.0 <= backoff.delay(failures, draw) <= ceiling
@@ -53,7 +53,7 @@ def test_delay_is_drawn_evenly_below_the_ceiling(backoff: Backoff, failures: int
 def test_delay_within_never_ends_after_the_deadline(
     backoff: Backoff, failures: int, draw: float, remaining: float
 ) -> None:
-    """A wait ends within what remains; with *base* seconds or less to go there is none."""
+    """A delay ends before the deadline; if *base* seconds or less remain, the result is None."""
     delay = backoff.delay_within(failures, draw, remaining)
 
     assert (remaining <= backoff.base) == (delay is None)
@@ -61,14 +61,14 @@ def test_delay_within_never_ends_after_the_deadline(
 
 
 def test_delay_within_lowers_the_ceiling_to_the_deadline() -> None:
-    """A ceiling beyond the deadline is lowered to it, and one before it is kept."""
+    """A ceiling beyond the deadline is lowered to it; a ceiling before the deadline stays."""
     backoff = Backoff(base=1.0, cap=20.0)
 
     assert 2.0 == backoff.delay_within(5, 0.5, 4.0)
     assert 1.0 == backoff.delay_within(2, 0.5, 4.0)
 
 
-def test_frozen() -> None:
-    """A `Backoff` cannot be changed, for it is shared."""
+def test_backoff_is_frozen() -> None:
+    """A `Backoff` is immutable, because it is shared."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         Backoff().base = 1.0  # type: ignore[misc]

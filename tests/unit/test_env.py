@@ -1,4 +1,4 @@
-"""`Env` without a wire: cancellation at every await, and many parameters without a stall."""
+"""`Env` on the in-memory store: cancellation at every await, and large paths that do not block the loop."""
 
 import asyncio
 import threading
@@ -17,12 +17,12 @@ MANY = 1_700
 
 
 def filled(count: int) -> MemoryStore:
-    """Return a store with so many secrets under /R."""
+    """Return a store with this many secrets under /R."""
     return MemoryStore({f"/R/K{number:05d}": "old" for number in range(count)})
 
 
 async def cancelled_after(turns: int, work: Coroutine[object, None, object]) -> bool:
-    """Cancel *work* after so many turns of the loop; whether it had not ended by then."""
+    """Cancel *work* after this many turns of the loop; return whether it was still running."""
     task = asyncio.ensure_future(work)
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -35,7 +35,7 @@ async def cancelled_after(turns: int, work: Coroutine[object, None, object]) -> 
 @pytest.mark.parametrize("count", [COUNT, MANY])
 @pytest.mark.parametrize("keys", [None, [f"K{number:05d}" for number in range(COUNT)]])
 async def test_cancelled_load(count: int, keys: list[str] | None) -> None:
-    """A load that is cancelled at any await has set nothing and left nothing, and the next one works."""
+    """A load that is cancelled at any await sets no variable and leaves no task, and the next load works."""
     store = filled(count)
     turns = 0
     environ: dict[str, str] = {"OTHER": "stays"}
@@ -49,7 +49,7 @@ async def test_cancelled_load(count: int, keys: list[str] | None) -> None:
 
 @pytest.mark.parametrize("which", ["all", "some", "poll"])
 async def test_cancelled_refresh(which: str) -> None:
-    """A refresh that is cancelled at any await has changed all or nothing, and the next one works."""
+    """A refresh that is cancelled at any await publishes everything or nothing, and the next refresh works."""
     store = filled(COUNT)
     environ: dict[str, str] = {}
     async with load_env("/R", ttl=3600, environ=environ, store=store) as env:
@@ -66,14 +66,17 @@ async def test_cancelled_refresh(which: str) -> None:
             assert 0 == env.status.failures
             values.append(env["K00003"])
             turns += 1
-        # Who is cancelled in the very turn in which it was published is told so, and finds it published.
+        # A refresh that is cancelled in the turn of its publication raises CancelledError, but the values are
+        # published.
         assert ["old"] * 4 == values[:4]
         assert "old" not in values[values.index("new") :]
         assert "new" == env["K00003"] == environ["K00003"]
 
 
-async def test_who_waits_and_is_cancelled_lets_nobody_past(manual_clock: ManualClock) -> None:
-    """A refresh that was waiting for another and is cancelled lets no third one run beside it and be overwritten."""
+async def test_cancelled_waiter_does_not_let_two_refreshes_overlap(manual_clock: ManualClock) -> None:
+    """
+    If a refresh is cancelled while it waits for another, a third one must not run beside the first and be overwritten.
+    """
     store = MemoryStore({"/R/PW": "old", "/R/USER": "u"}, clock=manual_clock)
     async with load_env("/R", ttl=3600, environ=None, store=store) as env:
         store.hang(1)
@@ -90,14 +93,14 @@ async def test_who_waits_and_is_cancelled_lets_nobody_past(manual_clock: ManualC
         assert "new" == env["PW"]
 
 
-async def test_many_parameters_do_not_hold_the_loop() -> None:
-    """Many parameters are worked out in a thread, and put into the environment in slices between which others run."""
+async def test_large_loads_do_not_block_the_loop() -> None:
+    """Keys are computed in a thread, and variables are set in slices between which other tasks run."""
     store = filled(10_000)
     environ: dict[str, str] = {}
     sizes: set[int] = set()
     threads: set[int] = set()
 
-    async def neighbour() -> None:
+    async def other_task() -> None:
         while True:
             sizes.add(len(environ))
             await asyncio.sleep(0)
@@ -106,14 +109,14 @@ async def test_many_parameters_do_not_hold_the_loop() -> None:
         threads.add(threading.get_ident())
         return name
 
-    watching = asyncio.create_task(neighbour())
+    watching = asyncio.create_task(other_task())
     env = await load_env("/R", environ=environ, to_key=to_key, store=store)
 
     assert 10_000 == len(env) == len(environ)
     assert set(range(0, 10_000, 500)) <= sizes
     assert threading.get_ident() not in threads
 
-    # A refresh writes what changed, and few changes in one piece.
+    # A refresh writes only the changes, and a few changes go in one slice.
     for number in range(400):
         store.put(f"/R/K{number:05d}", "new")
     seen: set[int] = set()
@@ -124,8 +127,8 @@ async def test_many_parameters_do_not_hold_the_loop() -> None:
     watching.cancel()
 
 
-async def test_refused_in_the_middle_of_slices() -> None:
-    """An environment that refuses a variable far behind the first slice keeps none of them."""
+async def test_rejection_in_a_later_slice_undoes_all() -> None:
+    """If the environment rejects a variable of a later slice, no variable of the earlier slices stays."""
 
     class Picky(dict[str, str]):
         def __setitem__(self, key: str, value: str) -> None:
@@ -144,12 +147,13 @@ async def test_refused_in_the_middle_of_slices() -> None:
 @given(
     st.lists(st.tuples(st.sampled_from("ABC"), st.sampled_from(["put", "drop", "poll", "all", "some"])), max_size=12)
 )
-def test_any_history_ends_in_the_store(history: list[tuple[str, str]]) -> None:
+def test_any_history_converges_on_the_store(history: list[tuple[str, str]]) -> None:
     """
-    After any history of writes and refreshes, two complete ones show what the store holds, here and in the environment.
+    After any history of writes and refreshes, two complete refreshes make the `Env` and the environment equal the
+    store.
     """
 
-    async def play() -> None:
+    async def run() -> None:
         store = filled(0)
         held = {"ALWAYS": "x"}
         store.put("/R/ALWAYS", "x")
@@ -172,11 +176,11 @@ def test_any_history_ends_in_the_store(history: list[tuple[str, str]]) -> None:
             await env.refresh()
         assert held == dict(env) == environ
 
-    asyncio.run(play())
+    asyncio.run(run())
 
 
 async def test_nested_paths_are_read_once() -> None:
-    """A path within another needs no reads of its own, and no listing at each refresh."""
+    """A path inside another path is not listed on its own, neither at the load nor at a refresh."""
     clock = ManualClock()
     store = MemoryStore({f"/P/B/X{number}": "1" for number in range(15)}, clock=clock)
     async with load_env("/P", "/P/B", store=store, environ={}, ttl=60, list_interval=1e6) as env:
@@ -189,7 +193,8 @@ async def test_nested_paths_are_read_once() -> None:
 
 async def test_keys_below_nested_paths() -> None:
     """
-    A key is looked for directly below each path, and what is below one by way of another is none that was asked for.
+    A key is looked up directly below each path; a parameter that is below one path only through another is not
+    requested.
     """
     store = MemoryStore({"/P/X": "1", "/P/B/X": "2"})
 
@@ -197,8 +202,8 @@ async def test_keys_below_nested_paths() -> None:
 
 
 @pytest.mark.parametrize("paths", [(), ("/P",)])
-async def test_secrets_alone(paths: tuple[str, ...]) -> None:
-    """Secrets of Secrets Manager need no path, nor anything below one; a stage is no part of the key."""
+async def test_secrets_manager_only(paths: tuple[str, ...]) -> None:
+    """Secrets of Secrets Manager can be loaded without a path, and a version stage is no part of the key."""
     name = "/aws/reference/secretsmanager/prod/db"
     store = MemoryStore({name: "secret"})
     store.label(name, "AWSPREVIOUS")
@@ -208,8 +213,8 @@ async def test_secrets_alone(paths: tuple[str, ...]) -> None:
     assert "prod" not in repr(env)
 
 
-async def test_a_refresh_of_some_keys_may_list() -> None:
-    """A role that may list only reads some keys by listing their path, each time, and learns so once."""
+async def test_keyed_refresh_without_read_permission() -> None:
+    """A role that may only list reads some keys by a listing each time, and `GetParameters` is denied only once."""
     store = MemoryStore({"/P/A": "1", "/Q/B": "1"})
     store.deny("ssm:GetParameter")
     store.deny("ssm:GetParameters")
@@ -226,8 +231,8 @@ async def test_a_refresh_of_some_keys_may_list() -> None:
         await load_env("/P", keys=["A"], store=store, environ={})
 
 
-async def test_a_name_that_is_forbidden_is_no_denial_of_the_others() -> None:
-    """Ten names are denied for one that is forbidden; those that are not are read together ever after."""
+async def test_one_forbidden_name_does_not_deny_the_others() -> None:
+    """A batch is denied if one of its names is forbidden; the other names are read in a batch from then on."""
     store = MemoryStore({"/P/A": "1", "/P/SECRET": "1"})
     store.deny("ssm:GetParameter*", "/P/SECRET")
     store.deny("ssm:GetParameter", "/P/A")
@@ -238,8 +243,8 @@ async def test_a_name_that_is_forbidden_is_no_denial_of_the_others() -> None:
         assert {"A": "1"} == dict(await load_env("/P", keys=["A"], store=store, environ={}))
 
 
-async def test_a_waiter_is_not_served_by_a_refresh_that_failed() -> None:
-    """Who waits for the gap reads by themselves, if what somebody else began meanwhile failed."""
+async def test_waiter_reads_after_a_failed_refresh() -> None:
+    """A refresh that waits for `min_gap` reads on its own if the refresh that another task started meanwhile fails."""
     clock = ManualClock()
     store = MemoryStore({"/P/A": "1"}, clock=clock)
     env = await load_env("/P", store=store, environ={})
@@ -257,8 +262,8 @@ async def test_a_waiter_is_not_served_by_a_refresh_that_failed() -> None:
     assert ["A"] == [change.key for change in await waiter]
 
 
-async def test_a_waiter_ends_with_the_env() -> None:
-    """Who waits for the gap when the `Env` is closed is told so, and reads nothing."""
+async def test_waiter_fails_when_the_env_closes() -> None:
+    """A refresh that waits for `min_gap` raises when the `Env` is closed, and sends no request."""
     clock = ManualClock()
     store = MemoryStore({"/P/A": "1"}, clock=clock)
     env = await load_env("/P", store=store, environ={})
@@ -275,8 +280,8 @@ async def test_a_waiter_ends_with_the_env() -> None:
     assert [] == store.calls
 
 
-async def test_some_keys_bring_what_belongs_to_them() -> None:
-    """A refresh of one key reads with it what somebody follows together with it, in the same call."""
+async def test_grouped_keys_are_read_together() -> None:
+    """A refresh of one key reads the other keys of its group in the same call."""
     store = MemoryStore({"/P/USER": "a", "/P/PASSWORD": "a", "/P/OTHER": "a"})
     env = await load_env("/P", store=store, environ={})
     env.group("USER", "PASSWORD")
@@ -290,9 +295,10 @@ async def test_some_keys_bring_what_belongs_to_them() -> None:
     assert 1 == len(store.calls)
 
 
-async def test_forced_refreshes_that_fail_put_nothing_off() -> None:
+async def test_failed_keyed_refreshes_do_not_delay_the_schedule() -> None:
     """
-    What fails for some keys, throttled too, is told to who asked; refreshes of everything come when they would have.
+    A refresh of some keys that fails, even by throttling, raises to its caller and does not delay the scheduled
+    refreshes.
     """
     clock = ManualClock()
     store = MemoryStore({"/P/A": "1", "/P/B": "1"}, clock=clock)
@@ -312,8 +318,10 @@ async def test_forced_refreshes_that_fail_put_nothing_off() -> None:
         assert "2" == env["B"]
 
 
-async def test_an_undone_publication_leaves_what_others_wrote() -> None:
-    """A load that is cancelled while it writes puts back what it wrote, and not what somebody wrote over it."""
+async def test_undo_keeps_what_others_wrote() -> None:
+    """
+    A load that is cancelled while it sets variables restores them, except those that another writer has changed since.
+    """
     store = filled(200)
     environ = {"K00000": "before", "K00001": "before"}
     loading = asyncio.ensure_future(load_env("/R", environ=environ, store=store))
@@ -327,8 +335,8 @@ async def test_an_undone_publication_leaves_what_others_wrote() -> None:
     assert {"K00000": "before", "K00001": "theirs", "K00002": "theirs"} == environ
 
 
-async def test_a_denial_of_one_env_leaves_the_others_their_way() -> None:
-    """What an `Env` learned of its own path is asked for once more where another one of the store has no other way."""
+async def test_denial_of_one_env_does_not_block_another() -> None:
+    """A denial that one `Env` recorded is tried again for another `Env` of the store that has no other operation."""
     store = MemoryStore({"/A/X": "1", "/B/Y": "1", "/B/Z": "1"})
     store.deny("ssm:GetParameters", "/A/*")
     store.deny("ssm:GetParameter")
@@ -344,8 +352,8 @@ async def test_a_denial_of_one_env_leaves_the_others_their_way() -> None:
     assert "3" == (await store.get("/B/Y")).value
 
 
-async def test_an_optional_key_does_not_keep_a_denial_from_being_learned() -> None:
-    """A role that may read singly only is refused ten names once, whether or not all names are there."""
+async def test_denial_is_recorded_despite_an_optional_key() -> None:
+    """A role that may only read single names gets one denial for a batch, even if an optional name does not exist."""
     store = MemoryStore({"/P/A": "1"})
     store.deny("ssm:GetParameters")
     env = await load_env("/P", keys=["A", "OPTIONAL"], store=store, environ={})
@@ -357,7 +365,7 @@ async def test_an_optional_key_does_not_keep_a_denial_from_being_learned() -> No
 
 
 class Stripped(dict[str, str]):
-    """An environment that strips what it is given, and refuses one key."""
+    """An environment that strips each value, and rejects one key."""
 
     def __setitem__(self, key: str, value: str) -> None:
         if key == "Z":
@@ -365,8 +373,8 @@ class Stripped(dict[str, str]):
         super().__setitem__(key, value.strip())
 
 
-async def test_an_environment_that_changes_what_it_is_given_is_put_back() -> None:
-    """What was written is undone, whatever an environment made of it."""
+async def test_changed_values_are_restored() -> None:
+    """An undo restores the old values even if the environment changed the values that were written."""
     environ = Stripped(A="before")
     store = MemoryStore({"/R/A": "secret\n", "/R/B": "new\n", "/R/Z": "refused"})
 
@@ -376,8 +384,8 @@ async def test_an_environment_that_changes_what_it_is_given_is_put_back() -> Non
     assert {"A": "before"} == environ
 
 
-async def test_a_read_of_some_keys_makes_no_snapshot_younger() -> None:
-    """`taken_at` is of the last read of everything, as `status.last_success` is."""
+async def test_partial_read_keeps_the_time_of_the_snapshot() -> None:
+    """`taken_at` is the time of the last complete read, like `status.last_success`."""
     clock = ManualClock()
     store = MemoryStore({"/P/A": "1", "/P/B": "1"}, clock=clock)
     env = await load_env("/P", store=store, environ={})
@@ -391,18 +399,20 @@ async def test_a_read_of_some_keys_makes_no_snapshot_younger() -> None:
     assert taken < env.snapshot.taken_at == env.status.last_success
 
 
-def test_a_store_that_was_entered_before_a_fork() -> None:
-    """In a child the block that a parent entered keeps no connection open, for it would be of a loop that is over."""
+def test_store_entered_before_a_fork() -> None:
+    """
+    A store that the parent entered keeps no connection open in a child, because the parent's loop does not run there.
+    """
     store = MemoryStore({"/P/A": "1"})
 
     async def begin() -> Env:
-        """Enter, load, and do not leave."""
+        """Enter the store, load, and do not leave it."""
         await store.__aenter__()
         return await load_env("/P", store=store, environ={})
 
     env = asyncio.run(begin())
     for home in (store._home, env._refresher.home):
-        home._pid += 1  # as a child sees them
+        home._pid += 1  # the view of a child
     for _ in range(2):
         asyncio.run(env.refresh())
         assert store._transport is None

@@ -1,4 +1,4 @@
-"""Edits to an environment: decided as data, applied all or none, and never to what is somebody else's."""
+"""Edits of an environment: planned as data, applied completely or not at all, and never to variables of others."""
 
 import dataclasses
 from collections.abc import Mapping, MutableMapping
@@ -16,10 +16,10 @@ SECRET = "hunter2"
 
 
 class Refusing(dict[str, str]):
-    """An environment that refuses one key, to be set or to be removed."""
+    """An environment that rejects one key, on assignment and on removal."""
 
     def __init__(self, variables: Mapping[str, str], refused: str) -> None:
-        """Hold *variables*, and refuse the key *refused*."""
+        """Take *variables*, and the key to reject."""
         super().__init__(variables)
         self.refused = refused
 
@@ -29,14 +29,14 @@ class Refusing(dict[str, str]):
         super().__setitem__(key, value)
 
     def pop(self, key: str, *default: object) -> object:  # type: ignore[override]
-        """Remove a key, but not that one."""
+        """Remove a key, unless it is the rejected one."""
         if key == self.refused and key in self:
             raise OSError(f"cannot part with {self[key]}")
         return super().pop(key, *default)
 
 
 def applied(edit: Edit, environ: MutableMapping[str, str], slice_size: int = 500) -> str | None:
-    """Apply an edit to its end, and return what was wrong."""
+    """Apply an edit to its end, and return its error."""
     slices = apply_edit(edit, environ, slice_size)
     while True:
         try:
@@ -49,17 +49,17 @@ def applied(edit: Edit, environ: MutableMapping[str, str], slice_size: int = 500
 def published(
     target: Mapping[str, str], owned: Mapping[str, str], environ: MutableMapping[str, str], *, override: bool = True
 ) -> tuple[Mapping[str, str], frozenset[str]]:
-    """Publish, and return what is ours and what is shadowed."""
+    """Publish, and return the owned and the shadowed variables."""
     edit = plan_edit(target, owned, environ, override=override)
     assert applied(edit, environ) is None
     return edit.owned, edit.shadowed
 
 
 @given(VARIABLES, VARIABLES, VARIABLES, st.booleans())
-def test_environment_holds_the_target(
+def test_environment_matches_the_target(
     others: dict[str, str], first: dict[str, str], second: dict[str, str], override: bool
 ) -> None:
-    """After each publication the environment is what others had, with all of the target on top that is not shadowed."""
+    """After each publication the environment is what others had, plus every target variable that is not shadowed."""
     environ = dict(others)
 
     owned, shadowed = published(first, {}, environ, override=override)
@@ -74,10 +74,10 @@ def test_environment_holds_the_target(
 
 
 @given(VARIABLES, VARIABLES, VARIABLES, st.booleans())
-def test_publishing_twice_is_publishing_once(
+def test_publishing_twice_changes_nothing(
     target: dict[str, str], owned: dict[str, str], environ: dict[str, str], override: bool
 ) -> None:
-    """Whatever others did in between: an edit applied twice, or planned anew, changes nothing more."""
+    """Whatever others did in between, applying an edit again or planning a new one changes nothing."""
     edit = plan_edit(target, owned, environ, override=override)
     applied(edit, environ)
     once = dict(environ)
@@ -94,7 +94,10 @@ def test_publishing_twice_is_publishing_once(
 def test_variables_of_others_are_untouched(
     target: dict[str, str], owned: dict[str, str], environ: dict[str, str], override: bool
 ) -> None:
-    """A variable that is neither wanted nor ours stays, and so does one of ours that somebody gave another value."""
+    """
+    A variable that is neither a target nor ours stays, and so does one of ours to which another writer gave a new
+    value.
+    """
     theirs = {key: value for key, value in environ.items() if key not in target and owned.get(key) != value}
 
     published(target, owned, environ, override=override)
@@ -102,8 +105,8 @@ def test_variables_of_others_are_untouched(
     assert theirs == {key: value for key, value in environ.items() if key not in target}
 
 
-def test_removed_only_while_the_value_is_ours() -> None:
-    """A parameter that is gone takes its variable along, unless somebody changed or removed it."""
+def test_removed_only_while_the_value_is_unchanged() -> None:
+    """If a parameter disappears, its variable is removed, unless another writer changed or removed it."""
     owned = {"A": "x", "B": "x", "C": "x"}
     environ = {"A": "x", "B": "theirs"}
 
@@ -112,10 +115,8 @@ def test_removed_only_while_the_value_is_ours() -> None:
 
 
 @pytest.mark.parametrize(("override", "value"), [(True, "new"), (False, "theirs")])
-def test_change_by_somebody_else_stays_until_the_parameter_changes(value: str, *, override: bool) -> None:
-    """
-    A variable of ours that somebody changed is theirs until its parameter changes, and with override=False then too.
-    """
+def test_foreign_change_stays_until_the_parameter_changes(value: str, *, override: bool) -> None:
+    """A change by another writer stays until the parameter changes, and with override=False it stays then too."""
     environ = {"A": "theirs"}
 
     owned, shadowed = published({"A": "old"}, {"A": "old"}, environ, override=override)
@@ -128,8 +129,8 @@ def test_change_by_somebody_else_stays_until_the_parameter_changes(value: str, *
     assert (frozenset() if override else {"A"}) == shadowed
 
 
-def test_without_override_others_are_left_alone() -> None:
-    """With override=False what was there before stays, is listed, and is never ours; an empty variable is one, too."""
+def test_without_override_existing_variables_stay() -> None:
+    """With override=False an existing variable, even an empty one, stays, is listed as shadowed, and is never ours."""
     environ = {"A": "theirs", "B": "", "C": "x"}
 
     owned, shadowed = published(dict.fromkeys("ABCD", "x"), {}, environ, override=False)
@@ -139,8 +140,8 @@ def test_without_override_others_are_left_alone() -> None:
     assert {"D": "x"} == owned
 
 
-def test_shadowed_key_that_vanishes_is_taken() -> None:
-    """A shadowed variable that its owner removes is ours from the next publication on."""
+def test_shadowed_key_that_disappears_is_set() -> None:
+    """If another writer removes a shadowed variable, the next publication sets it, and it is ours."""
     environ = {"A": "theirs"}
     owned, _ = published({"A": "x"}, {}, environ, override=False)
     del environ["A"]
@@ -151,8 +152,8 @@ def test_shadowed_key_that_vanishes_is_taken() -> None:
     assert {"A": "x"} == owned
 
 
-def test_our_own_variable_follows_its_parameter_without_override() -> None:
-    """With override=False a variable that we set is updated and removed like any of ours."""
+def test_own_variables_are_updated_without_override() -> None:
+    """With override=False a variable that we set is still updated and removed."""
     environ: dict[str, str] = {}
     owned, _ = published({"A": "old", "B": "old"}, {}, environ, override=False)
     del environ["B"]
@@ -166,7 +167,7 @@ def test_our_own_variable_follows_its_parameter_without_override() -> None:
 
 @given(VARIABLES, VARIABLES, VARIABLES, st.sampled_from(KEYS))
 def test_all_or_nothing(target: dict[str, str], owned: dict[str, str], before: dict[str, str], refused: str) -> None:
-    """An environment that refuses one key is left exactly as it was, and the key is named."""
+    """If the environment rejects one key, every variable keeps its old value, and the error names the key."""
     environ = Refusing(before, refused)
     edit = plan_edit(target, owned, environ, override=True)
     assume(refused in edit.assign or refused in edit.unset)
@@ -177,8 +178,8 @@ def test_all_or_nothing(target: dict[str, str], owned: dict[str, str], before: d
     assert f"the environment refused '{refused}': OSError" == fault
 
 
-def test_refused_to_be_put_back() -> None:
-    """A variable that cannot be put back either keeps none of the others from it, and is in no exception."""
+def test_failed_undo_of_one_variable() -> None:
+    """If one variable cannot be restored, the others still are, and no exception shows a value."""
 
     class Stubborn(dict[str, str]):
         def __setitem__(self, key: str, value: str) -> None:
@@ -194,10 +195,10 @@ def test_refused_to_be_put_back() -> None:
 
 
 @given(VARIABLES, VARIABLES, VARIABLES, st.integers(1, 5))
-def test_others_run_after_each_slice(
+def test_edit_pauses_after_each_slice(
     target: dict[str, str], owned: dict[str, str], environ: dict[str, str], size: int
 ) -> None:
-    """After each so many variables there is a pause, and the slices make the same of the environment as one go."""
+    """An edit pauses after each slice of variables, and the slices give the same result as one step."""
     edit = plan_edit(target, owned, environ, override=True)
     at_once, in_slices = dict(environ), dict(environ)
     applied(edit, at_once)
@@ -208,8 +209,8 @@ def test_others_run_after_each_slice(
     assert at_once == in_slices
 
 
-def test_a_slice_is_what_was_said() -> None:
-    """At the first pause the first slice is done, and nothing of the second; by default 50 are a slice."""
+def test_slice_size() -> None:
+    """At the first pause exactly the first slice is applied; by default a slice has 50 variables."""
     variables = {f"V{number:04}": "x" for number in range(1200)}
     for slices, size in ((lambda e, v: apply_edit(e, v, 7), 7), (apply_edit, 50)):
         environ: dict[str, str] = {}
@@ -223,7 +224,7 @@ def test_a_slice_is_what_was_said() -> None:
 def test_closing_early_undoes_what_was_done(
     target: dict[str, str], owned: dict[str, str], before: dict[str, str], size: int, pauses: int
 ) -> None:
-    """Whoever gives up between two slices leaves the environment exactly as it was."""
+    """An edit that is closed between two slices restores every variable."""
     environ = dict(before)
     slices = apply_edit(plan_edit(target, owned, environ, override=True), environ, size)
     for _ in range(pauses):
@@ -236,8 +237,10 @@ def test_closing_early_undoes_what_was_done(
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError])
-def test_what_is_thrown_in_undoes_and_passes(kind: type[BaseException]) -> None:
-    """What ends the process undoes what was done, and goes on; an error does, and is returned without its text."""
+def test_thrown_exceptions_undo_the_edit(kind: type[BaseException]) -> None:
+    """
+    A thrown BaseException undoes the edit and propagates; a thrown error undoes it and is returned without its text.
+    """
     environ = {"A": "old", "B": "old"}
     slices = apply_edit(plan_edit({"A": "new", "C": "new"}, environ, environ, override=True), environ, 1)
     assert [None, None] == [next(slices), next(slices)]
@@ -252,18 +255,18 @@ def test_what_is_thrown_in_undoes_and_passes(kind: type[BaseException]) -> None:
         assert kind is caught.type
 
 
-def test_undoing_leaves_what_others_wrote_alone() -> None:
-    """What is undone is what this edit wrote; a variable that has its old value is not written again."""
+def test_undo_writes_only_what_the_edit_changed() -> None:
+    """An undo restores only what this edit wrote, and does not write a variable that already has its old value."""
     written: list[str] = []
 
-    class Noting(Refusing):
-        """An environment that notes what is written."""
+    class Recording(Refusing):
+        """An environment that records every write."""
 
         def __setitem__(self, key: str, value: str) -> None:
             written.append(f"{key}={value}")
             super().__setitem__(key, value)
 
-    environ = Noting({"A": "old", "B": "old"}, "B")
+    environ = Recording({"A": "old", "B": "old"}, "B")
 
     applied(plan_edit({"A": "new", "B": "new"}, {}, environ, override=True), environ)
 
@@ -271,7 +274,7 @@ def test_undoing_leaves_what_others_wrote_alone() -> None:
 
 
 def test_no_text_shows_a_value() -> None:
-    """Neither the repr of an edit nor what a refusal returns has a value, whatever the environment says."""
+    """Neither the repr of an edit nor a rejection shows a value, whatever the environment's error says."""
     environ = Refusing({"A": SECRET, "B": SECRET}, "B")
     edit = plan_edit({"A": SECRET + "2"}, {"A": SECRET, "B": SECRET}, environ, override=True)
 
@@ -280,13 +283,13 @@ def test_no_text_shows_a_value() -> None:
 
 
 def test_edit_is_frozen() -> None:
-    """An edit is data, and cannot be changed."""
+    """An edit is immutable data."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan_edit({}, {}, {}, override=True).unset = ("A",)  # type: ignore[misc]
 
 
 def made(value: str) -> Parameter:
-    """Return a parameter of this value."""
+    """Return a parameter with this value."""
     return Parameter(name="/P/odd", value=value, type="SecureString", version=1)
 
 
@@ -301,8 +304,10 @@ def made(value: str) -> Parameter:
         ("A\ud800", SECRET),
     ],
 )
-def test_what_no_environment_can_hold_is_refused(key: str, value: str) -> None:
-    """A key or value that cannot be a variable is `InvalidVariable`; it names parameter and remedy, never the value."""
+def test_impossible_variables_are_rejected(key: str, value: str) -> None:
+    """
+    A key or value that no variable can hold is `InvalidVariable`; it names the parameter and the remedy, not the value.
+    """
     with pytest.raises(InvalidVariable) as caught:
         check_variables({"FINE": made("fine"), key: made(value)})
 
@@ -314,13 +319,13 @@ def test_what_no_environment_can_hold_is_refused(key: str, value: str) -> None:
 
 @pytest.mark.parametrize("key", ["A", "a b", "Ä", "A\udc80", "2", "A\nB"])
 @pytest.mark.parametrize("value", ["", " x ", "a=b\n", "Ä😀", "\udc80"])
-def test_what_an_environment_can_hold_is_let_through(key: str, value: str) -> None:
-    """Odd keys and values that a variable can have pass: bytes that are no UTF-8, line ends, no letters at all."""
+def test_possible_variables_pass(key: str, value: str) -> None:
+    """Odd keys and values that a variable can hold pass: bytes that are not UTF-8, line ends, keys without letters."""
     check_variables({key: made(value)})
 
 
-def test_what_was_checked_before_is_not_checked_again() -> None:
-    """A parameter that is the same object under the same key as in the last check passes; another one is looked at."""
+def test_checked_parameters_are_not_checked_again() -> None:
+    """The same parameter object under the same key is not checked again; another object is."""
     bad = made(f"{SECRET}\0")
 
     check_variables({"A": bad}, {"A": bad})
@@ -342,7 +347,7 @@ def test_what_was_checked_before_is_not_checked_again() -> None:
     ],
 )
 def test_keys_that_run_code_are_protected(key: str) -> None:
-    """By default a key that makes a program load or run other code is refused, whatever its value."""
+    """By default a key that makes a program load or run other code is rejected, whatever its value."""
     with pytest.raises(InvalidVariable, match="would make programs run other code") as caught:
         check_variables({key: made(SECRET)}, protected=PROTECTED)
     assert "/P/odd" == caught.value.parameter
@@ -380,12 +385,15 @@ def test_keys_that_run_code_are_protected(key: str) -> None:
     ],
 )
 def test_other_keys_are_not_protected(key: str) -> None:
-    """A key that only looks like one of them, and one in another case, which means nothing on POSIX, is let through."""
+    """
+    A key that only resembles a protected one passes, and so does one in another case, which POSIX treats as another
+    name.
+    """
     check_variables({key: made(SECRET)}, protected=PROTECTED)
 
 
-def test_a_list_of_ones_own() -> None:
-    """Names and patterns of one's own take the place of the default; none protect nothing."""
+def test_custom_protected_list() -> None:
+    """Custom names and patterns replace the default list; an empty list protects nothing."""
     check_variables({"PATH": made("x")}, protected=("APP_*",))
     check_variables({"PATH": made("x")})
     with pytest.raises(InvalidVariable, match="'APP_X'"):
@@ -393,9 +401,7 @@ def test_a_list_of_ones_own() -> None:
 
 
 def test_all_faults_are_reported_at_once() -> None:
-    """
-    All keys that cannot be set are in one error, sorted, each with its parameter and its reason; checked ones are not.
-    """
+    """One error lists all keys that cannot be set, sorted, each with its parameter and reason, but no checked ones."""
     named = {
         key: Parameter(name=f"/P/{name}", value=value, type="SecureString", version=1)
         for key, name, value in (
@@ -421,8 +427,8 @@ def test_all_faults_are_reported_at_once() -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("A", "grün"), ("Ä", "x")])
-def test_what_a_locale_does_not_have(key: str, value: str) -> None:
-    """Where the encoding of the locale lacks a character, the parameter, the encoding and the remedy are named."""
+def test_locale_without_a_character(key: str, value: str) -> None:
+    """If the locale's encoding lacks a character, the error names the parameter, the encoding and the remedy."""
     check_variables({key: made(value)})
     with pytest.raises(InvalidVariable, match="encoding, ascii, does not have.*PYTHONUTF8=1") as caught:
         check_variables({key: made(value)}, encoding="ascii")
@@ -431,7 +437,7 @@ def test_what_a_locale_does_not_have(key: str, value: str) -> None:
 
 
 def test_variables_that_the_sdk_reads() -> None:
-    """Variables of the AWS SDK, of proxies and of certificates are found, sorted; others are not."""
+    """Variables of the AWS SDK, of proxies and of certificates are found and sorted; other variables are not."""
     read = ["AWS_PROFILE", "AWS_REGION", "HTTPS_PROXY", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "no_proxy"]
     others = ["DB_URL", "MY_AWS_REGION", "PROXY", "APP_REGION"]
     target, owned = dict.fromkeys([*reversed(read), *others], "x"), {"AWS_ROLE_ARN": "x", "X": "x"}

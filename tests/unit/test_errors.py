@@ -1,4 +1,4 @@
-"""The errors: what they say, where they can be sent, and that their tree is the documented one."""
+"""The errors: their texts, their pickling, and the documented class tree."""
 
 import copy
 import inspect
@@ -27,8 +27,8 @@ ERRORS = sorted(
 each = pytest.mark.parametrize("kind", [AiossmenvError, *ERRORS], ids=lambda kind: kind.__name__)
 
 
-def test_tree_is_the_documented_one() -> None:
-    """The docstring of the base names each error once, with something to do, and no other."""
+def test_class_tree_is_documented() -> None:
+    """The docstring of the base class lists each error once, with a remedy, and nothing else."""
     documented = re.findall(r"^     \+- (\w+)  +\S", inspect.getdoc(AiossmenvError) or "", re.MULTILINE)
 
     assert [error.__name__ for error in ERRORS] == sorted(documented)
@@ -37,20 +37,20 @@ def test_tree_is_the_documented_one() -> None:
 
 
 @each
-def test_is_at_home_in_the_package(kind: type[AiossmenvError]) -> None:
-    """Each error is imported from the package, and says that it comes from there."""
+def test_errors_belong_to_the_package(kind: type[AiossmenvError]) -> None:
+    """Each error is importable from the package, and its `__module__` is the package."""
     assert kind is getattr(aiossmenv, kind.__name__)
     assert "aiossmenv" == kind.__module__
 
 
 @each
-def test_transient_is_what_may_pass_by_itself(kind: type[AiossmenvError]) -> None:
-    """Only throttling and an unavailable store may pass by themselves, unless the error itself says otherwise."""
+def test_transient_errors(kind: type[AiossmenvError]) -> None:
+    """Only throttling and an unavailable store are transient, unless the single error overrides it."""
     assert (kind in {Throttled, StoreUnavailable}) == kind("text").transient
 
 
-def test_transient_can_be_said_of_one_error() -> None:
-    """An error can say of itself whether it passes, and its class stays as it was."""
+def test_transient_can_be_set_per_error() -> None:
+    """Setting `transient` on one error does not change its class."""
     assert not StoreUnavailable("text", transient=False).transient
     assert AiossmenvError("text", transient=True).transient
     assert StoreUnavailable("text").transient
@@ -59,7 +59,7 @@ def test_transient_can_be_said_of_one_error() -> None:
 
 @each
 def test_text_holds_everything(kind: type[AiossmenvError]) -> None:
-    """The text holds message, parameter, path, region and remedy, as they are when it is asked for."""
+    """The text has the message, parameter, path, region and remedy that the error has when the text is read."""
     error = kind("it broke", remedy="Mend it.")
     error.path = "/P"
     assert "it broke (path /P). Mend it." == str(error)
@@ -69,14 +69,14 @@ def test_text_holds_everything(kind: type[AiossmenvError]) -> None:
 
 
 def test_text_without_details() -> None:
-    """What is not known is not in the text."""
+    """Details that are unknown are not in the text."""
     assert "it broke" == str(AiossmenvError("it broke")) == str(AiossmenvError(message="it broke"))
     assert "it broke (region eu-west-1)" == str(AiossmenvError("it broke", region="eu-west-1"))
     assert "it broke. Mend it." == str(AiossmenvError("it broke", remedy="Mend it."))
 
 
 def made(kind: type[AiossmenvError]) -> AiossmenvError:
-    """Return an error with all that its kind can hold."""
+    """Return an error with every attribute that its class supports."""
     if issubclass(kind, MissingParameters):
         return kind("it broke", keys=("A", "B"), path="/P", region="eu-west-1", remedy="Mend it.")
     if issubclass(kind, KeyCollision):
@@ -90,10 +90,8 @@ def made(kind: type[AiossmenvError]) -> AiossmenvError:
 
 @each
 @pytest.mark.parametrize("sent", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
-def test_comes_through_a_process_border(
-    kind: type[AiossmenvError], sent: Callable[[AiossmenvError], AiossmenvError]
-) -> None:
-    """An error that was pickled or copied is of its class, with its text and all of its attributes."""
+def test_pickle_and_copy(kind: type[AiossmenvError], sent: Callable[[AiossmenvError], AiossmenvError]) -> None:
+    """A pickled or copied error keeps its class, its text and all its attributes."""
     error = made(kind)
 
     arrived = sent(error)
@@ -105,7 +103,7 @@ def test_comes_through_a_process_border(
 
 
 def test_attributes_of_missing_parameters() -> None:
-    """`MissingParameters` has all keys; it has no parameter, as there is none."""
+    """`MissingParameters` lists all keys, and its `parameter` is None."""
     error = MissingParameters("gone", keys=("A", "B"), region="eu-west-1")
 
     assert ("A", "B") == error.keys
@@ -114,20 +112,20 @@ def test_attributes_of_missing_parameters() -> None:
 
 
 def test_action_of_a_denial() -> None:
-    """`AccessDenied` says which action was refused, and none where it was the credentials."""
+    """`AccessDenied` has the denied action, or None if the credentials were rejected."""
     assert "ssm:GetParameters" == AccessDenied("no", action="ssm:GetParameters").action
     assert AccessDenied("expired").action is None
 
 
-def test_one_full_stop_before_what_follows() -> None:
-    """The full stop of the service's own sentence is not in the way of path and remedy, and stays at the very end."""
+def test_one_full_stop_before_the_details() -> None:
+    """A full stop of the service's text is dropped before the details, and one follows at the end."""
     assert "It broke (path /P). Mend it." == str(AiossmenvError("It broke.", path="/P", remedy="Mend it."))
     assert "It broke. Mend it." == str(AiossmenvError("It broke.", remedy="Mend it."))
     assert "It broke." == str(AiossmenvError("It broke."))
 
 
 def test_attributes_of_key_collision() -> None:
-    """`KeyCollision` has all collisions, of its own: what it was made from may change."""
+    """`KeyCollision` keeps its own copy of the collisions."""
     collisions = {"A": ("/P/A", "/P/a")}
     error = KeyCollision("twice", collisions=collisions)
     collisions.clear()

@@ -1,4 +1,4 @@
-"""Callbacks: they hear of every change, end when they are told to, and hurt nobody."""
+"""Callbacks: they get every change, can be removed, and cannot break a refresh or each other."""
 
 import asyncio
 
@@ -9,19 +9,19 @@ from aiossmenv.testing import MemoryStore
 
 
 async def turns() -> None:
-    """Let what is ready run."""
+    """Run whatever is ready."""
     for _ in range(100):
         await asyncio.sleep(0)
 
 
-async def test_a_cancelled_errand_does_not_end_an_async_callback(caplog: pytest.LogCaptureFixture) -> None:
-    """A coroutine that awaits what was cancelled is called again for the next change, and the log names it."""
+async def test_cancellation_inside_an_async_callback_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:
+    """A coroutine callback that awaits a cancelled task is logged, and is called again for the next change."""
     store = MemoryStore({"/P/A": "1"})
     env = await load_env("/P", store=store, environ={})
     heard: list[str] = []
 
     async def callback(change: Change) -> None:
-        """Await something that is cancelled."""
+        """Await a cancelled task."""
         assert change.new
         heard.append(change.new.value)
         errand = asyncio.ensure_future(asyncio.sleep(5))
@@ -38,16 +38,14 @@ async def test_a_cancelled_errand_does_not_end_an_async_callback(caplog: pytest.
     assert 2 == caplog.text.count("CancelledError")
 
 
-async def test_a_function_that_raises_cancellation_hurts_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """
-    What a function raises is its own, `CancelledError` too: the refresh goes well, and the next callback hears of it.
-    """
+async def test_function_that_raises_cancelled_error_is_isolated(caplog: pytest.LogCaptureFixture) -> None:
+    """If a function raises `CancelledError`, the refresh still succeeds, and the next callback is called."""
     store = MemoryStore({"/P/A": "1"})
     env = await load_env("/P", store=store, environ={})
     heard: list[Change] = []
 
     def callback(_: Change) -> None:
-        """Ask a future that was cancelled for its result."""
+        """Read the result of a cancelled future."""
         future = asyncio.get_running_loop().create_future()
         future.cancel()
         future.result()
@@ -62,23 +60,23 @@ async def test_a_function_that_raises_cancellation_hurts_nobody(caplog: pytest.L
 
 
 def test_async_callbacks_of_several_loops() -> None:
-    """An `Env` without a TTL may be refreshed from one loop after the other, and its callbacks run on each."""
+    """An `Env` without a TTL may be refreshed from several loops in turn, and its callbacks run on each of them."""
     store = MemoryStore({"/P/A": "1"})
     heard: list[str] = []
 
     async def callback(change: Change) -> None:
-        """Keep the value."""
+        """Record the value."""
         assert change.new
         heard.append(change.new.value)
 
     async def load() -> Env:
-        """Load and follow."""
+        """Load, and register the callback."""
         env = await load_env("/P", store=store, environ={})
         env.on_change(callback)
         return env
 
     async def refresh(value: str) -> None:
-        """Change it and read again."""
+        """Change the parameter, and refresh."""
         store.put("/P/A", value)
         await env.refresh()
         await turns()
@@ -90,19 +88,21 @@ def test_async_callbacks_of_several_loops() -> None:
     assert ["2", "3"] == heard
 
 
-async def test_a_callback_ends_itself() -> None:
-    """Who unsubscribes in its own call gets no other, whether function or coroutine, however many changes there are."""
+async def test_callback_removes_itself() -> None:
+    """
+    A function or coroutine that unsubscribes during its own call is not called again, however many changes follow.
+    """
     store = MemoryStore({"/P/A": "1", "/P/B": "1"})
     env = await load_env("/P", store=store, environ={})
     heard: list[str] = []
 
     def once(change: Change) -> None:
-        """End after one call."""
+        """Unsubscribe in the first call."""
         heard.append(f"function {change.key}")
         end()
 
     async def once_async(change: Change) -> None:
-        """End after one call."""
+        """Unsubscribe in the first call."""
         heard.append(f"coroutine {change.key}")
         end_async()
 
@@ -116,14 +116,14 @@ async def test_a_callback_ends_itself() -> None:
     assert ["function A", "coroutine A"] == heard
 
 
-async def test_a_refresh_in_a_callback_is_one_of_its_own() -> None:
-    """A refresh that a callback asks for reads what is there now, and is not the one that told it of the change."""
+async def test_refresh_in_a_callback_is_a_new_one() -> None:
+    """A refresh that a callback requests is a new read, not the one that delivered the change."""
     store = MemoryStore({"/P/A": "1", "/P/B": "1"})
     env = await load_env("/P", store=store, environ={})
     found: list[str] = []
 
     async def callback(_: Change) -> None:
-        """Change another one, and read it."""
+        """Change another parameter, and refresh it."""
         store.put("/P/B", "new")
         found.extend(change.key for change in await env.refresh("B"))
 
@@ -136,14 +136,16 @@ async def test_a_refresh_in_a_callback_is_one_of_its_own() -> None:
     assert "new" == env["B"]
 
 
-async def test_closing_that_is_called_off_goes_on() -> None:
-    """Who is cancelled while closing leaves it to go on; the store is let go of, and the next closer waits for that."""
+async def test_cancelled_close_continues() -> None:
+    """
+    A cancelled `aclose()` continues in the background; the store is released, and the next `aclose()` waits for that.
+    """
     store = MemoryStore({"/P/A": "1"})
     env = await load_env("/P", ttl=60, store=store, environ={})
     tidied = asyncio.Event()
 
     async def callback(_: Change) -> None:
-        """Take a while to end."""
+        """Take several turns to end."""
         try:
             await asyncio.sleep(100)
         finally:
@@ -165,13 +167,13 @@ async def test_closing_that_is_called_off_goes_on() -> None:
 
 @pytest.mark.parametrize("way", ["itself", "gather", "wait_for", "group"])
 async def test_a_callback_closes_its_env(way: str) -> None:
-    """A callback may close the `Env`, in a task of its own too, and goes on behind that."""
+    """A callback may close the `Env`, also from a task of its own, and continues after that."""
     store = MemoryStore({"/P/A": "1"})
     env = await load_env("/P", ttl=60, store=store, environ={})
     ended = asyncio.Event()
 
     async def callback(_: Change) -> None:
-        """Close, and say so."""
+        """Close the `Env`, and record it."""
         match way:
             case "itself":
                 await env.aclose()
@@ -194,13 +196,13 @@ async def test_a_callback_closes_its_env(way: str) -> None:
     assert store._transport is None
 
 
-async def test_callbacks_that_close_on_their_way_out() -> None:
-    """Callbacks that close the `Env` when they are cancelled do not keep the closing that cancelled them."""
+async def test_callbacks_that_close_when_cancelled() -> None:
+    """Callbacks that call `aclose()` when they are cancelled do not deadlock the `aclose()` that cancelled them."""
     store = MemoryStore({"/P/A": "1"})
     env = await load_env("/P", ttl=60, store=store, environ={})
 
     async def callback(_: Change) -> None:
-        """Close when it ends."""
+        """Close the `Env` at the end."""
         try:
             await asyncio.sleep(100)
         finally:
@@ -217,12 +219,12 @@ async def test_callbacks_that_close_on_their_way_out() -> None:
     assert store._transport is None
 
 
-def test_a_closing_that_the_loop_cut_short_is_none_to_wait_for() -> None:
-    """A loop that ends while it closes lets go of the store all the same, and whoever closes again is not cancelled."""
+def test_close_that_the_loop_interrupted() -> None:
+    """If the loop ends during `aclose()`, the store is still released, and a later `aclose()` is not cancelled."""
     store = MemoryStore({"/P/A": "1"})
 
     async def begin() -> Env:
-        """Begin to close, and end."""
+        """Start to close, and let the loop end."""
         env = await load_env("/P", ttl=60, store=store, environ={})
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):

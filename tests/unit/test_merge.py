@@ -1,4 +1,4 @@
-"""Which of two answers wins, and what a read means for what was known before."""
+"""Merging of reads: which of two answers wins, and what a read means for the known state."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def made(name: str, *, version: int = 1, minute: int | None = 0, value: str = "v", selector: str = "") -> Parameter:
-    """Return a parameter that was written so many minutes past noon."""
+    """Return a parameter whose last change is this many minutes past noon."""
     when = None if minute is None else NOON + timedelta(minutes=minute)
     return Parameter(name=name, value=value, type="String", version=version, last_modified=when, selector=selector)
 
 
 def encrypted(name: str, *, version: int = 1, minute: int = 0) -> EncryptedParameter:
-    """Return the same, a `SecureString`, as a read without decryption gives it."""
+    """Return the same parameter as a read without decryption gives it."""
     when = NOON + timedelta(minutes=minute)
     digest = bytes([version]) * 32
     return EncryptedParameter(
@@ -32,19 +32,19 @@ def encrypted(name: str, *, version: int = 1, minute: int = 0) -> EncryptedParam
 
 
 def decrypted(name: str, *, version: int = 1, minute: int = 0) -> Parameter:
-    """Return the same in plaintext."""
+    """Return the same parameter with its plaintext."""
     when = NOON + timedelta(minutes=minute)
     return Parameter(name=name, value=f"v{version}", type="SecureString", version=version, last_modified=when)
 
 
 def by_name(*parameters: Parameter) -> dict[str, Parameter]:
-    """Return what one read found."""
+    """Return the results of one read, by name."""
     return {parameter.name: parameter for parameter in parameters}
 
 
 @dataclass(frozen=True, slots=True)
 class State(StoreState):
-    """What is known, and what becomes of it with each read."""
+    """The known state, updated by each read."""
 
     def read(
         self,
@@ -53,7 +53,7 @@ class State(StoreState):
         *,
         complete: bool = True,
     ) -> "State":
-        """Return what is known after a read that found these, with these digests."""
+        """Return the state after a read that found these parameters, with these digests."""
         merger = ResultMerger(self, decrypt_all=True)
         for name, parameter in found.items():
             merger.accept(name, parameter)
@@ -63,11 +63,11 @@ class State(StoreState):
         return State(merged.parameters, merged.digests, merged.missing_once)
 
 
-# --- What is known
+# --- Known state
 
 
-def test_absent_once_is_kept_and_twice_is_gone() -> None:
-    """A parameter that one read misses stays; the next read that misses it, too, is believed."""
+def test_missing_once_is_kept_and_twice_is_removed() -> None:
+    """A parameter that one read misses stays; if the next read misses it too, it is removed."""
     x, y = made("/P/X"), made("/P/Y")
     known = State(by_name(x, y))
 
@@ -78,8 +78,8 @@ def test_absent_once_is_kept_and_twice_is_gone() -> None:
     assert by_name(y) == twice.parameters
 
 
-def test_absences_count_in_a_row_only() -> None:
-    """A parameter that is seen between two reads that miss it is kept."""
+def test_only_consecutive_misses_count() -> None:
+    """A parameter that is found between two reads that miss it is kept."""
     x = made("/P/X")
 
     known = State(by_name(x)).read({}).read(by_name(x)).read({})
@@ -91,8 +91,8 @@ READS = st.lists(st.dictionaries(st.sampled_from(["/P/X", "/P/Y", "/P/Z"]), st.n
 
 
 @given(READS)
-def test_known_is_what_one_of_the_last_two_reads_saw(reads: list[dict[str, None]]) -> None:
-    """However reads come and miss, what is known is what the last or the one before it saw, of the same version."""
+def test_state_holds_the_last_two_reads(reads: list[dict[str, None]]) -> None:
+    """Whatever reads find and miss, the state holds what the last two reads found, and no older version."""
     known = State({})
     for read in reads:
         known = known.read(by_name(*map(made, read)))
@@ -116,9 +116,9 @@ def test_known_is_what_one_of_the_last_two_reads_saw(reads: list[dict[str, None]
         (1, 0, False),
     ],
 )
-def test_only_an_answer_older_in_both_is_ignored(version: int, minute: int, *, is_taken: bool) -> None:
+def test_only_an_answer_older_in_version_and_date_is_ignored(version: int, minute: int, *, is_taken: bool) -> None:
     """
-    A lower version of an earlier date comes from a replica that lags; of a later date it is a parameter made anew.
+    A lower version with an earlier date comes from a lagging replica; with a later date it is a recreated parameter.
     """
     known = made("/P/X", version=3, minute=5)
     read = made("/P/X", version=version, minute=minute, value="other")
@@ -130,22 +130,22 @@ def test_only_an_answer_older_in_both_is_ignored(version: int, minute: int, *, i
 
 
 def test_what_a_selector_found_never_lags() -> None:
-    """A label that moved back to an older version is followed."""
+    """A label that moves back to an older version is accepted."""
     back = made("/P/X", version=1, minute=0, selector=":live")
 
     assert by_name(back) == State(by_name(made("/P/X", version=3, minute=5))).read(by_name(back)).parameters
 
 
 @pytest.mark.parametrize(("known", "read"), [(None, 0), (0, None), (None, None)])
-def test_without_a_date_the_answer_is_taken(known: int | None, read: int | None) -> None:
-    """Where a date is missing there is no telling, and the newest answer counts."""
+def test_without_a_date_the_newest_answer_wins(known: int | None, read: int | None) -> None:
+    """If a date is missing, ages cannot be compared, and the last answer wins."""
     old, new = made("/P/X", version=3, minute=known), made("/P/X", version=1, minute=read)
 
     assert by_name(new) == State(by_name(old)).read(by_name(new)).parameters
 
 
-def test_merge_leaves_what_was_known() -> None:
-    """A read that turns out to be unusable has changed nothing: merging makes a new state."""
+def test_merge_does_not_change_the_old_state() -> None:
+    """Merging returns a new state, so an unusable read changes nothing."""
     parameters = by_name(made("/P/X"))
     known = State(MappingProxyType(parameters))
 
@@ -155,12 +155,14 @@ def test_merge_leaves_what_was_known() -> None:
 
 
 def digest(parameter: Parameter) -> bytes:
-    """Return a digest that tells the version."""
+    """Return a digest that encodes the version."""
     return bytes([parameter.version]) * 32
 
 
 def test_digests_follow_their_parameters() -> None:
-    """A digest is kept while its parameter is missed or found unchanged, replaced with a new one, and gone with it."""
+    """
+    A digest stays while its parameter is missed once or unchanged, is replaced with a new one, and is removed with it.
+    """
     x, y, z, new = made("/P/X"), made("/P/Y"), made("/P/Z"), made("/P/X", version=2, minute=1)
     known = State(by_name(x, y, z), {"/P/X": digest(x), "/P/Y": digest(y), "/P/Z": digest(z)})
 
@@ -172,7 +174,7 @@ def test_digests_follow_their_parameters() -> None:
 
 
 def test_lagging_answer_keeps_the_old_digest() -> None:
-    """The digest of an answer that is ignored is ignored with it."""
+    """If an answer is ignored, its digest is ignored too."""
     known, lagging = made("/P/X", version=3, minute=5), made("/P/X", version=2, minute=4)
 
     merged = State(by_name(known), {"/P/X": digest(known)}).read(by_name(lagging), {"/P/X": digest(lagging)})
@@ -180,15 +182,15 @@ def test_lagging_answer_keeps_the_old_digest() -> None:
     assert (by_name(known), {"/P/X": digest(known)}) == (merged.parameters, merged.digests)
 
 
-def test_digest_of_the_same_parameter_is_learned() -> None:
-    """A read that gives back what is known, and a digest for it, teaches that."""
+def test_digest_of_an_unchanged_parameter_is_stored() -> None:
+    """A read that returns the known parameter together with a digest stores the digest."""
     x = made("/P/X")
 
     assert {"/P/X": digest(x)} == State(by_name(x)).read(by_name(x), {"/P/X": digest(x)}).digests
 
 
-def test_partial_read_proves_no_absence() -> None:
-    """What a partial read does not find stays, however often, and what was missed once stays missed once."""
+def test_partial_read_removes_nothing() -> None:
+    """A partial read never counts as a miss, however often it finds nothing, and does not reset an earlier miss."""
     w, x, y, z, new = made("/P/W"), made("/P/X"), made("/P/Y"), made("/P/Z"), made("/P/Y", version=2, minute=1)
     missing_once = State(by_name(w, x, y, z), {"/P/X": digest(x)}).read(by_name(w, y))
     assert {"/P/X", "/P/Z"} == missing_once.missing_once
@@ -202,12 +204,12 @@ def test_partial_read_proves_no_absence() -> None:
 
 
 def below(known: State, path: str, *, recursive: bool, to_key: Callable[[str], str]) -> dict[str, Parameter]:
-    """Return all under *path* by their keys."""
+    """Return everything under *path* by key."""
     return known.keyed(path, known.names_below(path, recursive=recursive), to_key=to_key)
 
 
-def test_secret_of_secrets_manager_is_at_home_in_its_own_path() -> None:
-    """A reference is below the path of references, by its id, and below no other."""
+def test_secrets_manager_references_have_their_own_path() -> None:
+    """A reference is under the path of references, by its id, and under no other path."""
     secret = made("/aws/reference/secretsmanager/db/main")
     known = State(by_name(secret, made("/P/X")))
 
@@ -216,15 +218,15 @@ def test_secret_of_secrets_manager_is_at_home_in_its_own_path() -> None:
 
 
 def test_renamed_parameter_does_not_collide() -> None:
-    """A new name takes over the key of one that the same read missed for the first time."""
+    """A new name takes the key of a name that the same read missed for the first time."""
     old, new = made("/P/db/url"), made("/P/db.url", value="new")
     known = State(by_name(old)).read(by_name(new))
 
     assert {"DB_URL": new} == below(known, "/P", recursive=True, to_key=upper_snake)
 
 
-def test_parameters_that_are_both_there_collide() -> None:
-    """Two names of one key that the last read saw are `KeyCollision`."""
+def test_existing_parameters_of_one_key_collide() -> None:
+    """Two names of one key that the last read both found are a `KeyCollision`."""
     known = State({}).read(by_name(made("/P/db/url"), made("/P/db.url")))
 
     with pytest.raises(KeyCollision):
@@ -232,7 +234,7 @@ def test_parameters_that_are_both_there_collide() -> None:
 
 
 def test_missed_parameters_keep_their_keys() -> None:
-    """A parameter that was missed once is still under its key."""
+    """A parameter that was missed once keeps its key."""
     x, y = made("/P/X"), made("/P/Y")
 
     assert {"X": x, "Y": y} == below(State(by_name(x, y)).read(by_name(y)), "/P", recursive=True, to_key=str)
@@ -250,8 +252,10 @@ def test_missed_parameters_keep_their_keys() -> None:
         ("/", False, {"ROOT", "BARE"}),
     ],
 )
-def test_below_a_path(path: str, *, recursive: bool, keys: set[str]) -> None:
-    """Below a path is what follows it and a slash, at all levels or at the first; below the root is everything."""
+def test_membership_of_a_path(path: str, *, recursive: bool, keys: set[str]) -> None:
+    """
+    A name is under a path if it follows the path and a slash, at any level or only the first; every name is under /.
+    """
     known = State(by_name(*map(made, ("/P/X", "/P/D/X", "/P/D/E/X", "/PP/X", "/ROOT", "BARE"))))
 
     found = below(known, path, recursive=recursive, to_key=str)
@@ -264,7 +268,9 @@ def test_below_a_path(path: str, *, recursive: bool, keys: set[str]) -> None:
 
 
 def test_an_unchanged_ciphertext_is_not_decrypted() -> None:
-    """What matches what is known is taken from there, and learns its digest; what differs is left to be decrypted."""
+    """
+    An encrypted parameter that matches the known one takes its value and stores the digest; the others are decrypted.
+    """
     known = State({"/P/X": decrypted("/P/X"), "/P/Y": decrypted("/P/Y")})
     merger = ResultMerger(known, decrypt_all=False)
 
@@ -278,8 +284,8 @@ def test_an_unchanged_ciphertext_is_not_decrypted() -> None:
     assert 0 == merger.decrypted
 
 
-def test_the_same_version_of_another_ciphertext_is_decrypted() -> None:
-    """A parameter that was deleted and made anew has version 1 again; its digest tells."""
+def test_same_version_with_another_ciphertext_is_decrypted() -> None:
+    """A recreated parameter has version 1 again, but its digest differs."""
     known = State({"/P/X": decrypted("/P/X")}, {"/P/X": b"other" * 6})
     merger = ResultMerger(known, decrypt_all=False)
 
@@ -288,8 +294,8 @@ def test_the_same_version_of_another_ciphertext_is_decrypted() -> None:
     assert {"/P/X"} == merger.results.encrypted.keys()
 
 
-def test_an_answer_behind_the_first_one_of_its_read_is_refused() -> None:
-    """What a replica that lags decrypts is not what the first fetch showed, and has to be asked for again."""
+def test_decryption_behind_the_fetch_is_rejected() -> None:
+    """If a lagging replica decrypts an older version than the fetch found, the name must be read again."""
     merger = ResultMerger(State({}), decrypt_all=False)
     merger.accept("/P/X", encrypted("/P/X", version=2, minute=1))
 
@@ -298,8 +304,8 @@ def test_an_answer_behind_the_first_one_of_its_read_is_refused() -> None:
     assert {"/P/X": encrypted("/P/X", version=2, minute=1).digest} == merger.results.digests
 
 
-def test_a_listing_that_repeats_a_parameter_keeps_the_newer() -> None:
-    """Of two entries of one name in one listing, the older one is dropped, in whatever order they come."""
+def test_repeated_entry_in_a_listing_keeps_the_newer() -> None:
+    """Of two entries of one name in a listing, the older one is dropped, in whatever order they come."""
     for order in ((1, 2), (2, 1)):
         merger = ResultMerger(State({}), decrypt_all=False)
         for version in order:
@@ -317,8 +323,8 @@ def test_a_listing_that_repeats_a_parameter_keeps_the_newer() -> None:
         ([{"A", "B"}, {"A", "C"}], [("A", "B", "C")]),
     ],
 )
-def test_groups_with_a_change(groups: list[set[str]], expected: list[tuple[str, ...]]) -> None:
-    """A group is read together if one of two members that are there changed; two that overlap become one."""
+def test_changed_groups(groups: list[set[str]], expected: list[tuple[str, ...]]) -> None:
+    """A group is read together if one of at least two existing members changed; groups that overlap are united."""
     merger = ResultMerger(State({name: decrypted(name) for name in "ABC"}), decrypt_all=False)
     for name in "ABC":
         merger.accept(name, encrypted(name, version=2 if name == "A" else 1, minute=name == "A"))
@@ -326,8 +332,8 @@ def test_groups_with_a_change(groups: list[set[str]], expected: list[tuple[str, 
     assert expected == merger.changed_groups(map(frozenset, groups))
 
 
-def test_groups_become_one_as_far_as_a_call_holds_them() -> None:
-    """Of three groups that overlap in a row only those become one that fit into ten together."""
+def test_groups_unite_up_to_the_size_of_a_call() -> None:
+    """Of three groups that overlap in a row, only those are united that fit into one call of ten names."""
     names = [f"N{number:02d}" for number in range(17)]
     merger = ResultMerger(State({}), decrypt_all=False)
     for name in names:

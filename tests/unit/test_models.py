@@ -1,4 +1,4 @@
-"""Complete reads: how they differ, and how differences add up."""
+"""Snapshots and changes: how reads differ, and how differences combine."""
 
 import dataclasses
 import pickle
@@ -17,7 +17,7 @@ SECRET = "hunter2"
 
 
 def made(name: str, *, version: int = 1, minute: int | None = 0, value: str = SECRET, selector: str = "") -> Parameter:
-    """Return a parameter that was written so many minutes past noon."""
+    """Return a parameter whose last change is this many minutes past noon."""
     when = None if minute is None else NOON + timedelta(minutes=minute)
     return Parameter(name=name, value=value, type="String", version=version, last_modified=when, selector=selector)
 
@@ -37,8 +37,10 @@ def test_snapshot_is_a_mapping_of_values(snapshot: Snapshot) -> None:
     assert len(snapshot.parameters) == len(snapshot)
 
 
-def test_snapshot_cannot_be_changed() -> None:
-    """Neither a snapshot nor its parameters can be assigned to, and the mapping it was made from may change."""
+def test_snapshot_is_immutable() -> None:
+    """
+    Neither a snapshot nor its parameters can be changed, not even through the mapping that the snapshot was made from.
+    """
     parameters = {"X": made("/P/X")}
     snapshot = Snapshot(parameters, NOON)
     parameters["Y"] = made("/P/Y")
@@ -54,7 +56,7 @@ def test_snapshot_cannot_be_changed() -> None:
 
 
 def test_no_text_shows_a_value() -> None:
-    """The reprs of snapshots, of their parameters and of changes hold names and times, and no value."""
+    """The reprs of snapshots, of their parameters and of changes show names and times, and no value."""
     snapshot = Snapshot({"X": made("/P/X")}, NOON)
 
     assert "<Snapshot of 1 parameters, taken 2026-01-01 12:00:00+0000>" == repr(snapshot)
@@ -66,7 +68,7 @@ def test_no_text_shows_a_value() -> None:
 
 
 def test_diff_names_each_kind() -> None:
-    """What is new is added, what is other is updated, what is not there is removed; in the order of the keys."""
+    """A new key is added, a different one is updated, a missing one is removed; the changes are sorted by key."""
     kept, gone, old, new, fresh = (made("/P/X", version=version) for version in range(1, 6))
 
     changes = diff(Snapshot({"A": gone, "B": kept, "C": old}, NOON), Snapshot({"D": fresh, "C": new, "B": kept}, NOON))
@@ -79,7 +81,7 @@ def test_diff_names_each_kind() -> None:
 
 
 def test_same_value_written_again_is_an_update() -> None:
-    """A new version with the old value is a change, for somebody wrote it."""
+    """A new version with the old value is an update, because a write happened."""
     [change] = diff(Snapshot({"X": made("/P/X")}, NOON), Snapshot({"X": made("/P/X", version=2)}, NOON))
 
     assert "updated" == change.kind
@@ -87,13 +89,13 @@ def test_same_value_written_again_is_an_update() -> None:
 
 @given(SNAPSHOTS)
 def test_nothing_differs_from_itself(snapshot: Snapshot) -> None:
-    """Equal reads at different times have no difference."""
+    """Equal reads at different times have no changes."""
     assert () == diff(snapshot, Snapshot(snapshot.parameters, NOON + timedelta(hours=1)))
 
 
 @given(SNAPSHOTS, SNAPSHOTS)
 def test_diff_leads_from_old_to_new(old: Snapshot, new: Snapshot) -> None:
-    """Who applies each change to the old read has the new one."""
+    """Applying each change to the old read gives the new one."""
     parameters = dict(old.parameters)
     for change in diff(old, new):
         assert parameters.pop(change.key, None) == change.old
@@ -105,7 +107,7 @@ def test_diff_leads_from_old_to_new(old: Snapshot, new: Snapshot) -> None:
 
 @given(SNAPSHOTS, SNAPSHOTS, SNAPSHOTS)
 def test_coalesced_changes_are_the_difference_of_the_ends(a: Snapshot, b: Snapshot, c: Snapshot) -> None:
-    """For each key, the change from a to b and the one from b to c amount to the one from a to c, or to none."""
+    """For each key, the changes from a to b and from b to c combine into the change from a to c, or into none."""
     first, second = ({change.key: change for change in diff(*ends)} for ends in ((a, b), (b, c)))
     both = {key: coalesce(first[key], second[key]) for key in first.keys() & second.keys()}
     whole = first | second | both
@@ -113,8 +115,8 @@ def test_coalesced_changes_are_the_difference_of_the_ends(a: Snapshot, b: Snapsh
     assert {change.key: change for change in diff(a, c)} == {key: change for key, change in whole.items() if change}
 
 
-def test_change_can_be_sent_on() -> None:
-    """A change survives pickling, and cannot be changed."""
+def test_change_can_be_pickled() -> None:
+    """A change survives pickling, and is immutable."""
     [change] = diff(Snapshot({}, NOON), Snapshot({"X": made("/P/X")}, NOON))
 
     assert change == pickle.loads(pickle.dumps(change))

@@ -1,4 +1,4 @@
-"""The grammar of paths and names, and a parameter that keeps its value to itself."""
+"""Paths and names: their grammar, their selectors, and a parameter that hides its value."""
 
 import dataclasses
 import logging
@@ -42,17 +42,17 @@ PARAMETER = Parameter(
 
 @given(PATHS)
 def test_final_slash_makes_no_difference(path: str) -> None:
-    """A path with a final slash is the same as without, and a normal path is its own normal path."""
+    """A final slash makes no difference, and normalizing a path twice changes nothing."""
     assert path == normal_path(path) == normal_path(path + "/")
 
 
 def test_root_stays_a_slash() -> None:
-    """The bare slash is a path, and stays as it is."""
+    """The path `/` stays as it is."""
     assert "/" == normal_path("/")
 
 
-def test_spaces_at_the_ends_are_dropped() -> None:
-    """Spaces and line ends around a path are dropped, as a variable read from a file has them."""
+def test_surrounding_whitespace_is_dropped() -> None:
+    """Spaces and line ends around a path are dropped, because a variable that was read from a file often has them."""
     assert "/FAKEBOOK/TEST" == normal_path(" /FAKEBOOK/TEST/\n")
 
 
@@ -93,8 +93,10 @@ EMPTY, UNROOTED, ODD = "the path is empty", "a path begins with a slash", "singl
         ("/a;/b", "several in one text .* several arguments"),
     ],
 )
-def test_what_is_taken_for_a_path(path: str, says: str) -> None:
-    """What was meant for something else is `InvalidPath` with the remedy for that mistake, and no request is sent."""
+def test_mistaken_paths(path: str, says: str) -> None:
+    """
+    A text that is no path, such as an ARN or a URL, is `InvalidPath` with the remedy for that mistake; nothing is sent.
+    """
     with pytest.raises(InvalidPath) as caught:
         normal_path(path)
     assert re.search(says, " ".join(str(caught.value).split()).removesuffix("."))
@@ -114,8 +116,8 @@ def test_what_is_taken_for_a_path(path: str, says: str) -> None:
         ("/aws/reference/secretsmanager/any-id+=@", "/aws/reference/secretsmanager/any-id+=@"),
     ],
 )
-def test_a_key_is_a_name(key: str, name: str) -> None:
-    """A key is a name relative to the paths, a full name below one of them, or that of a secret."""
+def test_key_forms(key: str, name: str) -> None:
+    """A key is a name relative to the paths, a full name below one of them, or the name of a secret."""
     assert name == normal_key(key, ["/staging", "/production"])
 
 
@@ -145,16 +147,18 @@ def test_a_key_is_a_name(key: str, name: str) -> None:
         ("arn:aws:ssm:eu-west-1:111122223333:parameter/production/a", "Write the name in it, /production/a, or .* ARN"),
     ],
 )
-def test_a_key_that_is_no_name(key: str, says: str) -> None:
-    """What cannot be a name below the paths is `InvalidPath` with the remedy, and holds the key as it was given."""
+def test_invalid_keys(key: str, says: str) -> None:
+    """
+    A key that is no name below the paths is `InvalidPath` with a remedy, and the error has the key as it was given.
+    """
     with pytest.raises(InvalidPath) as caught:
         normal_key(key, ["/production", "/b"])
     assert re.search(says, " ".join(str(caught.value).split()))
     assert key == caught.value.parameter
 
 
-def test_a_full_name_belongs_to_the_nearest_path() -> None:
-    """Of paths that are below each other, a full name is below the longest; below `/` is everything."""
+def test_full_name_belongs_to_the_longest_path() -> None:
+    """If paths are nested, a full name belongs to the longest one; every name is below `/`."""
     assert "/a/b" == nearest(["/", "/a", "/a/b", "/a/bc"], "/a/b/x")
     assert "/" == nearest(["/", "/a"], "/ab/x")
     assert nearest(["/a"], "/a") is None
@@ -169,8 +173,8 @@ def test_a_full_name_belongs_to_the_nearest_path() -> None:
     ],
     ids=["empty", "unrooted", "odd"],
 )
-def test_impossible_path_is_refused_with_a_remedy(text: str, paths: list[str]) -> None:
-    """A path that cannot exist is `InvalidPath`, which says why and what to do, and holds the path as it was given."""
+def test_invalid_path_has_a_remedy(text: str, paths: list[str]) -> None:
+    """An invalid path is `InvalidPath` with the reason and a remedy, and the error has the path as it was given."""
     for path in paths:
         with pytest.raises(InvalidPath, match=text) as caught:
             normal_path(path)
@@ -179,20 +183,22 @@ def test_impossible_path_is_refused_with_a_remedy(text: str, paths: list[str]) -
 
 
 def test_two_slashes_are_not_the_root() -> None:
-    """What `f"/{name}/"` makes of an empty name is refused, instead of being all parameters of the account."""
+    """
+    `f"/{name}/"` with an empty name gives `//`, which is rejected: it must not mean all parameters of the account.
+    """
     with pytest.raises(InvalidPath):
         normal_path("//")
 
 
-def test_missing_first_slash_is_shown_as_it_should_be() -> None:
-    """The remedy for a path without its first slash is the path with it."""
+def test_missing_first_slash_is_added_in_the_remedy() -> None:
+    """The remedy for a path without its first slash shows the path with the slash."""
     with pytest.raises(InvalidPath, match="Write it as /FAKEBOOK/TEST/, if"):
         normal_path("FAKEBOOK/TEST/")
 
 
 @given(PATHS, PATHS)
 def test_relative_name_undoes_joining(path: str, below: str) -> None:
-    """What is joined to a path is called, below that path, what was joined."""
+    """The relative name of a joined path is the part that was joined."""
     assert below[1:] == relative_name(path, path + below)
     assert below[1:] == relative_name("/", below)
 
@@ -210,18 +216,18 @@ def test_relative_name_undoes_joining(path: str, below: str) -> None:
     ],
 )
 def test_relative_name_cuts_whole_segments_once(path: str, name: str, relative: str) -> None:
-    """A path is cut off once, at a slash and case by case; a name that is not below it stays whole."""
+    """A path is removed once, at a slash and with regard to case; a name that is not below the path stays complete."""
     assert relative == relative_name(path, name)
 
 
 @pytest.mark.parametrize("form", ["{}", "{}:3", "{}:live", "arn:aws:ssm:eu-west-1:111122223333:parameter{}"])
-def test_base_name_is_what_iam_knows(form: str) -> None:
-    """A name, with a selector or as an ARN, is cut to what stands in a policy."""
+def test_base_name_for_iam(form: str) -> None:
+    """The base name of a name, a selector or an ARN is the part that an IAM policy needs."""
     assert "/A/X" == base_name(form.format("/A/X"))
 
 
 def test_base_name_of_an_arn_with_a_selector() -> None:
-    """Both are cut off an ARN that has a selector; a name without slashes stays as it is."""
+    """Both the ARN prefix and the selector are removed; a name without slashes stays as it is."""
     assert "/X" == base_name("arn:aws-cn:ssm:cn-north-1:111122223333:parameter/X:3")
     assert "X" == base_name("X:live")
 
@@ -245,12 +251,12 @@ ARN = "arn:aws:ssm:eu-west-1:111122223333:parameter"
     ],
 )
 def test_selectors_are_split_off(name: str, base: str, selector: str) -> None:
-    """A version or label comes off a name or an ARN; what follows a secret's name is Secrets Manager's."""
+    """A version or label is split off a name or an ARN; the suffix of a secret's name belongs to Secrets Manager."""
     assert (base, selector) == split_selector(name)
 
 
-def test_references() -> None:
-    """A reference has an id behind the path that is theirs."""
+def test_secrets_manager_references() -> None:
+    """A reference is the reserved path of Secrets Manager followed by an id."""
     assert [True, True, False, False, False] == [
         is_reference(name)
         for name in (f"{REFERENCE}/db", f"{REFERENCE}/a/b:3", REFERENCE, f"{REFERENCE}x/db", f"/P{REFERENCE}/db")
@@ -273,18 +279,18 @@ def test_references() -> None:
         ("/A/X", "/A/X/Y", f"{ARN}/A/X/Y", False),
         ("/A/X", "/a/x", f"{ARN}/a/x", False),
         (f"{ARN}/A/X", "/A/Y", f"{ARN}/A/Y", False),
-        # Another account's parameter of the same name.
+        # A parameter of that name in another account.
         (f"{ARN}/A/X", "/A/X", f"{ARN}/A/X".replace("111122223333", "444455556666"), False),
     ],
 )
 def test_answers_are_matched_by_name_or_arn(asked: str, name: str, arn: str, *, is_answer: bool) -> None:
-    """An answer is known by its name, with a first slash or without, or by its ARN; selectors make no difference."""
+    """An answer matches by name, with or without the first slash, or by ARN; selectors are ignored."""
     read = Parameter(name=name, value="x", type="String", version=1, arn=arn)
 
     assert is_answer == answers(asked, read)
 
 
-SEAL = EncryptedParameter(
+ENCRYPTED = EncryptedParameter(
     name=PARAMETER.name, type="SecureString", version=7, last_modified=PARAMETER.last_modified, arn="", digest=b"d" * 32
 )
 
@@ -304,9 +310,9 @@ SEAL = EncryptedParameter(
         ({"value": "other", "selector": "", "data_type": "other"}, None, True),
     ],
 )
-def test_what_a_seal_opens_as(change: dict[str, Any], digest: bytes | None, *, opens: bool) -> None:
-    """All that both reads show must be the same, and the ciphertext too where its digest is known."""
-    assert opens == SEAL.matches(dataclasses.replace(PARAMETER, **change), digest)
+def test_encrypted_parameter_matches(change: dict[str, Any], digest: bytes | None, *, opens: bool) -> None:
+    """An encrypted parameter matches if every field that both have is equal, and the digest too if it is known."""
+    assert opens == ENCRYPTED.matches(dataclasses.replace(PARAMETER, **change), digest)
 
 
 EARLY, LATE = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
@@ -327,23 +333,25 @@ EARLY, LATE = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 2, tzinfo=UTC)
 def test_older_in_version_and_date(
     read: tuple[int, datetime | None], than: tuple[int, datetime | None], *, older: bool
 ) -> None:
-    """Only a lower version of an earlier date is older, sealed or not; without a date there is no telling."""
+    """
+    A parameter is older only with a lower version and an earlier date, encrypted or not; without dates it never is.
+    """
 
-    def readings(version: int, when: datetime | None) -> tuple[FetchedParameter, FetchedParameter]:
+    def fetched(version: int, when: datetime | None) -> tuple[FetchedParameter, FetchedParameter]:
         return (
             dataclasses.replace(PARAMETER, version=version, last_modified=when, selector=""),
-            dataclasses.replace(SEAL, version=version, last_modified=when),
+            dataclasses.replace(ENCRYPTED, version=version, last_modified=when),
         )
 
-    assert {older} == {is_older(one, other) for one in readings(*read) for other in readings(*than)}
+    assert {older} == {is_older(one, other) for one in fetched(*read) for other in fetched(*than)}
 
 
-def test_what_a_selector_found_is_never_older() -> None:
-    """A label moves back to an older version by intent."""
+def test_parameter_found_by_selector_is_never_older() -> None:
+    """A label may move back to an older version on purpose."""
     before = dataclasses.replace(PARAMETER, version=6, last_modified=EARLY)
 
     assert not is_older(before, dataclasses.replace(PARAMETER, last_modified=LATE))
-    assert not is_older(dataclasses.replace(SEAL, version=6, last_modified=EARLY, selector=":live"), PARAMETER)
+    assert not is_older(dataclasses.replace(ENCRYPTED, version=6, last_modified=EARLY, selector=":live"), PARAMETER)
     assert is_older(dataclasses.replace(before, selector=""), dataclasses.replace(PARAMETER, last_modified=LATE))
 
 
@@ -351,13 +359,13 @@ def test_what_a_selector_found_is_never_older() -> None:
     ("name", "selector", "asked"),
     [("/P/A", "", "/P/A"), ("/P/A", ":3", "/P/A:3"), (f"{REFERENCE}/db:AWSPREVIOUS", ":AWSPREVIOUS", None)],
 )
-def test_name_as_asked(name: str, selector: str, asked: str | None) -> None:
-    """A parameter is asked for again by its name and selector; a secret's name has its selector in it."""
+def test_requested_name(name: str, selector: str, asked: str | None) -> None:
+    """A parameter is requested by its name and selector; the name of a secret includes its selector."""
     assert (asked or name) == asked_name(dataclasses.replace(PARAMETER, name=name, selector=selector))
 
 
-def test_sealed_has_no_value() -> None:
-    """What was read without decryption has no place for a value, nor for the ciphertext that looks like one."""
+def test_encrypted_parameter_has_no_value() -> None:
+    """An encrypted parameter has no attribute for a value or for the ciphertext."""
     assert {"name", "type", "version", "last_modified", "arn", "digest", "selector"} == {
         field.name for field in dataclasses.fields(EncryptedParameter)
     }
@@ -365,13 +373,13 @@ def test_sealed_has_no_value() -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/P", REFERENCE])
-def test_secrets_are_called_by_their_id(path: str) -> None:
-    """A secret of Secrets Manager is called by its id, whatever path it is asked below."""
+def test_secrets_manager_key_is_the_id(path: str) -> None:
+    """The key of a secret is its id, below whatever path it was requested."""
     assert "db/main" == relative_name(path, f"{REFERENCE}/db/main")
 
 
 def test_split_names() -> None:
-    """A comma-separated list gives its parts without spaces and without empty ones, in their order."""
+    """A comma-separated list gives its parts in order, without surrounding spaces and empty parts."""
     assert ("/B", "/A/", "/C") == split_names(" /B, /A/ ,,\n/C,")
     assert () == split_names(" , ")
 
@@ -389,8 +397,8 @@ def test_split_names() -> None:
     ],
     ids=lambda holder: type(holder).__name__,
 )
-def test_no_text_of_it_shows_the_value(holder: object) -> None:
-    """The value is in no repr, str or log line of a parameter or of what holds one; its name is in all of them."""
+def test_value_is_hidden(holder: object) -> None:
+    """No repr, str or log line of a parameter, or of an object that holds one, shows its value; all show its name."""
     record = logging.LogRecord("log", logging.INFO, "", 0, "%s %r", (holder, holder), None)
 
     for text in (repr(holder), str(holder), f"{holder}", record.getMessage()):
@@ -399,21 +407,21 @@ def test_no_text_of_it_shows_the_value(holder: object) -> None:
 
 
 def test_frozen_and_slotted() -> None:
-    """A parameter cannot be changed and takes no other attributes."""
+    """A parameter is immutable and accepts no other attributes."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         PARAMETER.value = "other"  # type: ignore[misc]
     assert not hasattr(PARAMETER, "__dict__")
 
 
 def test_only_four_fields_are_needed() -> None:
-    """A parameter made for a test needs a name, a value, a type and a version; the rest is empty, and text."""
+    """A parameter needs only a name, a value, a type and a version; the other fields have empty defaults."""
     parameter = Parameter(name="/P/X", value="x", type="String", version=1)
 
     assert (None, "", "text", "") == (parameter.last_modified, parameter.arn, parameter.data_type, parameter.selector)
 
 
-def test_equal_only_if_all_is_equal() -> None:
-    """Two reads are equal if every field is, the value too; and equal ones have one hash."""
+def test_equality_and_hash() -> None:
+    """Two parameters are equal if every field is equal, including the value, and equal ones have the same hash."""
     same = dataclasses.replace(PARAMETER)
 
     assert PARAMETER == same

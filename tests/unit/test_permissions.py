@@ -1,4 +1,4 @@
-"""What the role may not do, and for how long that is believed."""
+"""The cache of denied operations, and how long a denial counts."""
 
 from aiossmenv import AccessDenied, GetParameter, GetParameters
 from aiossmenv._ssm.permissions import PermissionCache, is_denial
@@ -6,8 +6,8 @@ from aiossmenv._ssm.permissions import PermissionCache, is_denial
 DENIED = AccessDenied("no", action="ssm:GetParameters")
 
 
-def test_a_denial_ends_with_its_time() -> None:
-    """Until its time is over an operation is denied; then it is doubted, and one success makes it ordinary."""
+def test_denial_expires() -> None:
+    """A denied operation is tried again after its time, and one success clears the denial."""
     cache = PermissionCache()
     cache.deny(GetParameters, DENIED, until=10.0)
 
@@ -19,8 +19,8 @@ def test_a_denial_ends_with_its_time() -> None:
     assert set() == cache.doubted
 
 
-def test_the_first_denial_counts() -> None:
-    """A second denial of what is denied prolongs nothing."""
+def test_first_denial_sets_the_time() -> None:
+    """Another denial of a denied operation does not extend its time."""
     cache = PermissionCache()
     cache.deny(GetParameters, DENIED, until=10.0)
     cache.deny(GetParameters, AccessDenied("again", action="ssm:GetParameters"), until=99.0)
@@ -29,8 +29,8 @@ def test_the_first_denial_counts() -> None:
     assert cache.denial(GetParameters) is None
 
 
-def test_a_suspended_process_ages_denials() -> None:
-    """The clock stands still while the process is suspended, so that time is taken off."""
+def test_suspend_counts_as_elapsed_time() -> None:
+    """The clock stops while the process is suspended, so the suspended time is subtracted."""
     cache = PermissionCache()
     cache.deny(GetParameters, DENIED, until=100.0)
 
@@ -40,7 +40,9 @@ def test_a_suspended_process_ages_denials() -> None:
 
 
 def test_reports_are_made_once() -> None:
-    """What was denied and made up for is reported once, and once more when the right is back; what was not, never."""
+    """
+    A denial that another operation replaced is reported once, and so is its end; other denials are never reported.
+    """
     cache = PermissionCache()
     cache.deny(GetParameters, DENIED, until=10.0)
     cache.deny(GetParameter, AccessDenied("no", action="ssm:GetParameter"), until=10.0)
@@ -55,8 +57,8 @@ def test_reports_are_made_once() -> None:
     assert [] == cache.report()
 
 
-def test_only_parameter_stores_own_denials_can_be_replaced() -> None:
-    """A denial of STS, of a proxy or of KMS is none of an action of Parameter Store."""
+def test_only_denials_by_parameter_store_are_cached() -> None:
+    """A denial by STS, a proxy or KMS is not a denial of a Parameter Store action."""
     assert is_denial(DENIED)
     assert not is_denial(AccessDenied("no"))
     assert not is_denial(AccessDenied("no", action="kms:Decrypt"))

@@ -1,4 +1,4 @@
-"""Reads on a simulated store, on a manual clock: every interleaving of answers, faults, writes and cancellations."""
+"""Reads from a simulated store on a manual clock, with random orders of answers, faults, writes and cancellations."""
 
 import asyncio
 import random
@@ -27,7 +27,7 @@ from aiossmenv.testing import ManualClock
 from simulated import PASSING, Simulated
 from timing import our_tasks, passing
 
-# Of the profile that is chosen: 100, or 20 where this is run again.
+# From the chosen profile: 100, or 20 in the fast profile.
 EXAMPLES = settings().max_examples
 
 Decrypt = Literal["all", "changed"]
@@ -50,7 +50,7 @@ def reader_of(store: Simulated, max_in_flight: int = 20) -> Reader:
 
 @dataclass(frozen=True)
 class Case:
-    """A store with *count* parameters under each of *paths*, and how it is read."""
+    """A store with *count* parameters under each of *paths*, and the way in which a test reads it."""
 
     seed: int
     count: int
@@ -64,11 +64,11 @@ class Case:
     page: int
 
     def names(self) -> list[str]:
-        """Return all names."""
+        """Return the names of all parameters."""
         return [f"/P{path}/K{number:03d}" for path in range(self.paths) for number in range(self.count)]
 
     def queries(self) -> list[Query]:
-        """Return how to ask for all of them."""
+        """Return queries for all parameters."""
         if not self.by_name:
             return [Query(path=f"/P{path}") for path in range(self.paths)]
         return [
@@ -77,14 +77,14 @@ class Case:
         ]
 
     def store(self) -> Simulated:
-        """Return the store, before anything has changed."""
+        """Return the store with its first values."""
         store = Simulated(ManualClock(), random.Random(self.seed), empty=self.empty, page=self.page)
         for number, name in enumerate(self.names()):
             store.put(name, f"{name} first", "String" if number % 7 == 6 else "SecureString")
         return store
 
     def change(self, store: Simulated) -> None:
-        """Write some of them again."""
+        """Write new values to some parameters."""
         for number, name in enumerate(self.names()):
             if number in self.changed:
                 store.put(name, f"{name} second", "String" if number % 7 == 6 else "SecureString")
@@ -107,8 +107,8 @@ CASES = st.builds(
 Scenario = Callable[[], Awaitable[None]]
 
 
-def play(scenario: Callable[[], Awaitable[None]]) -> None:
-    """Run *scenario*, and hold that it leaves no task behind."""
+def run_scenario(scenario: Callable[[], Awaitable[None]]) -> None:
+    """Run *scenario*, and check that it leaves no task."""
 
     async def whole() -> None:
         await scenario()
@@ -118,20 +118,17 @@ def play(scenario: Callable[[], Awaitable[None]]) -> None:
 
 
 async def read(reader: Reader, case: Case, known: StoreState, decrypt: Decrypt, **options: object) -> Results:
-    """Read all of *case*, and let time pass."""
+    """Read all parameters of *case* while the clock advances."""
     clock = reader.clock
     assert isinstance(clock, ManualClock)
-    reading = reader.read(case.queries(), known, decrypt=decrypt, **{"deadline": 900.0, **options})  # type: ignore[arg-type] # as given
+    reading = reader.read(case.queries(), known, decrypt=decrypt, **{"deadline": 900.0, **options})  # type: ignore[arg-type] # passes options through
     return await passing(clock, reading)
 
 
 @settings(max_examples=7 * EXAMPLES)
 @given(CASES)
-def test_a_read_gives_what_the_store_holds(case: Case) -> None:
-    """
-    Whatever passes by itself, a read after a change gives the store's values, decrypts what it must, and no more at
-    once.
-    """
+def test_read_returns_the_stored_values(case: Case) -> None:
+    """Despite temporary faults, a read after a change returns the current values and decrypts no more than it must."""
 
     async def scenario() -> None:
         store = case.store()
@@ -153,7 +150,7 @@ def test_a_read_gives_what_the_store_holds(case: Case) -> None:
         assert store.most_in_flight <= case.max_in_flight
         assert not reader._limiter._sent
 
-    play(scenario)
+    run_scenario(scenario)
 
 
 @settings(max_examples=5 * EXAMPLES)
@@ -164,10 +161,13 @@ def test_a_read_gives_what_the_store_holds(case: Case) -> None:
     st.integers(2, 10),
     st.lists(st.frozensets(st.integers(0, 34), max_size=14), max_size=4),
 )
-def test_values_of_a_group_were_there_together(
+def test_values_of_a_group_are_consistent(
     case: Case, writes: list[tuple[int, float]], lag: float, size: int, others: list[frozenset[int]]
 ) -> None:
-    """While a writer writes, each value was held at some moment, and those of a group were held at the same moment."""
+    """
+    While a writer writes, each value that is read once existed, and the values of a group existed at one moment
+    together.
+    """
 
     async def scenario() -> None:
         store = case.store()
@@ -176,7 +176,7 @@ def test_values_of_a_group_were_there_together(
         await store.clock.advance(60)
         store.lag, store.faults = lag, case.faults
         group = frozenset(name for name in names[:size] if name.startswith("/P0/"))
-        # Others, of which some overlap each other, and some are more than one call holds.
+        # These groups may overlap each other, and some have more members than a call holds.
         apart = [frozenset(names[number] for number in numbers if size <= number < len(names)) for numbers in others]
 
         async def write() -> None:
@@ -195,7 +195,7 @@ def test_values_of_a_group_were_there_together(
         if any(value != state.parameters[name] for name, value in seen.items()):
             assert any(seen.items() <= store.held(moment).items() for moment in store.moments())
 
-    play(scenario)
+    run_scenario(scenario)
 
 
 OPERATIONS = ("GetParametersByPath", "GetParameters", "GetParameter")
@@ -203,10 +203,8 @@ OPERATIONS = ("GetParametersByPath", "GetParameters", "GetParameter")
 
 @settings(max_examples=4 * EXAMPLES)
 @given(CASES, st.sets(st.sampled_from(OPERATIONS)), st.booleans())
-def test_a_denial_leads_another_way_or_is_told(case: Case, denied: set[str], passes: bool) -> None:
-    """
-    What one operation may not read, another one reads; only where none may, the denial comes out, and it is forgotten.
-    """
+def test_denied_operation_is_replaced_or_raised(case: Case, denied: set[str], passes: bool) -> None:
+    """A denied operation is replaced by another one; if none is allowed, the denial is raised and not recorded."""
 
     async def scenario() -> None:
         store = case.store()
@@ -215,7 +213,8 @@ def test_a_denial_leads_another_way_or_is_told(case: Case, denied: set[str], pas
         await store.clock.advance(60)
         case.change(store)
         store.denied = set(denied)
-        # A listing cannot be replaced; what it does not decrypt is read by name, or by a listing.
+        # Nothing replaces a listing; parameters that a listing finds encrypted are decrypted by name or by another
+        # listing.
         has_a_way = "GetParametersByPath" not in denied if not case.by_name else denied != set(OPERATIONS)
         results, error = None, None
         try:
@@ -237,15 +236,13 @@ def test_a_denial_leads_another_way_or_is_told(case: Case, denied: set[str], pas
             kinds = {type(request) for request in store.sent}
             assert GetParameter not in kinds
 
-    play(scenario)
+    run_scenario(scenario)
 
 
 @settings(max_examples=3 * EXAMPLES)
 @given(CASES, st.floats(0, 3), st.booleans())
-def test_what_is_called_off_leaves_nothing(case: Case, when: float, by_deadline: bool) -> None:
-    """
-    A read that is cancelled, or that its deadline ends, leaves no task, no request in flight, and room for the next.
-    """
+def test_cancelled_read_leaves_nothing(case: Case, when: float, by_deadline: bool) -> None:
+    """A read that is cancelled or reaches its deadline leaves no task and no request, and the next read works."""
 
     async def scenario() -> None:
         store = case.store()
@@ -266,13 +263,13 @@ def test_what_is_called_off_leaves_nothing(case: Case, when: float, by_deadline:
         store.left = 0
         assert store.held() == (await read(reader, case, StoreState(), "all")).parameters
 
-    play(scenario)
+    run_scenario(scenario)
 
 
 @settings(max_examples=3 * EXAMPLES // 2)
 @given(CASES, CASES)
-def test_reads_beside_each_other(one: Case, other: Case) -> None:
-    """Two reads on one reader keep to its bound together, and each gets what is its own."""
+def test_concurrent_reads(one: Case, other: Case) -> None:
+    """Two reads on one reader share its concurrency limit, and each returns its own parameters."""
 
     async def scenario() -> None:
         store = one.store()
@@ -291,11 +288,11 @@ def test_reads_beside_each_other(one: Case, other: Case) -> None:
         assert {name.replace("/P", "/Q") for name in other.names()} == second.parameters.keys()
         assert store.most_in_flight <= one.max_in_flight
 
-    play(scenario)
+    run_scenario(scenario)
 
 
-async def test_a_listing_is_followed_one_page_at_a_time() -> None:
-    """Ten to a page, in order, each with the token of the page before."""
+async def test_listing_reads_one_page_at_a_time() -> None:
+    """A listing reads pages of ten in order, each with the token of the page before."""
     store = Simulated(ManualClock())
     for number in range(25):
         store.put(f"/P/{number:02d}", "v")
@@ -309,10 +306,10 @@ async def test_a_listing_is_followed_one_page_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("names", [None, ("/P/A", "/P/B")])
-async def test_a_store_that_is_silent(names: tuple[str, ...] | None) -> None:
-    """At the deadline the error says what was asked for, and that no answer came."""
+async def test_store_that_never_answers(names: tuple[str, ...] | None) -> None:
+    """At the deadline the error names what was requested, and says that no answer came."""
     store = Simulated(ManualClock(), latency=10**6)
-    store.rng.uniform = lambda *_: 10**6  # type: ignore[method-assign] # each answer takes for ever
+    store.rng.uniform = lambda *_: 10**6  # type: ignore[method-assign] # no answer comes in time
     reading = reader_of(store).read([Query(path="/P", names=names)], StoreState(), deadline=30)
 
     with pytest.raises(StoreUnavailable, match="did not answer before the deadline") as caught:

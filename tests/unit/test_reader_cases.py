@@ -1,6 +1,4 @@
-"""
-What one read does in the cases that matter, each on its own: fallbacks, denials, late replicas, errors of some names.
-"""
+"""Single cases of a read: fallbacks, denials, lagging replicas, and errors of some names."""
 
 import logging
 import traceback
@@ -55,41 +53,39 @@ def reader_of(store: Simulated, transport: Transport | None = None) -> Reader:
 
 
 async def read(store: Simulated, *queries: Query, reader: Reader | None = None, **options: object) -> Results:
-    """Read these, and let time pass."""
+    """Run these queries while the clock advances."""
     known = options.pop("known", StoreState())
-    reading = (reader or reader_of(store)).read(queries, known, **{"deadline": 30.0, **options})  # type: ignore[arg-type] # as given
+    reading = (reader or reader_of(store)).read(queries, known, **{"deadline": 30.0, **options})  # type: ignore[arg-type] # passes options through
     return await passing(store.clock, reading)
 
 
-def kinds(store: Simulated) -> list[str]:
-    """Return what was sent since this was last called."""
+def sent_kinds(store: Simulated) -> list[str]:
+    """Return the operations that were sent since the last call."""
     sent = [type(request).__name__ for request in store.sent]
     store.sent.clear()
     return sent
 
 
 def names(path: str, count: int, *, may_list: bool = True) -> Query:
-    """Return a query of so many names under /P."""
+    """Return a query for this many names under *path*."""
     return Query(path=path, names=tuple(f"{path}/{number:02d}" for number in range(count)), may_list=may_list)
 
 
-async def test_a_denial_of_ten_lists_many_and_reads_few_one_by_one(store: Simulated) -> None:
-    """
-    Of names that may be listed up to ten are read one by one if they are decrypted; more are found by one listing.
-    """
+async def test_denied_batch_lists_many_names_and_reads_few_singly(store: Simulated) -> None:
+    """If `GetParameters` is denied, up to ten decrypted names are read singly, and more are found by one listing."""
     store.denied = {"GetParameters"}
 
     assert 3 == len((await read(store, names("/P", 3))).parameters)
-    assert ["GetParameters", *["GetParameter"] * 3] == kinds(store)
+    assert ["GetParameters", *["GetParameter"] * 3] == sent_kinds(store)
     reader = reader_of(store)
     assert 12 == len((await read(store, names("/P", 12), reader=reader)).parameters)
     store.sent.clear()
     assert 12 == len((await read(store, names("/P", 12), reader=reader)).parameters)
-    assert ["GetParametersByPath"] * 2 == kinds(store)
+    assert ["GetParametersByPath"] * 2 == sent_kinds(store)
 
 
-async def test_names_that_may_not_be_listed_are_read_one_by_one(store: Simulated) -> None:
-    """Where no listing is allowed for, a denial of ten leads to singles, however many there are."""
+async def test_names_without_list_permission_are_read_singly(store: Simulated) -> None:
+    """If a query may not list, a denied batch is read name by name, however many names it has."""
     store.denied = {"GetParameters"}
 
     assert 12 == len((await read(store, names("/P", 12, may_list=False))).parameters)
@@ -97,8 +93,8 @@ async def test_names_that_may_not_be_listed_are_read_one_by_one(store: Simulated
     assert 12 == store.count(GetParameter)
 
 
-async def test_singles_that_are_denied_share_one_listing(store: Simulated) -> None:
-    """When ten at once and one alone are both denied, one listing finds all names, and no other name counts."""
+async def test_denied_single_reads_share_one_listing(store: Simulated) -> None:
+    """If batches and single reads are both denied, one listing finds all names, and other names are ignored."""
     store.denied = {"GetParameters", "GetParameter"}
 
     found = await read(store, names("/P", 4))
@@ -107,8 +103,8 @@ async def test_singles_that_are_denied_share_one_listing(store: Simulated) -> No
     assert 2 == store.count(GetParametersByPath)
 
 
-async def test_one_forbidden_name_is_named_and_denies_nothing_else(store: Simulated) -> None:
-    """Of ten names one of which is forbidden the error is the service's own, and ten may be asked for again."""
+async def test_one_forbidden_name_is_the_only_denial(store: Simulated) -> None:
+    """If one name of a batch is forbidden, the error is the service's own, and batches are still allowed."""
     store.denied = {"GetParameter* /P/03"}
     reader, query = reader_of(store), names("/P", 5, may_list=False)
 
@@ -118,8 +114,8 @@ async def test_one_forbidden_name_is_named_and_denies_nothing_else(store: Simula
     assert reader.permissions.denial(GetParameters) is None
 
 
-async def test_errors_of_some_names_leave_the_others(store: Simulated) -> None:
-    """With `errors` each name has its own: forbidden, not decrypted, or none, and the rest is read."""
+async def test_errors_of_some_names_keep_the_others(store: Simulated) -> None:
+    """With `errors`, each forbidden or undecryptable name has its own error, and the others are read."""
     store.denied, store.broken = {"GetParameter* /P/03"}, {"/P/04"}
     errors: dict[str, AiossmenvError] = {}
     query = Query(names=("/P/00", "/P/03", "/P/04", "/P/NOT"), may_list=False)
@@ -131,7 +127,7 @@ async def test_errors_of_some_names_leave_the_others(store: Simulated) -> None:
 
 
 async def test_a_deadline_is_the_error_of_each_name(store: Simulated) -> None:
-    """With `errors` a deadline ends each name that is still asked for, with why it was not answered."""
+    """With `errors`, a deadline gives each unanswered name an error with the reason."""
     store.faults, store.fault, store.left = ("throttled",), 1.0, 10**6
     errors: dict[str, AiossmenvError] = {}
 
@@ -141,8 +137,11 @@ async def test_a_deadline_is_the_error_of_each_name(store: Simulated) -> None:
     assert {Throttled} == {type(error) for error in errors.values()}
 
 
-async def test_everything_denied_is_told_and_not_remembered(store: Simulated) -> None:
-    """When no operation is allowed the first denial comes out; the credentials are wrong, so all are tried again."""
+async def test_denial_of_everything_is_raised_and_not_recorded(store: Simulated) -> None:
+    """
+    If every operation is denied, the first denial is raised; the credentials are wrong, so the next read tries all
+    again.
+    """
     store.denied = set(ALL)
     reader = reader_of(store)
 
@@ -153,8 +152,8 @@ async def test_everything_denied_is_told_and_not_remembered(store: Simulated) ->
     assert [None] * 2 == [reader.permissions.denial(kind) for kind in (GetParameters, GetParameter)]
 
 
-async def test_a_denial_is_logged_once_and_its_end_too(store: Simulated, caplog: pytest.LogCaptureFixture) -> None:
-    """A right that is missing is logged when another one made up for it, and once more when it is back."""
+async def test_denial_and_its_end_are_logged_once(store: Simulated, caplog: pytest.LogCaptureFixture) -> None:
+    """A denial that another operation replaces is logged once, and once more when the permission returns."""
     caplog.set_level(logging.INFO, "aiossmenv")
     reader, store.denied = reader_of(store), {"GetParameters"}
     for _ in range(3):
@@ -169,10 +168,8 @@ async def test_a_denial_is_logged_once_and_its_end_too(store: Simulated, caplog:
     assert "has ssm:GetParameters again" in back
 
 
-async def test_a_denial_that_lasts_costs_one_request(store: Simulated) -> None:
-    """
-    When its time is over one request tries the operation again, and the rest of the read waits for what it brings.
-    """
+async def test_persistent_denial_costs_one_request(store: Simulated) -> None:
+    """After a denial expires, one request tries the operation again, and the rest of the read waits for its answer."""
     reader, store.denied = reader_of(store), {"GetParameters"}
     for may_list in (True, False):
         await read(store, names("/P", 12, may_list=may_list), reader=reader, denied_for=60.0)
@@ -183,8 +180,8 @@ async def test_a_denial_that_lasts_costs_one_request(store: Simulated) -> None:
         await store.clock.advance(61)
 
 
-async def test_one_value_that_is_not_decrypted_is_found_in_its_page(store: Simulated) -> None:
-    """A listing that fails to decrypt is made without decryption, and then the name is known."""
+async def test_undecryptable_value_is_named(store: Simulated) -> None:
+    """A listing that fails to decrypt is repeated without decryption, so that the error can name the parameter."""
     store.broken = {"/P/05"}
 
     with pytest.raises(DecryptionFailed) as caught:
@@ -194,7 +191,7 @@ async def test_one_value_that_is_not_decrypted_is_found_in_its_page(store: Simul
 
 
 async def test_secrets_are_read_one_by_one_and_decrypted(store: Simulated) -> None:
-    """A secret of Secrets Manager comes alone and decrypted, whatever else is asked for."""
+    """A secret of Secrets Manager is read singly and with decryption, whatever else is read."""
     store.put(SECRET, "s")
 
     found = await read(store, Query(names=("/P/00", SECRET), may_list=False), decrypt="changed")
@@ -204,7 +201,7 @@ async def test_secrets_are_read_one_by_one_and_decrypted(store: Simulated) -> No
 
 
 async def test_a_group_of_two_paths_is_decrypted_in_one_call(store: Simulated) -> None:
-    """Names that belong together are decrypted together, whichever path each came from, and the rest in other calls."""
+    """The names of a group are decrypted in one call, whatever paths they come from; other names go in other calls."""
     first = await read(store, Query(path="/P"), Query(path="/Q"))
     await store.clock.advance(60)
     store.put("/P/00", "new")
@@ -223,8 +220,8 @@ async def test_a_group_of_two_paths_is_decrypted_in_one_call(store: Simulated) -
     assert [("/P/00", "/Q/A")] == decrypting
 
 
-async def test_a_group_that_no_call_holds_takes_as_few_as_it_can(store: Simulated) -> None:
-    """A group of twelve is decrypted in two calls, of at most ten names each."""
+async def test_large_group_takes_few_calls(store: Simulated) -> None:
+    """A group of twelve is decrypted in two calls of at most ten names."""
     group = frozenset(f"/P/{number:02d}" for number in range(12))
 
     await read(store, Query(path="/P"), decrypt="changed", groups=[group])
@@ -232,8 +229,8 @@ async def test_a_group_that_no_call_holds_takes_as_few_as_it_can(store: Simulate
     assert [10, 2] == [len(one.names) for one in store.sent if isinstance(one, GetParameters)]
 
 
-async def test_two_spellings_of_one_parameter_go_apart(store: Simulated) -> None:
-    """An answer does not say by which spelling it was asked for, so a group with two is decrypted in two calls."""
+async def test_two_spellings_of_one_parameter_are_in_different_calls(store: Simulated) -> None:
+    """An answer does not say which spelling was requested, so two spellings in a group are decrypted in two calls."""
     asked = Query(names=("/P/00", "/P/00:1"), may_list=False)
 
     found = await read(store, asked, decrypt="changed", groups=[frozenset(asked.names or ())])
@@ -242,8 +239,8 @@ async def test_two_spellings_of_one_parameter_go_apart(store: Simulated) -> None
     assert 4 == store.count(GetParameters)
 
 
-async def test_a_denial_of_another_service_is_no_denial_of_reading(store: Simulated) -> None:
-    """What KMS refuses for one name is told of that name; ten may be asked for again."""
+async def test_denial_by_kms_is_not_recorded(store: Simulated) -> None:
+    """A denial by KMS is the error of its name, and batches are still allowed."""
     store.broken = {"/P/03"}
     reader = reader_of(store)
 
@@ -253,8 +250,8 @@ async def test_a_denial_of_another_service_is_no_denial_of_reading(store: Simula
     assert reader.permissions.denial(GetParameters) is None
 
 
-async def test_a_missing_name_proves_the_right_to_read(store: Simulated) -> None:
-    """One by one, a name that is not there is an answer, so that a denial of ten is one of that operation."""
+async def test_missing_name_proves_read_permission(store: Simulated) -> None:
+    """A single read of a missing name is an answer, so the batch operation is the one that is denied."""
     store.denied = {"GetParameters"}
     reader = reader_of(store)
 
@@ -264,8 +261,8 @@ async def test_a_missing_name_proves_the_right_to_read(store: Simulated) -> None
     assert reader.permissions.denial(GetParameters) is not None
 
 
-async def test_a_version_that_a_replica_lacks_is_read_by_its_number(store: Simulated) -> None:
-    """When decryption shows an older version than the listing did, the newer one is asked for by its number."""
+async def test_version_that_a_replica_lacks_is_read_by_number(store: Simulated) -> None:
+    """If decryption returns an older version than the listing, the newer one is requested by its number."""
     first = StoreState().merge(await read(store, Query(path="/Q")))
     await store.clock.advance(60)
     store.put("/Q/A", "new")
@@ -296,16 +293,16 @@ async def test_a_version_that_a_replica_lacks_is_read_by_its_number(store: Simul
 
 
 @pytest.mark.parametrize("fault", ["token refused", "token repeated"])
-async def test_a_listing_that_cannot_go_on_begins_again(store: Simulated, fault: str) -> None:
-    """A listing whose token is refused, or that goes in circles, begins anew after a wait, and is whole."""
+async def test_failed_listing_starts_again(store: Simulated, fault: str) -> None:
+    """If a token is rejected or repeats, the listing starts again after a pause, and is complete."""
     store.faults, store.fault, store.left = (fault,), 1.0, 2
 
     assert 12 == len((await read(store, Query(path="/P"))).parameters)
     assert 2 == sum(one.next_token is None for one in store.sent if isinstance(one, GetParametersByPath))
 
 
-async def test_a_listing_that_never_goes_on_is_given_up(store: Simulated) -> None:
-    """At the deadline the error says that a listing was not continued, and how it ended."""
+async def test_listing_that_keeps_failing(store: Simulated) -> None:
+    """At the deadline the error says that the service did not continue the listing, and why."""
     store.faults, store.fault, store.left = ("token refused",), 1.0, 10**6
 
     with pytest.raises(StoreUnavailable, match="did not continue a listing") as caught:
@@ -314,16 +311,16 @@ async def test_a_listing_that_never_goes_on_is_given_up(store: Simulated) -> Non
     assert "/P" == caught.value.path
 
 
-async def test_names_left_out_are_asked_for_again(store: Simulated) -> None:
-    """An answer that lacks a name, and does not say that there is none, is no answer."""
+async def test_omitted_names_are_requested_again(store: Simulated) -> None:
+    """A name that an answer neither contains nor calls unknown is requested again."""
     store.faults, store.fault, store.left = ("left out",), 1.0, 2
 
     assert 3 == len((await read(store, names("/P", 3))).parameters)
     assert 3 == store.count(GetParameters)
 
 
-async def test_what_a_read_costs(store: Simulated) -> None:
-    """Requests, those of them that were throttled, and what was decrypted are counted, also of a read that fails."""
+async def test_read_stats(store: Simulated) -> None:
+    """Requests, throttled requests and decryptions are counted, also for a read that fails."""
     store.faults, store.fault, store.left = ("throttled",), 1.0, 2
     stats = ReadStats()
 
@@ -337,7 +334,7 @@ async def test_what_a_read_costs(store: Simulated) -> None:
 
 
 async def test_an_error_has_neither_traceback_nor_context(store: Simulated) -> None:
-    """What a read raises leads to no frame of it, for these hold values."""
+    """An error of a read references no frame of the reader, because those frames hold values."""
     store.broken = {"/P/05"}
     try:
         await read(store, Query(path="/P"))
@@ -350,7 +347,7 @@ async def test_an_error_has_neither_traceback_nor_context(store: Simulated) -> N
 
 
 async def test_errors_of_a_transport_are_translated(store: Simulated) -> None:
-    """An answer that is an error becomes ours, with what was asked for, the region and the remedy."""
+    """A service error in an answer becomes an error of the package, with the request, the region and the remedy."""
 
     class Absent:
         region = "eu-central-1"
@@ -369,7 +366,7 @@ async def test_errors_of_a_transport_are_translated(store: Simulated) -> None:
 
 
 async def test_plain_parameters_are_not_decrypted(store: Simulated) -> None:
-    """A `String` comes with its value in the first fetch, and costs no decryption."""
+    """A `String` parameter arrives with its value in the first fetch and needs no decryption."""
     store.put("/P/PLAIN", "plain", "String")
     stats = ReadStats()
 
@@ -379,8 +376,8 @@ async def test_plain_parameters_are_not_decrypted(store: Simulated) -> None:
     assert (1, 0) == (stats.requests, stats.decrypted)
 
 
-def test_a_parameter_shows_no_value_in_what_is_kept() -> None:
-    """The results of a read, and what is known after it, show names only."""
+def test_results_show_no_value() -> None:
+    """The reprs of the results and of the known state show names and no values."""
     secret = Parameter(name="/P/A", value="hunter2", type="SecureString", version=1)
     results = Results({"/P/A": secret})
 

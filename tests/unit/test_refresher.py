@@ -1,6 +1,4 @@
-"""
-When an `Env` is refreshed, and for whom: every interleaving of callers, reads, failures and closing, on a manual clock.
-"""
+"""The refresher on a manual clock, with random orders of callers, reads, failures and closing."""
 
 import asyncio
 import random
@@ -22,7 +20,7 @@ EXAMPLES = settings().max_examples
 
 @dataclass(frozen=True)
 class Read:
-    """One read: what it covered, when its requests went out, and when it ended, `None` if it failed."""
+    """One read: its scope, when its requests were sent, and when it ended; `None` if it failed."""
 
     refresh: Refresh
     began: float
@@ -30,7 +28,7 @@ class Read:
 
 
 class Source:
-    """Something that is read in random time, and fails with the chance *failing*."""
+    """A source whose reads take a random time and fail with probability *failing*."""
 
     where = "/P"
     region = None
@@ -47,12 +45,12 @@ class Source:
         return "<Env /P>"
 
     def has(self, keys: frozenset[str]) -> bool:
-        """See `Source`: there are A and B."""
+        """See `Source`; the keys are A and B."""
         return keys <= {"A", "B"}
 
     async def read(self, refresh: Refresh) -> Refreshed:
         """See `Source`."""
-        assert not self.reading, "one at a time"
+        assert not self.reading, "two reads overlap"
         self.reading += 1
         began = self.clock.now()
         ended: float | None = None
@@ -81,7 +79,7 @@ class Source:
 
 
 def refresher_of(source: Source, *, ttl: float | None = None, max_stale: float | None = None) -> Refresher:
-    """Return what refreshes *source*."""
+    """Return a refresher of *source*."""
     schedule = Schedule(
         ttl=ttl,
         list_interval=None if ttl is None else 5 * ttl,
@@ -92,8 +90,8 @@ def refresher_of(source: Source, *, ttl: float | None = None, max_stale: float |
     return Refresher(source, schedule, source.clock, background=ttl is not None, needs_check=max_stale is not None)
 
 
-def play(scenario: Callable[[], Awaitable[None]]) -> None:
-    """Run *scenario*, and hold that it leaves no task behind."""
+def run_scenario(scenario: Callable[[], Awaitable[None]]) -> None:
+    """Run *scenario*, and check that it leaves no task."""
 
     async def whole() -> None:
         await scenario()
@@ -115,12 +113,10 @@ CALLS = st.lists(
 
 @settings(max_examples=14 * EXAMPLES)
 @given(st.integers(0, 10**6), CALLS, st.sampled_from([None, 3.0]), st.sampled_from([0.0, 0.3]))
-def test_what_a_caller_gets_was_read_after_its_call(
+def test_refresh_reads_after_its_call(
     seed: int, calls: list[tuple[float, frozenset[str], float, float | None]], ttl: float | None, failing: float
 ) -> None:
-    """
-    Reads never overlap; a refresh that succeeds was sent after its call; what is cancelled takes no other one along.
-    """
+    """Reads never overlap; a successful refresh was sent after its call; a cancelled call does not cancel another."""
 
     async def scenario() -> None:
         clock = ManualClock()
@@ -157,13 +153,13 @@ def test_what_a_caller_gets_was_read_after_its_call(
         await refresher.aclose(in_callback=False)
         assert 1 == source.released
 
-    play(scenario)
+    run_scenario(scenario)
 
 
 @settings(max_examples=3 * EXAMPLES)
 @given(st.integers(0, 10**6), st.floats(0, 5))
-def test_closing_at_any_moment_ends_all(seed: int, when: float) -> None:
-    """Closing ends what is read, what waits and what is planned, and lets go of the source once."""
+def test_close_at_any_moment_ends_everything(seed: int, when: float) -> None:
+    """`aclose()` ends the running read, the waiting calls and the schedule, and releases the source once."""
 
     async def scenario() -> None:
         clock = ManualClock()
@@ -183,11 +179,13 @@ def test_closing_at_any_moment_ends_all(seed: int, when: float) -> None:
         with pytest.raises(RuntimeError, match="closed"):
             await refresher.refresh(frozenset(), 0.0)
 
-    play(scenario)
+    run_scenario(scenario)
 
 
-def test_failures_back_off_however_they_are_asked_for() -> None:
-    """In an outage of an hour `ensure_fresh()` every second reads seldom, answers within its deadline, and recovers."""
+def test_failures_back_off_for_every_caller() -> None:
+    """
+    In an outage of an hour, `ensure_fresh()` every second reads rarely, returns within its deadline, and recovers.
+    """
 
     async def scenario() -> None:
         clock = ManualClock()
@@ -217,11 +215,11 @@ def test_failures_back_off_however_they_are_asked_for() -> None:
         assert 0 == refresher.status.failures
         await refresher.aclose(in_callback=False)
 
-    play(scenario)
+    run_scenario(scenario)
 
 
-async def test_too_old_values_are_refused() -> None:
-    """Beyond `max_stale` an answer is `StaleEnv`, which says how old the values are and why."""
+async def test_stale_values_are_rejected() -> None:
+    """Beyond `max_stale`, `StaleEnv` says how old the values are and why."""
     clock = ManualClock()
     source = Source(clock, random.Random(1))
     refresher = refresher_of(source, max_stale=100)
@@ -238,8 +236,8 @@ async def test_too_old_values_are_refused() -> None:
     await refresher.aclose(in_callback=False)
 
 
-async def test_a_gap_lies_between_the_beginnings_of_two_refreshes() -> None:
-    """A caller with `min_gap` waits, and background refreshes do not make it wait longer."""
+async def test_min_gap_counts_from_the_start_of_a_refresh() -> None:
+    """A call with `min_gap` waits, and background refreshes do not extend its wait."""
     clock = ManualClock()
     source = Source(clock, random.Random(1))
     refresher = refresher_of(source, ttl=2.0)

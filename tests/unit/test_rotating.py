@@ -1,4 +1,4 @@
-"""A resource that follows its keys: builds, leases and entering, on a manual clock."""
+"""`Rotating` on a manual clock: builds, leases and entering."""
 
 import asyncio
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ from followed import (
 )
 from timing import settle
 
-# Following
+# Rebuilds
 
 
-async def test_a_change_of_a_key_swaps(source: Source, service: Service, rotating: Rotating[Client]) -> None:
-    """A new value is built into a new generation, which then serves, and the old one is disposed of."""
+async def test_changed_key_swaps(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """A new value builds a new generation; the new one becomes current, and the old one is disposed of."""
     async with rotating:
         assert (1, "READY") == (rotating.generation, rotating.state)
         service.logins.add(("ann", "second"))
@@ -42,11 +42,11 @@ async def test_a_change_of_a_key_swaps(source: Source, service: Service, rotatin
     assert service.created == service.disposed
 
 
-async def test_create_gets_its_keys_alone(source: Source, service: Service, clock: ManualClock) -> None:
-    """`create` is given a mapping of the keys that were named, whose repr has no value."""
+async def test_create_gets_only_its_keys(source: Source, service: Service, clock: ManualClock) -> None:
+    """`create` gets a mapping of only the keys that were named, and the mapping's repr shows no value."""
 
     async def create(values: Mapping[str, str]) -> dict[str, str]:
-        """Keep what was given."""
+        """Check the mapping, and return a copy."""
         assert "<values of PASSWORD, USER>" == repr(values)
         assert 2 == len(values)
         return dict(values)
@@ -55,10 +55,8 @@ async def test_create_gets_its_keys_alone(source: Source, service: Service, cloc
         assert {"PASSWORD": "first", "USER": "ann"} == made
 
 
-async def test_other_keys_are_none_of_its_business(
-    source: Source, service: Service, rotating: Rotating[Client]
-) -> None:
-    """A change of a key that it is not made of builds nothing."""
+async def test_other_keys_do_not_rebuild(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """A change of a key that is not named builds nothing."""
     async with rotating:
         source.publish(COLOUR="blue")
         await settle()
@@ -67,10 +65,8 @@ async def test_other_keys_are_none_of_its_business(
         assert 1 == len(service.created)
 
 
-async def test_the_same_values_are_not_built_again(
-    source: Source, service: Service, rotating: Rotating[Client]
-) -> None:
-    """A parameter that is there and back between two looks builds nothing: values count, not events."""
+async def test_same_values_are_not_rebuilt(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """A value that changes and changes back before it is looked at builds nothing: values count, not events."""
     async with rotating:
         source.publish(PASSWORD="second")
         source.publish(PASSWORD="first")
@@ -79,10 +75,10 @@ async def test_the_same_values_are_not_built_again(
         assert 1 == len(service.created)
 
 
-async def test_nothing_is_disposed_of_before_its_successor_serves(
+async def test_old_generation_stays_open_during_a_build(
     source: Source, service: Service, rotating: Rotating[Client]
 ) -> None:
-    """While the next generation is built the current one serves, and is open."""
+    """While the next generation is built, the current one serves and stays open."""
     async with rotating:
         service.logins.add(("ann", "second"))
         gate = asyncio.Event()
@@ -99,10 +95,12 @@ async def test_nothing_is_disposed_of_before_its_successor_serves(
         assert service.created[:1] == service.disposed
 
 
-async def test_garbage_leaves_the_old_generation_in_place(
+async def test_broken_values_keep_the_old_generation(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """Values that do not work make it DEGRADED and never serve; with the old ones back it is READY, unbuilt."""
+    """
+    Values that fail make the state DEGRADED and never serve; when the old values return, it is READY without a build.
+    """
     async with rotating:
         source.publish(PASSWORD="garbage")
         await settle()
@@ -119,10 +117,10 @@ async def test_garbage_leaves_the_old_generation_in_place(
         assert service.created[:1] == service.open
 
 
-async def test_a_torn_pair_never_serves(
+async def test_torn_pair_never_serves(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """The new user with the old password is refused by the probe; when the password follows, it serves."""
+    """The probe rejects the new user with the old password; the pair serves once the password has changed too."""
     async with rotating:
         service.logins |= {("bob", "second")}
         source.publish(USER="bob")
@@ -136,10 +134,10 @@ async def test_a_torn_pair_never_serves(
         assert ("bob", "second") == (service.open[0].user, service.open[0].password)
 
 
-async def test_a_torn_pair_is_asked_after(
+async def test_torn_pair_forces_a_refresh(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """What the probe refuses is read again without waiting for anybody's next refresh."""
+    """After the probe rejects the values, they are read again without waiting for the next scheduled refresh."""
     async with rotating:
         service.logins |= {("bob", "second")}
         source.publish(USER="bob")
@@ -150,8 +148,8 @@ async def test_a_torn_pair_is_asked_after(
         assert ("bob", "second") == (service.open[0].user, service.open[0].password)
 
 
-async def test_a_burst_is_one_build(source: Source, service: Service, rotating: Rotating[Client]) -> None:
-    """Of a hundred values in a burst only the last one is built."""
+async def test_burst_is_one_build(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """Of a burst of a hundred values, only the last one is built."""
     async with rotating:
         service.logins |= {("ann", f"{n}") for n in range(100)}
         for n in range(100):
@@ -162,10 +160,10 @@ async def test_a_burst_is_one_build(source: Source, service: Service, rotating: 
         assert "99" == (await used(rotating, service)).password
 
 
-async def test_a_burst_during_a_build_is_one_more_build(
+async def test_burst_during_a_build_is_one_more_build(
     source: Source, service: Service, rotating: Rotating[Client]
 ) -> None:
-    """Values that come while one is built wait, and only the newest of them is built."""
+    """Values that arrive during a build wait for its end, and then only the newest of them is built."""
     async with rotating:
         service.logins |= {("ann", f"{n}") for n in range(100)}
         gate = asyncio.Event()
@@ -181,11 +179,11 @@ async def test_a_burst_during_a_build_is_one_more_build(
 
 
 @pytest.mark.parametrize("stage", ["creating", "probing"])
-async def test_a_build_that_hangs_is_called_off(
+async def test_hanging_build_is_cancelled(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, stage: str
 ) -> None:
     """
-    After `build_timeout` the old generation serves on, DEGRADED, nothing is left of the attempt, and the next is made.
+    After `build_timeout` the build is cancelled and leaves nothing; the old generation serves, and a retry follows.
     """
     async with rotating:
         service.logins.add(("ann", "second"))
@@ -207,10 +205,10 @@ async def test_a_build_that_hangs_is_called_off(
 
 
 @pytest.mark.parametrize("stage", ["creating", "probing"])
-async def test_a_build_that_swallows_its_cancellation_is_cancelled_again(
+async def test_build_that_swallows_its_cancellation_is_cancelled_again(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, stage: str
 ) -> None:
-    """A driver that goes on hanging when it is cancelled is cancelled once more, and nothing is left of the attempt."""
+    """A build that hangs again after a cancellation is cancelled a second time, and leaves nothing."""
     async with rotating:
         before = asyncio.all_tasks()
         setattr(service, stage, swallow_and_hang)
@@ -228,10 +226,10 @@ async def test_a_build_that_swallows_its_cancellation_is_cancelled_again(
         assert asyncio.all_tasks() <= before
 
 
-async def test_a_key_that_vanishes_changes_nothing(
+async def test_missing_key_changes_nothing(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """Without one of its keys it is DEGRADED and serves on; with the key back it is READY."""
+    """If a key is missing, the state is DEGRADED and the old generation serves; when the key returns, it is READY."""
     async with rotating:
         del source.stored["PASSWORD"]
         source.read()
@@ -247,8 +245,8 @@ async def test_a_key_that_vanishes_changes_nothing(
 # Leases
 
 
-async def test_a_lease_outlives_swaps(source: Source, service: Service, rotating: Rotating[Client]) -> None:
-    """Whoever is inside keeps what he entered, through three swaps; it is disposed of when he leaves."""
+async def test_lease_outlives_swaps(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """A lease keeps its generation open through three swaps; the end of the lease disposes of it."""
     async with rotating:
         end = asyncio.Event()
         holder = asyncio.create_task(hold(rotating, end))
@@ -267,8 +265,10 @@ async def test_a_lease_outlives_swaps(source: Source, service: Service, rotating
         assert ["fourth"] == [client.password for client in service.open]
 
 
-async def test_the_last_of_several_leases_ends_it(source: Source, service: Service, rotating: Rotating[Client]) -> None:
-    """An old generation is open while anybody is inside."""
+async def test_last_of_several_leases_closes_the_generation(
+    source: Source, service: Service, rotating: Rotating[Client]
+) -> None:
+    """An old generation stays open until its last lease ends."""
     async with rotating:
         ends = [asyncio.Event(), asyncio.Event()]
         holders = [asyncio.create_task(hold(rotating, end)) for end in ends]
@@ -286,10 +286,10 @@ async def test_the_last_of_several_leases_ends_it(source: Source, service: Servi
         await asyncio.gather(*holders)
 
 
-async def test_drain_timeout_closes_it_under_its_users(
+async def test_drain_timeout_closes_leased_generations(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A lease that does not end is waited for so long only; then the old generation is closed, with a warning."""
+    """After `drain_timeout` an old generation is closed although it is leased, and a warning says so."""
     async with rotating:
         end = asyncio.Event()
         holders = [asyncio.create_task(hold(rotating, end)) for _ in range(2)]
@@ -311,10 +311,8 @@ async def test_drain_timeout_closes_it_under_its_users(
 # Entering
 
 
-async def test_an_error_in_the_body_comes_out(service: Service, rotating: Rotating[Client]) -> None:
-    """
-    What the block raises is nobody's business, even if it looks like a refusal: it comes out, and the block ran once.
-    """
+async def test_error_in_the_block_propagates(service: Service, rotating: Rotating[Client]) -> None:
+    """An error in the block propagates, even one that `classify` calls "auth_failed"; the block runs only once."""
     error = Refused(1045, "in the body")
     runs = 0
     async with rotating:
@@ -335,12 +333,12 @@ async def test_an_error_in_the_body_comes_out(service: Service, rotating: Rotati
         assert "READY" == rotating.state
 
 
-async def test_an_error_on_leaving_comes_out(source: Source, service: Service, rotating: Rotating[Client]) -> None:
-    """What leaving raises is not tried again either, and the lease has ended all the same."""
+async def test_error_on_exit_propagates(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """An error on exit is not retried, and the lease ends anyway."""
     error = Busy("on leaving")
 
     async def fail() -> None:
-        """Raise that one error."""
+        """Raise the error."""
         raise error
 
     async with rotating:
@@ -355,10 +353,10 @@ async def test_an_error_on_leaving_comes_out(source: Source, service: Service, r
         assert 1 == len(service.open)
 
 
-async def test_a_refusal_is_news(
+async def test_rejected_use_forces_a_refresh(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """Whoever is refused has the keys read again, and enters the new generation at once."""
+    """A rejected use forces a refresh, and enters the new generation at once."""
     async with rotating:
         service.alter("ann", "second")
         source.store(PASSWORD="second")
@@ -372,8 +370,10 @@ async def test_a_refusal_is_news(
         assert 2 == rotating.generation
 
 
-async def test_a_crowd_of_refused_asks_once(source: Source, service: Service, rotating: Rotating[Client]) -> None:
-    """Twenty who are refused at the same time cause one refresh and one build."""
+async def test_concurrent_rejected_uses_share_one_refresh(
+    source: Source, service: Service, rotating: Rotating[Client]
+) -> None:
+    """Twenty uses that are rejected at the same time cause one refresh and one build."""
     async with rotating:
         service.alter("ann", "second")
         source.store(PASSWORD="second")
@@ -386,10 +386,10 @@ async def test_a_crowd_of_refused_asks_once(source: Source, service: Service, ro
         assert 2 == len(service.created)
 
 
-async def test_a_refusal_by_a_generation_that_is_old_is_no_news(
+async def test_rejection_by_an_old_generation_forces_no_refresh(
     source: Source, service: Service, rotating: Rotating[Client]
 ) -> None:
-    """Who is refused while a swap happens tries the new generation at once, and asks for nothing."""
+    """A use that is rejected while a swap happens retries on the new generation at once, without a refresh."""
     async with rotating:
         gate = asyncio.Event()
         service.entering = gate.wait
@@ -409,7 +409,7 @@ async def test_a_refusal_by_a_generation_that_is_old_is_no_news(
 async def test_retry_deadline_raises_the_original_error(
     service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """Who is refused until `retry_deadline` gets the service's own error, the last of many."""
+    """A use that is rejected until `retry_deadline` raises the service's own last error."""
     async with rotating:
         service.alter("ann", "unheard of")
         task = asyncio.create_task(used(rotating, service))
@@ -425,7 +425,7 @@ async def test_retry_deadline_raises_the_original_error(
 async def test_a_transient_error_is_retried_without_a_refresh(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """An error that the credentials did not cause is waited out, and nothing is read again."""
+    """A transient error is retried after a pause, without a refresh."""
     errors = [Busy(), Busy(), Busy()]
 
     async def busy() -> None:
@@ -443,13 +443,15 @@ async def test_a_transient_error_is_retried_without_a_refresh(
         assert 1 == len(service.created)
 
 
-async def test_other_errors_are_raised_at_once(source: Source, service: Service, rotating: Rotating[Client]) -> None:
-    """An error that `classify` does not name comes out of the first try."""
+async def test_unclassified_errors_are_raised_at_once(
+    source: Source, service: Service, rotating: Rotating[Client]
+) -> None:
+    """An error for which `classify` returns None is raised after the first try."""
     error = Broken()
     tries = 0
 
     async def fail() -> None:
-        """Raise and count."""
+        """Raise, and count the tries."""
         nonlocal tries
         tries += 1
         raise error
@@ -465,7 +467,7 @@ async def test_other_errors_are_raised_at_once(source: Source, service: Service,
 
 
 async def test_by_default_every_error_is_raised_at_once(source: Source, service: Service, clock: ManualClock) -> None:
-    """Without `classify` nothing is tried again."""
+    """Without `classify` nothing is retried."""
     plain = Rotating(source, ["USER", "PASSWORD"], service.create)
     async with plain:
         service.alter("ann", "second")
@@ -473,8 +475,8 @@ async def test_by_default_every_error_is_raised_at_once(source: Source, service:
             await used(plain, service)
 
 
-async def test_probe_and_dispose_may_be_left_out(source: Source, service: Service, clock: ManualClock) -> None:
-    """What needs no proof and no end is followed as well."""
+async def test_probe_and_dispose_are_optional(source: Source, service: Service, clock: ManualClock) -> None:
+    """A resource without `probe` and `dispose` rotates too."""
     plain = Rotating(source, ["USER", "PASSWORD"], service.create)
     async with plain:
         source.publish(PASSWORD="second")

@@ -1,4 +1,4 @@
-"""A resource that follows its keys: cancellation, secrets, and what goes wrong in callbacks."""
+"""`Rotating`: cancellation, secrets, and errors in callbacks."""
 
 import asyncio
 import gc
@@ -35,28 +35,28 @@ from timing import our_tasks, settle
 
 
 async def _idle_turns() -> None:
-    """Take three turns of the loop."""
+    """Yield to the loop three times."""
     for _ in range(3):
         await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("refused", [False, True])
 @pytest.mark.parametrize("turns", range(31))
-async def test_a_cancelled_use_leaves_nothing(
+async def test_cancelled_use_leaves_nothing(
     source: Source, service: Service, clock: ManualClock, turns: int, *, refused: bool
 ) -> None:
-    """Wherever `use` is when it is cancelled: its lease has ended, its session too, and no task is left of it."""
+    """Wherever `use` is cancelled, its lease and its session end and no task is left."""
     rotating = make(source, service)
 
     async def enter() -> None:
-        """Take a while, and be refused or not."""
+        """Wait for some turns, and raise `Refused` in some cases."""
         await _idle_turns()
         if refused and (turns % 2 or not source.gaps):
-            # Refused, with a refresh that helps or one that does not.
+            # An odd number of turns is rejected every time, an even one only until the refresh.
             raise Refused(1045, "not yet")
 
     async def use() -> None:
-        """Be inside for a while."""
+        """Hold the client for some turns."""
         async with rotating.use(service.session):
             await _idle_turns()
 
@@ -73,7 +73,7 @@ async def test_a_cancelled_use_leaves_nothing(
 
         assert 0 == service.sessions
         assert before == asyncio.all_tasks()
-        # An old generation without leases is disposed of at once.
+        # An old generation without leases is disposed of at once, so no lease is left.
         service.logins.add(("ann", "second"))
         source.publish(PASSWORD="second")
         await settle()
@@ -81,10 +81,10 @@ async def test_a_cancelled_use_leaves_nothing(
 
 
 @pytest.mark.parametrize("turns", range(31))
-async def test_a_cancelled_start_leaves_nothing_at_any_turn(
+async def test_start_cancelled_at_any_turn_leaves_nothing(
     source: Source, service: Service, rotating: Rotating[Client], turns: int
 ) -> None:
-    """Wherever the first build is when it is cancelled, nothing is left of it."""
+    """Wherever the first build is cancelled, nothing is left of it."""
     before = asyncio.all_tasks()
     service.creating = service.probing = _idle_turns
     entering = asyncio.create_task(rotating.__aenter__())
@@ -106,10 +106,10 @@ async def test_a_cancelled_start_leaves_nothing_at_any_turn(
 
 
 async def test_status(source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock) -> None:
-    """The status counts what there was, and has no value in it."""
+    """The status counts failures, refreshes and swaps, and shows no value."""
 
-    def said() -> dict[str, object]:
-        """Return what is not as it was at the beginning."""
+    def changes() -> dict[str, object]:
+        """Return the fields that differ from a new instance."""
         untouched = RotatingStatus(
             state="READY",
             generation=1,
@@ -123,13 +123,19 @@ async def test_status(source: Source, service: Service, rotating: Rotating[Clien
         now = asdict(rotating.status)
         return {name: now[name] for name, value in asdict(untouched).items() if value != now[name]}
 
-    assert {"state": "NEW", "generation": 0} == said()
+    assert {"state": "NEW", "generation": 0} == changes()
     async with rotating:
-        assert {} == said()
+        assert {} == changes()
         source.publish(PASSWORD="garbage")
         await clock.advance(0.4)
         error = "Refused 1045"
-        assert {"state": "DEGRADED", "failures": 2, "last_error": error, "auth_failures": 2, "refreshes": 2} == said()
+        assert {
+            "state": "DEGRADED",
+            "failures": 2,
+            "last_error": error,
+            "auth_failures": 2,
+            "refreshes": 2,
+        } == changes()
         assert f"<Rotating USER, PASSWORD: DEGRADED, generation 1, 0 retiring, 2 failed: {error}>" == repr(rotating)
 
         end = asyncio.Event()
@@ -141,16 +147,16 @@ async def test_status(source: Source, service: Service, rotating: Rotating[Clien
         await clock.advance(1)
         await task
         logins = len(service.errors)
-        assert {"generation": 2, "retiring": 1, "auth_failures": logins, "refreshes": 3} == said()
+        assert {"generation": 2, "retiring": 1, "auth_failures": logins, "refreshes": 3} == changes()
         await clock.advance(30)
-        assert {"generation": 2, "auth_failures": logins, "refreshes": 3, "force_closed": 2} == said()
+        assert {"generation": 2, "auth_failures": logins, "refreshes": 3, "force_closed": 2} == changes()
         end.set()
         await asyncio.gather(*holders)
     assert "CLOSED" == rotating.status.state
 
 
 async def test_repr_has_no_value(source: Source, service: Service, rotating: Rotating[Client]) -> None:
-    """The repr says which keys, the state and the generation."""
+    """The repr shows the keys, the state and the generation, and no value."""
     assert "<Rotating USER, PASSWORD: NEW, generation 0, 0 retiring>" == repr(rotating)
     async with rotating:
         end = asyncio.Event()
@@ -168,7 +174,7 @@ async def test_repr_has_no_value(source: Source, service: Service, rotating: Rot
 async def test_no_value_is_logged(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever goes wrong, no log record has a value in it, at DEBUG, of anybody, asyncio included."""
+    """Whatever fails, no DEBUG record of any logger, including asyncio's, shows a value."""
     caplog.set_level(logging.DEBUG)
 
     async def fail() -> None:
@@ -211,7 +217,7 @@ async def test_no_value_is_logged(
     ],
 )
 async def test_no_value_is_in_a_traceback(service: Service, clock: ManualClock, stage: str) -> None:
-    """A traceback that shows local variables, as error trackers do, shows no value in any frame of this library."""
+    """A traceback with local variables, as error trackers record it, shows no value in any frame of this library."""
 
     async def fail() -> None:
         """Raise an error that quotes values."""
@@ -243,10 +249,10 @@ async def test_no_value_is_in_a_traceback(service: Service, clock: ManualClock, 
     assert 1 <= frames
 
 
-async def test_news_end_the_wait_for_news(
+async def test_new_values_end_the_wait_for_a_refresh(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """New values are built at once, also while the follower waits for the time to ask for some."""
+    """New values are built at once, even while the next forced refresh waits for its time."""
     async with rotating:
         source.publish(PASSWORD="garbage")
         await clock.advance(10)
@@ -257,13 +263,13 @@ async def test_news_end_the_wait_for_news(
 
 
 @pytest.mark.parametrize("trouble", ["broken", "missing", "hanging"])
-async def test_users_are_heard_while_nothing_can_be_built(
+async def test_rejected_use_forces_a_refresh_while_builds_fail(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, trouble: str
 ) -> None:
-    """Refused users have the keys read again, also if what was read last is unusable for another reason."""
+    """A rejected use forces a refresh even if the values read last are unusable for another reason."""
 
     async def create() -> None:
-        """Fail or hang while the user is garbage."""
+        """Fail or hang while the user is "garbage"."""
         if source.snapshot["USER"] == "garbage":
             await forever() if trouble == "hanging" else None
             raise Broken
@@ -285,8 +291,8 @@ async def test_users_are_heard_while_nothing_can_be_built(
         assert 2 == rotating.generation
 
 
-async def test_a_swap_at_any_turn_wakes_who_was_refused(source: Source, service: Service, clock: ManualClock) -> None:
-    """Whoever is refused while a swap is under way enters the new generation at once, whichever comes first."""
+async def test_swap_at_any_turn_wakes_a_rejected_use(source: Source, service: Service, clock: ManualClock) -> None:
+    """A use that is rejected during a swap enters the new generation at once, in whatever order the two happen."""
     late = []
     for turns in range(30):
         rotating = make(source, service)
@@ -294,7 +300,7 @@ async def test_a_swap_at_any_turn_wakes_who_was_refused(source: Source, service:
         service.alter("ann", "first")
 
         async def enter(turns: int = turns) -> None:
-            """Take so many turns of the loop."""
+            """Yield to the loop *turns* times."""
             for _ in range(turns):
                 await asyncio.sleep(0)
 
@@ -313,14 +319,16 @@ async def test_a_swap_at_any_turn_wakes_who_was_refused(source: Source, service:
 
 
 async def _slowly() -> None:
-    """Take longer than a cancellation is waited for before the next one."""
+    """Take longer than the pause between two cancellations."""
     await asyncio.sleep(0.15)
 
 
-async def test_dispose_after_a_hanging_build_has_its_time(
+async def test_dispose_after_a_hanging_build_has_its_own_timeout(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """What a build that is called off had made is disposed of within `dispose_timeout`, not within 0.1 s."""
+    """
+    What a cancelled build created is disposed of within `dispose_timeout`, not within the 0.1 s of a cancellation.
+    """
     async with rotating:
         service.probing, service.disposing = forever, _slowly
         source.publish(PASSWORD="second")
@@ -330,8 +338,8 @@ async def test_dispose_after_a_hanging_build_has_its_time(
         assert ["first"] == [client.password for client in service.open]
 
 
-async def test_a_cancelled_close_can_be_repeated(service: Service, rotating: Rotating[Client]) -> None:
-    """Where `aclose()` is cancelled, calling it again closes the rest."""
+async def test_cancelled_close_can_be_repeated(service: Service, rotating: Rotating[Client]) -> None:
+    """After a cancelled `aclose()`, another call closes the rest."""
     await rotating.__aenter__()
     await settle()
     closing = asyncio.create_task(rotating.aclose())
@@ -343,8 +351,8 @@ async def test_a_cancelled_close_can_be_repeated(service: Service, rotating: Rot
     assert [] == service.open
 
 
-async def test_a_second_close_waits_for_the_first(service: Service, rotating: Rotating[Client]) -> None:
-    """Whoever calls `aclose()` finds everything closed when it returns, whoever began."""
+async def test_second_close_waits_for_the_first(service: Service, rotating: Rotating[Client]) -> None:
+    """Each call of `aclose()` returns only when everything is closed, even if another call started the close."""
     end = asyncio.Event()
     await rotating.__aenter__()
     holder = asyncio.create_task(hold(rotating, end))
@@ -360,15 +368,15 @@ async def test_a_second_close_waits_for_the_first(service: Service, rotating: Ro
 
 
 async def _end_slowly() -> None:
-    """Take a moment to end when cancelled."""
+    """Take 50 ms to end after a cancellation."""
     try:
         await forever()
     finally:
         await asyncio.sleep(0.05)
 
 
-async def test_nobody_enters_once_it_is_closing(source: Source, service: Service, rotating: Rotating[Client]) -> None:
-    """From the moment that `aclose()` is called `use` raises, also while a build is still ending."""
+async def test_use_fails_once_closing(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """As soon as `aclose()` is called, `use` raises, even while a build is still ending."""
     await rotating.__aenter__()
     service.creating = _end_slowly
     source.publish(PASSWORD="second")
@@ -380,8 +388,8 @@ async def test_nobody_enters_once_it_is_closing(source: Source, service: Service
     assert isinstance(task.exception(), RotationFailed)
 
 
-async def test_closing_is_no_storm_of_logins(source: Source, service: Service, rotating: Rotating[Client]) -> None:
-    """Whoever is refused while a build is ending does not try hundreds of times in that moment."""
+async def test_closing_causes_few_logins(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """A use that is rejected while a build ends does not retry hundreds of times in that moment."""
     await rotating.__aenter__()
     service.creating = _end_slowly
     service.alter("ann", "third")
@@ -396,14 +404,14 @@ async def test_closing_is_no_storm_of_logins(source: Source, service: Service, r
 
 
 async def _cancel_itself() -> None:
-    """Fail as a driver does whose inner task was cancelled."""
+    """Raise what a driver raises if its inner task is cancelled."""
     raise asyncio.CancelledError
 
 
-async def test_a_build_that_cancels_itself_does_not_end_the_follower(
+async def test_build_that_cancels_itself_does_not_end_the_supervisor(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """A driver whose inner task was cancelled has failed like any other."""
+    """A build whose inner task was cancelled counts as a failed build."""
     async with rotating:
         service.creating = _cancel_itself
         source.publish(PASSWORD="second")
@@ -415,10 +423,8 @@ async def test_a_build_that_cancels_itself_does_not_end_the_follower(
         assert 2 == rotating.generation
 
 
-async def test_a_first_build_that_cancels_itself_is_rotation_failed(
-    service: Service, rotating: Rotating[Client]
-) -> None:
-    """It is no cancellation of whoever enters."""
+async def test_first_build_that_cancels_itself_is_rotation_failed(service: Service, rotating: Rotating[Client]) -> None:
+    """A first build whose inner task was cancelled raises `RotationFailed`, and does not cancel the caller."""
     service.creating = _cancel_itself
     entering = asyncio.create_task(rotating.__aenter__())
     await asyncio.wait({entering})
@@ -426,13 +432,13 @@ async def test_a_first_build_that_cancels_itself_is_rotation_failed(
     assert isinstance(entering.exception(), RotationFailed)
 
 
-async def test_a_classify_that_raises_does_not_end_the_follower(
+async def test_classify_that_raises_does_not_end_the_supervisor(
     source: Source, service: Service, clock: ManualClock
 ) -> None:
-    """A mistake in `classify` costs the retries, not the rotation."""
+    """An error in `classify` prevents retries, but not the rotation."""
 
     def mistaken(error: Exception) -> ErrorKind:
-        """Know no error at all."""
+        """Raise for every error."""
         raise KeyError(error.args[0])
 
     rotating = make(source, service, classify=mistaken)
@@ -452,7 +458,7 @@ async def test_a_classify_that_raises_does_not_end_the_follower(
 
 
 async def test_entering_again_is_rotation_failed(source: Source, service: Service, rotating: Rotating[Client]) -> None:
-    """What was closed does not open again, and does nothing for it."""
+    """After `aclose()` it cannot be entered again, and the attempt starts nothing."""
     async with rotating:
         pass
     with pytest.raises(RotationFailed):
@@ -462,7 +468,7 @@ async def test_entering_again_is_rotation_failed(source: Source, service: Servic
 
 
 async def test_entering_twice_is_an_error(source: Source, service: Service, rotating: Rotating[Client]) -> None:
-    """What is open is not entered again."""
+    """An open instance cannot be entered a second time."""
     before = asyncio.all_tasks()
     async with rotating:
         with suppress(RuntimeError, RotationFailed):
@@ -473,8 +479,8 @@ async def test_entering_twice_is_an_error(source: Source, service: Service, rota
     assert before == asyncio.all_tasks()
 
 
-def test_one_key_is_not_several(source: Source, service: Service) -> None:
-    """A string in place of the keys is a mistake, as it is for `load_env`."""
+def test_keys_must_not_be_a_string(source: Source, service: Service) -> None:
+    """A string in place of a list of keys is a TypeError, as for `load_env`."""
     with pytest.raises(TypeError, match="keys"):
         Rotating(source, "USER", service.create)
 
@@ -482,10 +488,10 @@ def test_one_key_is_not_several(source: Source, service: Service) -> None:
 async def test_no_value_is_logged_by_asyncio(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A disposal that answers its cancellation with an error has this error's text nowhere."""
+    """If a disposal raises when it is cancelled, no log shows the error's text."""
 
     async def fail_late() -> None:
-        """Answer a cancellation with an error."""
+        """Raise an error when cancelled."""
         await swallow()
         raise Broken("s3cret")
 
@@ -499,11 +505,11 @@ async def test_no_value_is_logged_by_asyncio(
     assert "s3cret" not in caplog.text
 
 
-async def test_closing_while_a_build_is_called_off(source: Source, service: Service, clock: ManualClock) -> None:
-    """A build that takes a while to end, and makes its resource all the same, is waited for and undone."""
+async def test_closing_while_a_build_is_cancelled(source: Source, service: Service, clock: ManualClock) -> None:
+    """`aclose()` waits for a build that ends late and still creates its resource, and disposes of the resource."""
 
     async def stubborn() -> None:
-        """Go on where it is cancelled, once."""
+        """End late, and without an error, after a cancellation."""
         try:
             await asyncio.sleep(100)
         except asyncio.CancelledError:
@@ -519,10 +525,10 @@ async def test_closing_while_a_build_is_called_off(source: Source, service: Serv
     assert set() == await our_tasks()
 
 
-async def test_values_that_were_away_for_a_moment_are_tried_at_once(
+async def test_missing_values_that_return_are_tried_at_once(
     source: Source, service: Service, clock: ManualClock
 ) -> None:
-    """A key that is missing and comes back is news, though its value is the one that failed before."""
+    """A missing key that returns is a change, even if its value is the one that failed before."""
     async with make(source, service) as rotating:
         source.publish(PASSWORD="second")
         await settle()
@@ -538,8 +544,8 @@ async def test_values_that_were_away_for_a_moment_are_tried_at_once(
             assert (2, "READY") == (rotating.generation, rotating.state)
 
 
-async def test_no_gap_is_no_hot_loop(source: Source, service: Service) -> None:
-    """However short the gap that is asked for, values that do not work are not asked for anew without one."""
+async def test_min_gap_of_zero_does_not_spin(source: Source, service: Service) -> None:
+    """Even with `min_gap=0`, there is a pause between forced refreshes of values that fail."""
     source._clock = LoopClock()
     async with make(source, service, min_gap=0, random=lambda: 0.0) as rotating:
         source.publish(PASSWORD="second")

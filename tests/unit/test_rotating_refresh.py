@@ -1,4 +1,4 @@
-"""When a resource that follows its keys has them read again; its beginning and its end."""
+"""`Rotating`: when it forces refreshes, how it starts and how it closes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -34,13 +34,13 @@ from followed import (
 )
 from timing import settle
 
-# Asking
+# Forced refreshes
 
 
-async def test_refreshes_that_fail_do_not_end_the_follower(
+async def test_failed_refreshes_do_not_end_the_supervisor(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While refreshes fail it keeps asking, and when they succeed again it swaps."""
+    """While refreshes fail it retries them, and it swaps as soon as one succeeds."""
     async with rotating:
         source.error = StoreUnavailable("no network")
         service.alter("ann", "second")
@@ -57,8 +57,8 @@ async def test_refreshes_that_fail_do_not_end_the_follower(
         assert (2, "READY") == (rotating.generation, rotating.state)
 
 
-async def test_it_asks_ever_more_rarely(source: Source, rotating: Rotating[Client], clock: ManualClock) -> None:
-    """The gap between forced refreshes doubles to a minute while there is no news, and is short again after some."""
+async def test_refresh_gap_backs_off(source: Source, rotating: Rotating[Client], clock: ManualClock) -> None:
+    """The gap between forced refreshes doubles up to a minute while nothing changes, and a change resets it."""
     async with rotating:
         source.publish(PASSWORD="garbage")
         await clock.advance(300)
@@ -71,10 +71,10 @@ async def test_it_asks_ever_more_rarely(source: Source, rotating: Rotating[Clien
         assert [0.25, 0.5, 1.0, 2.0] == fresh[:4]
 
 
-async def test_it_asks_soon_again_after_a_build(
+async def test_swap_resets_the_refresh_gap(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """However rarely it asked in the end for values that then did work: the next time it is as quick as the first."""
+    """After a swap the gap between forced refreshes is the shortest again."""
     async with rotating:
         source.publish(PASSWORD="second")
         await clock.advance(6)
@@ -92,10 +92,10 @@ async def test_it_asks_soon_again_after_a_build(
 
 
 @pytest.mark.parametrize("garbage", [False, True])
-async def test_a_refused_user_ends_a_long_gap(
+async def test_rejected_use_ends_a_long_gap(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, *, garbage: bool
 ) -> None:
-    """However rarely it tries while the old generation serves: when that one is refused, it does so at once."""
+    """However long the gap has become while the old generation serves, a rejected use forces a refresh at once."""
     async with rotating:
         source.publish(PASSWORD="garbage" if garbage else "second")
         await clock.advance(600)
@@ -108,17 +108,16 @@ async def test_a_refused_user_ends_a_long_gap(
         assert "second" == task.result().password
 
 
-async def test_what_nobody_says_may_go_better_is_built_rarely(
+async def test_unclassified_build_errors_are_retried_rarely(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
     """
-    Values that fail with an error that `classify` does not name are built again after a minute, news is asked for all
-    the same.
+    Values that fail with an unclassified error are built again only after a minute; refreshes continue meanwhile.
     """
     tries: list[float] = []
 
     async def blocked() -> None:
-        """Refuse for a reason that more tries only make worse."""
+        """Raise an error that more tries only make worse."""
         tries.append(clock.now())
         raise Broken
 
@@ -129,13 +128,13 @@ async def test_what_nobody_says_may_go_better_is_built_rarely(
         assert [0.0] == tries
         assert 5 < len(source.gaps)
 
-        # Users who are refused do not make it more often.
+        # A rejected use does not shorten the pause.
         service.alter("ann", "third")
         task = asyncio.create_task(used(rotating, service))
         await clock.advance(1)
         assert [0.0] == tries
 
-        # New values do.
+        # New values end it.
         source.publish(PASSWORD="third")
         await settle()
         assert 2 == len(tries)
@@ -149,10 +148,10 @@ async def test_what_nobody_says_may_go_better_is_built_rarely(
         assert (2, "READY") == (rotating.generation, rotating.state)
 
 
-async def test_it_asks_ever_more_rarely_for_users_too(
+async def test_refresh_gap_backs_off_for_rejected_uses_too(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """Users who are refused for long do not have the keys read again each time; after a swap the gap is short again."""
+    """Uses that are rejected again and again share ever longer gaps between refreshes; a swap resets the gap."""
     async with rotating:
         service.alter("ann", "second")
         tasks = [asyncio.create_task(used(rotating, service)) for _ in range(5)]
@@ -173,10 +172,12 @@ async def test_it_asks_ever_more_rarely_for_users_too(
         assert [0.25] == source.gaps
 
 
-async def test_several_share_their_forced_refreshes(
+async def test_instances_share_their_forced_refreshes(
     ssm: Store, proxy: FaultProxy, store: ParameterStore, service: Service, clock: ManualClock
 ) -> None:
-    """Whatever follows the same keys of one `Env` has them read once, and not again before `min_gap` is over."""
+    """
+    All instances with the same keys of one `Env` share one forced refresh, and none follows before `min_gap` is over.
+    """
     for key, value in {"USER": "ann", "PASSWORD": "first"}.items():
         await asyncio.to_thread(ssm.put, f"/T/{key}", value)
     async with load_env("/T", store=store, ttl=3600, environ=None) as env, AsyncExitStack() as stack:
@@ -196,15 +197,14 @@ async def test_several_share_their_forced_refreshes(
         assert [3, 3, 3] == [rotating.generation for rotating in rotatings]
 
 
-# Beginning and end
+# Start and close
 
 
-async def test_a_first_build_that_is_refused_is_rotation_failed(
+async def test_rejected_first_build_is_rotation_failed(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
     """
-    Credentials that do not work for `start_deadline` are an error that names the keys, with the cause, and leave
-    nothing.
+    Credentials that fail until `start_deadline` raise an error that names the keys and has the cause; nothing is left.
     """
     service.alter("ann", "second")
     entering = asyncio.create_task(rotating.__aenter__())
@@ -216,18 +216,16 @@ async def test_a_first_build_that_is_refused_is_rotation_failed(
         await entering
     assert service.errors[-1] is caught.value.__cause__
     assert "CLOSED" == rotating.state
-    # A handful: an account may be blocked after some.
+    # Few logins: a server may block the account after some.
     assert 5 <= len(service.errors) <= 7
     assert [] == service.open
     assert 0 == source.watchers
 
 
-async def test_a_start_in_the_window_of_a_rotation(
+async def test_start_in_the_window_of_a_rotation(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """
-    Who begins when the password is new in the service and not yet in the store has the keys read again, and goes on.
-    """
+    """If the service has the new password before the store at the start, the keys are read again until they match."""
     service.alter("ann", "second")
     entering = asyncio.create_task(rotating.__aenter__())
     await clock.advance(1.5)
@@ -243,13 +241,13 @@ async def test_a_start_in_the_window_of_a_rotation(
     assert [] == service.open
 
 
-async def test_a_start_before_the_service(
+async def test_start_before_the_service(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
 ) -> None:
-    """Who begins before what it needs is up waits for it, and reads nothing again."""
+    """A start before the service is up waits for it, without a refresh."""
 
     async def not_yet() -> None:
-        """Be down for five seconds."""
+        """Raise `Busy` for five seconds."""
         if clock.now() < 5:
             raise Busy
 
@@ -267,11 +265,11 @@ async def test_a_start_before_the_service(
     assert [] == service.open
 
 
-async def test_a_start_that_no_second_try_helps(service: Service, rotating: Rotating[Client]) -> None:
-    """An error of the first build that `classify` does not name is raised at once."""
+async def test_unclassified_error_at_the_start_is_raised_at_once(service: Service, rotating: Rotating[Client]) -> None:
+    """A first build that fails with an unclassified error raises at once."""
 
     async def fail() -> None:
-        """Raise what is not named."""
+        """Raise an unclassified error."""
         raise Broken
 
     service.probing = fail
@@ -281,10 +279,10 @@ async def test_a_start_that_no_second_try_helps(service: Service, rotating: Rota
 
 
 @pytest.mark.parametrize(("deadline", "said"), [(10, "TimeoutError"), (2, "no answer within 2 s")])
-async def test_a_first_build_that_hangs_is_rotation_failed(
+async def test_hanging_first_build_is_rotation_failed(
     source: Source, service: Service, clock: ManualClock, deadline: float, said: str
 ) -> None:
-    """A start that hangs for `start_deadline` is an error, and leaves nothing."""
+    """A start that hangs until `start_deadline` raises, and leaves nothing."""
     service.probing = forever
     entering = asyncio.create_task(make(source, service, start_deadline=deadline).__aenter__())
     await clock.advance(deadline - 0.1)
@@ -296,8 +294,8 @@ async def test_a_first_build_that_hangs_is_rotation_failed(
     assert [] == service.open
 
 
-async def test_a_missing_key_is_rotation_failed(service: Service, clock: ManualClock) -> None:
-    """Keys that are not there at the start are all named."""
+async def test_missing_key_is_rotation_failed(service: Service, clock: ManualClock) -> None:
+    """The error of a start names every missing key."""
     with pytest.raises(RotationFailed) as caught:
         await make(Source(clock, COLOUR="red"), service).__aenter__()
 
@@ -305,8 +303,8 @@ async def test_a_missing_key_is_rotation_failed(service: Service, clock: ManualC
     assert [] == service.created
 
 
-async def test_a_cancelled_start_leaves_nothing(source: Source, service: Service, rotating: Rotating[Client]) -> None:
-    """Whoever gives up on entering gets his cancellation, and nothing is left."""
+async def test_cancelled_start_leaves_nothing(source: Source, service: Service, rotating: Rotating[Client]) -> None:
+    """A cancelled start raises CancelledError, and leaves nothing."""
     service.probing = forever
     entering = asyncio.create_task(rotating.__aenter__())
     await settle()
@@ -319,14 +317,14 @@ async def test_a_cancelled_start_leaves_nothing(source: Source, service: Service
     assert 0 == source.watchers
 
 
-async def test_a_start_that_ends_with_the_loop_is_no_warning(service: Service, rotating: Rotating[Client]) -> None:
-    """Where everything is cancelled at once while it is first built, nobody has forgotten to close anything."""
+async def test_start_that_ends_with_the_loop_causes_no_warning(service: Service, rotating: Rotating[Client]) -> None:
+    """If all tasks are cancelled at once during the first build, there is no warning about a missing close."""
     service.probing = forever
     before = asyncio.all_tasks()
     entering = asyncio.create_task(rotating.__aenter__())
     await settle()
     tasks = asyncio.all_tasks() - before
-    # The follower first.
+    # Cancel the supervisor first.
     for task in sorted(tasks, key=lambda task: task is entering):
         task.cancel()
     await asyncio.wait(tasks)
@@ -335,8 +333,8 @@ async def test_a_start_that_ends_with_the_loop_is_no_warning(service: Service, r
     assert [] == service.open
 
 
-async def test_one_that_was_not_closed_warns(rotating: Rotating[Client]) -> None:
-    """Where the loop ends before anybody has closed it, a warning says so."""
+async def test_missing_close_warns(rotating: Rotating[Client]) -> None:
+    """If the loop ends before `aclose()`, a ResourceWarning says so."""
     before = asyncio.all_tasks()
     await rotating.__aenter__()
     (supervisor,) = (task for task in asyncio.all_tasks() - before if task.get_name() == "aiossmenv supervisor")
@@ -348,7 +346,7 @@ async def test_one_that_was_not_closed_warns(rotating: Rotating[Client]) -> None
 
 
 async def test_closing_during_the_start_ends_it(service: Service, rotating: Rotating[Client]) -> None:
-    """What is closed while it is first built does not open afterwards."""
+    """An instance that is closed during its first build does not open afterwards."""
     gate = asyncio.Event()
     service.probing = gate.wait
     entering = asyncio.create_task(rotating.__aenter__())
@@ -363,10 +361,10 @@ async def test_closing_during_the_start_ends_it(service: Service, rotating: Rota
     assert "CLOSED" == rotating.state
 
 
-async def test_use_outside_of_the_block_is_rotation_failed(
+async def test_use_while_closed_is_rotation_failed(
     source: Source, service: Service, rotating: Rotating[Client]
 ) -> None:
-    """Before it is entered and after it is closed there is nothing to use; closing twice is fine."""
+    """Before entering and after closing, `use` raises; a second close does nothing."""
     with pytest.raises(RotationFailed, match="not open"):
         await used(rotating, service)
 
@@ -383,7 +381,7 @@ async def test_use_outside_of_the_block_is_rotation_failed(
 
 
 async def test_closing_waits_for_leases(service: Service, rotating: Rotating[Client], clock: ManualClock) -> None:
-    """`aclose()` lets those who are inside finish, lets nobody else in, and then disposes of all."""
+    """`aclose()` waits for the leases, rejects new ones, and then disposes of everything."""
     end = asyncio.Event()
     await rotating.__aenter__()
     holder = asyncio.create_task(hold(rotating, end))
@@ -403,8 +401,8 @@ async def test_closing_waits_for_leases(service: Service, rotating: Rotating[Cli
     await holder
 
 
-async def test_closing_does_not_wait_for_ever(service: Service, rotating: Rotating[Client], clock: ManualClock) -> None:
-    """`aclose()` disposes of what is still in use after `drain_timeout`."""
+async def test_closing_does_not_wait_forever(service: Service, rotating: Rotating[Client], clock: ManualClock) -> None:
+    """After `drain_timeout`, `aclose()` disposes of what is still leased."""
     end = asyncio.Event()
     await rotating.__aenter__()
     holder = asyncio.create_task(hold(rotating, end))
@@ -418,8 +416,8 @@ async def test_closing_does_not_wait_for_ever(service: Service, rotating: Rotati
     await holder
 
 
-async def test_closing_wakes_who_waits_to_try_again(service: Service, rotating: Rotating[Client]) -> None:
-    """Whoever is refused while it is closed does not wait until his deadline."""
+async def test_closing_wakes_a_waiting_retry(service: Service, rotating: Rotating[Client]) -> None:
+    """A use that waits for its next try fails as soon as `aclose()` is called, not at its deadline."""
     await rotating.__aenter__()
     service.alter("ann", "second")
     task = asyncio.create_task(used(rotating, service))
@@ -440,9 +438,7 @@ async def test_closing_during_a_build_leaves_nothing(
     stage: str,
     trouble: Callable[[], Awaitable[object]],
 ) -> None:
-    """
-    `aclose()` ends a build that is under way, also one that swallows a cancellation, and all that was made is gone.
-    """
+    """`aclose()` ends a running build, even one that swallows a cancellation, and disposes of everything it created."""
     before = asyncio.all_tasks()
     await rotating.__aenter__()
     setattr(service, stage, trouble)
@@ -461,7 +457,7 @@ async def test_closing_during_a_build_leaves_nothing(
 async def test_closing_at_any_turn_of_a_swap_leaves_nothing(
     source: Source, service: Service, rotating: Rotating[Client], turns: int
 ) -> None:
-    """Wherever a build, a swap and a disposal are when `aclose()` comes: all that was made is gone."""
+    """Wherever `aclose()` interrupts a build, a swap or a disposal, everything that was created is disposed of."""
     before = asyncio.all_tasks()
     await rotating.__aenter__()
     service.logins.add(("ann", "second"))
@@ -476,10 +472,10 @@ async def test_closing_at_any_turn_of_a_swap_leaves_nothing(
     assert before == asyncio.all_tasks()
 
 
-async def test_dispose_that_hangs_is_bounded(
+async def test_hanging_dispose_is_cancelled(
     source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A disposal may take `dispose_timeout`; then it is given up, with a warning."""
+    """A disposal that exceeds `dispose_timeout` is cancelled, and a warning says so."""
     await rotating.__aenter__()
     service.disposing = forever
     service.logins.add(("ann", "second"))
@@ -500,7 +496,7 @@ async def test_dispose_that_hangs_is_bounded(
 async def test_dispose_that_raises_is_logged(
     source: Source, service: Service, rotating: Rotating[Client], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a disposal raises gets no further than the log."""
+    """An error of a disposal is logged and not raised."""
 
     async def fail() -> None:
         """Raise an error that quotes a value."""

@@ -1,4 +1,4 @@
-"""When the next refresh is due, and what is said of the ones before."""
+"""The schedule: when the next refresh is due, and what the status says about the earlier ones."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 TTLS = st.floats(0.1, 86_400.0)
 DRAWS = st.floats(0.0, 1.0, exclude_max=True)
 TIMES = st.floats(0.0, 1e6)
-# What happens to a schedule: so many seconds later a refresh brings so many changes, or fails.
+# Events of a schedule: the seconds until the next refresh, and its number of changes, or None if it fails.
 EVENTS = st.lists(st.tuples(st.floats(0.0, 1000.0), st.none() | st.integers(0, 3)), max_size=12)
 
 
@@ -30,7 +30,7 @@ def scheduled(
     now: float = 0.0,
     random: Callable[[], float] = lambda: 0.5,
 ) -> Schedule:
-    """Return the schedule of an `Env` that was first read at *now*, which is noon."""
+    """Return the schedule of an `Env` whose first read is at *now*; the wall clock says noon."""
     schedule = Schedule(
         ttl=ttl,
         list_interval=list_interval,
@@ -45,7 +45,7 @@ def scheduled(
 def succeed(
     schedule: Schedule, kind: Kind = "poll", *, now: float = 0.0, changes: int = 0, missing: bool = False
 ) -> None:
-    """Note a success."""
+    """Record a success."""
     schedule.succeeded(kind, now=now, wall=NOON, changes=changes, missing=missing)
 
 
@@ -54,7 +54,7 @@ DOWN, FULL = StoreUnavailable("no answer"), Throttled("slow down")
 
 @given(TTLS, TIMES, DRAWS)
 def test_first_refresh_is_anywhere_in_the_ttl(ttl: float, now: float, draw: float) -> None:
-    """The first refresh is due at any part of 0.95 of the TTL, so that a fleet spreads."""
+    """The first refresh is due at a random time within 0.95 of the TTL, so that the processes of a fleet spread out."""
     seconds = scheduled(ttl, now=now, random=lambda: draw).seconds_left(now)
 
     assert 0.0 <= seconds < ttl
@@ -62,8 +62,8 @@ def test_first_refresh_is_anywhere_in_the_ttl(ttl: float, now: float, draw: floa
 
 
 @given(TTLS, TIMES, DRAWS)
-def test_later_refreshes_begin_late_in_the_ttl(ttl: float, now: float, draw: float) -> None:
-    """Every later refresh is due between 0.8 and 0.95 of the TTL after the one before."""
+def test_later_refreshes_are_due_late_in_the_ttl(ttl: float, now: float, draw: float) -> None:
+    """Each later refresh is due between 0.8 and 0.95 of the TTL after the one before."""
     schedule = scheduled(ttl, random=lambda: draw)
 
     succeed(schedule, now=now)
@@ -71,8 +71,8 @@ def test_later_refreshes_begin_late_in_the_ttl(ttl: float, now: float, draw: flo
     assert math.isclose((0.8 + 0.15 * draw) * ttl, schedule.seconds_left(now), abs_tol=1e-6)
 
 
-def test_seconds_left_are_counted_down_to_nothing() -> None:
-    """What is left until the next refresh falls with time, and is 0 when it is overdue."""
+def test_seconds_left_count_down_to_zero() -> None:
+    """The time until the next refresh decreases, and is 0 when the refresh is overdue."""
     schedule = scheduled(100.0, random=lambda: 0.0)
     succeed(schedule, now=1000.0)
 
@@ -81,7 +81,7 @@ def test_seconds_left_are_counted_down_to_nothing() -> None:
 
 @given(DRAWS, st.integers(1, 2000))
 def test_failures_back_off_with_full_jitter(draw: float, failures: int) -> None:
-    """After each failure the next try is drawn below a ceiling that doubles from 1 second to the TTL."""
+    """After each failure the delay is random below a ceiling that doubles from 1 second up to the TTL."""
     schedule = scheduled(60.0, random=lambda: draw)
 
     for _ in range(failures):
@@ -93,8 +93,10 @@ def test_failures_back_off_with_full_jitter(draw: float, failures: int) -> None:
 @pytest.mark.parametrize(
     ("ttl", "first", "last"), [(0.5, 0.5, 30.0), (10.0, 1.0, 30.0), (90.0, 1.0, 90.0), (3600.0, 1.0, 300.0)]
 )
-def test_ceilings_of_failures_suit_the_ttl(ttl: float, first: float, last: float) -> None:
-    """The first ceiling is 1 second or a shorter TTL, the last one 30 seconds or a longer TTL, up to five minutes."""
+def test_failure_ceilings_depend_on_the_ttl(ttl: float, first: float, last: float) -> None:
+    """
+    The first ceiling is 1 second or a shorter TTL; the last one is 30 seconds or a longer TTL, up to five minutes.
+    """
     schedule = scheduled(ttl, random=lambda: 1.0)
 
     schedule.failed(DOWN, now=0.0)
@@ -105,8 +107,8 @@ def test_ceilings_of_failures_suit_the_ttl(ttl: float, first: float, last: float
     assert last == schedule.seconds_left(0.0)
 
 
-def test_success_ends_backing_off() -> None:
-    """A success forgets the failures: the next refresh is due as usual, and the next failure is a first one."""
+def test_success_ends_the_backoff() -> None:
+    """A success resets the failures: the next refresh is due as usual, and the next failure counts as the first."""
     schedule = scheduled(60.0)
     for _ in range(5):
         schedule.failed(DOWN, now=0.0)
@@ -123,7 +125,7 @@ def test_success_ends_backing_off() -> None:
 
 @given(DRAWS, st.floats(1.0, 900.0), st.integers(1, 30))
 def test_throttling_doubles_the_interval_to_an_hour(draw: float, ttl: float, times: int) -> None:
-    """Each throttled refresh doubles the interval, to an hour at most, with the jitter of any refresh."""
+    """Each throttled refresh doubles the interval, up to an hour, with the usual jitter."""
     schedule = scheduled(ttl, random=lambda: draw)
 
     for _ in range(times):
@@ -133,8 +135,8 @@ def test_throttling_doubles_the_interval_to_an_hour(draw: float, ttl: float, tim
 
 
 @pytest.mark.parametrize("ttl", [3600.0, 7200.0])
-def test_throttling_never_makes_an_interval_shorter(ttl: float) -> None:
-    """A TTL of an hour or more stays as it is."""
+def test_throttling_never_shortens_an_interval(ttl: float) -> None:
+    """A TTL of an hour or more is not changed."""
     schedule = scheduled(ttl, random=lambda: 1.0)
 
     schedule.failed(FULL, now=0.0)
@@ -142,8 +144,8 @@ def test_throttling_never_makes_an_interval_shorter(ttl: float) -> None:
     assert math.isclose(0.95 * ttl, schedule.seconds_left(0.0))
 
 
-def test_interval_comes_back_by_halves() -> None:
-    """Each success halves what throttling made of the interval, down to the TTL; failures of other kinds do not."""
+def test_interval_recovers_by_halves() -> None:
+    """Each success halves the increase of the interval, down to the TTL; failures of other kinds do not change it."""
     schedule = scheduled(100.0, random=lambda: 0.0)
     for _ in range(3):
         schedule.failed(FULL, now=0.0)
@@ -161,7 +163,7 @@ def test_interval_comes_back_by_halves() -> None:
 
 
 def test_only_polls_without_other_intervals() -> None:
-    """Where nothing is to be listed or decrypted again, every refresh is a poll."""
+    """Without a list or revalidate interval, every refresh is a poll."""
     assert "poll" == scheduled(60.0).next_kind(1e12)
 
 
@@ -169,7 +171,7 @@ def test_only_polls_without_other_intervals() -> None:
 def test_kinds_are_due_late_in_their_intervals(
     draw: float, list_interval: float, revalidate_interval: float, now: float
 ) -> None:
-    """A listing, and a decryption of all, is due between 0.8 and 0.95 of its interval; the latter goes first."""
+    """A listing or a full decryption is due between 0.8 and 0.95 of its interval; the decryption has priority."""
     schedule = scheduled(
         60.0, list_interval=list_interval, revalidate_interval=revalidate_interval, now=now, random=lambda: draw
     )
@@ -182,7 +184,7 @@ def test_kinds_are_due_late_in_their_intervals(
 
 
 def test_kinds_are_due_at_their_time() -> None:
-    """A listing, and a decryption of all, is due from its very time on."""
+    """A listing or a full decryption is due from exactly its time on."""
     schedule = scheduled(10.0, list_interval=100.0, revalidate_interval=1000.0, random=lambda: 0.0)
 
     assert ["poll", "list", "list", "revalidate"] == [schedule.next_kind(now) for now in (79.9, 80.0, 799.9, 800.0)]
@@ -192,8 +194,8 @@ def test_kinds_are_due_at_their_time() -> None:
     ("done", "then"),
     [("poll", ["revalidate", "revalidate"]), ("list", ["revalidate", "revalidate"]), ("revalidate", ["poll", "list"])],
 )
-def test_each_kind_puts_off_what_it_covers(done: Kind, then: list[Kind]) -> None:
-    """A listing puts off the next listing; a decryption of all puts off both; a poll neither."""
+def test_each_kind_postpones_what_it_covers(done: Kind, then: list[Kind]) -> None:
+    """A listing postpones the next listing, a full decryption postpones both, and a poll postpones neither."""
     schedule = scheduled(10.0, list_interval=100.0, revalidate_interval=1000.0, random=lambda: 0.0)
 
     succeed(schedule, done, now=800.0)
@@ -205,8 +207,8 @@ def test_each_kind_puts_off_what_it_covers(done: Kind, then: list[Kind]) -> None
         assert ["poll", "list"] == [early.next_kind(now) for now in (179.0, 180.0)]
 
 
-def test_poll_does_not_put_off_a_listing() -> None:
-    """A poll that succeeds, and any refresh that fails, leaves a listing due."""
+def test_poll_does_not_postpone_a_listing() -> None:
+    """A successful poll and any failed refresh leave a listing due."""
     schedule = scheduled(10.0, list_interval=100.0, random=lambda: 0.0)
 
     succeed(schedule, "poll", now=90.0)
@@ -215,8 +217,8 @@ def test_poll_does_not_put_off_a_listing() -> None:
     assert "list" == schedule.next_kind(95.0)
 
 
-def test_jitter_differs_from_one_refresh_to_the_next() -> None:
-    """The dice are thrown for each interval anew."""
+def test_jitter_is_drawn_for_each_refresh() -> None:
+    """Each interval uses a new random number."""
     draws = iter([0.0, 0.0, 0.0, 1.0, 0.0, 0.5])
     schedule = scheduled(100.0, list_interval=100.0, revalidate_interval=100.0, random=lambda: next(draws))
 
@@ -229,8 +231,8 @@ def test_jitter_differs_from_one_refresh_to_the_next() -> None:
 # --- Status
 
 
-def test_costs_are_added_up() -> None:
-    """What each read cost is added to the counters, the first load's and that of reads that failed, too."""
+def test_costs_are_summed() -> None:
+    """The cost of each read is added to the counters, including the first load and reads that fail."""
     schedule = scheduled(60.0)
 
     schedule.count(requests=5, throttled=2, decrypted=40)
@@ -240,8 +242,8 @@ def test_costs_are_added_up() -> None:
     assert (6, 3, 40) == (status.requests, status.throttled, status.decrypted)
 
 
-def test_reading_some_keys_changes_no_age() -> None:
-    """A read of some keys adds its changes, and leaves age, success and plan as they were."""
+def test_keyed_read_does_not_change_the_age() -> None:
+    """A read of some keys adds its changes, and leaves the age, the last success and the plan as they were."""
     schedule = scheduled(60.0)
     schedule.failed(DOWN, now=10.0)
     before = schedule.status(20.0)
@@ -251,16 +253,16 @@ def test_reading_some_keys_changes_no_age() -> None:
     assert dataclasses.replace(before, changes=3) == schedule.status(20.0)
 
 
-def test_first_load_is_no_refresh() -> None:
-    """The first load begins the age, and counts as no refresh."""
+def test_first_load_does_not_count_as_a_refresh() -> None:
+    """The first load starts the age, and is not counted as a refresh."""
     status = scheduled(60.0, now=7.0).status(9.0)
 
     assert (2.0, NOON, 0, 0, 0) == (status.age, status.last_success, status.refreshes, status.changes, status.failures)
     assert status.last_error is None
 
 
-def test_stopped_schedule_still_knows_what_is_fresh() -> None:
-    """After the end a snapshot grows old as before."""
+def test_stopped_schedule_still_ages() -> None:
+    """After a stop a snapshot still grows old."""
     schedule = scheduled(60.0)
 
     schedule.stop()
@@ -269,7 +271,7 @@ def test_stopped_schedule_still_knows_what_is_fresh() -> None:
 
 
 def test_stopped_schedule_plans_nothing() -> None:
-    """After the end nothing is due, whatever still comes in."""
+    """After a stop nothing is due, whatever happens later."""
     schedule = scheduled(60.0)
 
     schedule.stop()
@@ -281,14 +283,14 @@ def test_stopped_schedule_plans_nothing() -> None:
 
 
 @given(EVENTS, st.none() | TTLS, st.none() | st.floats(0.1, 1000.0), st.randoms(use_true_random=False), DRAWS)
-def test_status_is_true_at_any_time(
+def test_status_after_any_events(
     events: list[tuple[float, int | None]],
     ttl: float | None,
     max_stale: float | None,
     rng: Random,
     later: float,
 ) -> None:
-    """Whatever happened, and however long ago: the status says it, and a snapshot is due within its TTL."""
+    """After any events and any time, the status matches them, and a refresh is due within the TTL."""
     now, read_at, wall, failures, refreshes, changes = 5.0, 5.0, NOON, 0, 0, 0
     error: AiossmenvError | None = None
     schedule = scheduled(ttl, max_stale=max_stale, now=now, random=rng.random)
@@ -318,7 +320,9 @@ def test_status_is_true_at_any_time(
 
 
 def test_without_a_ttl_nothing_is_ever_due() -> None:
-    """Without a TTL no refresh is planned, after successes and failures neither, and the snapshot is always fresh."""
+    """
+    Without a TTL no refresh is planned, neither after successes nor after failures, and the snapshot is always fresh.
+    """
     schedule = scheduled(None)
 
     for happened in ("loaded", "succeeded", "failed"):
@@ -332,8 +336,8 @@ def test_without_a_ttl_nothing_is_ever_due() -> None:
         assert schedule.status(1e9).fresh
 
 
-def test_fresh_and_stale_at_their_limits() -> None:
-    """A snapshot is fresh until just its TTL, and not too stale until just `max_stale`; a failure changes neither."""
+def test_limits_of_fresh_and_stale() -> None:
+    """A snapshot is fresh up to its TTL and valid up to `max_stale`; a failure changes neither limit."""
     schedule = scheduled(60.0, max_stale=90.0)
     schedule.failed(DOWN, now=60.0)
 
@@ -343,7 +347,7 @@ def test_fresh_and_stale_at_their_limits() -> None:
 
 
 def test_status_is_frozen() -> None:
-    """A status is of the moment of asking, and does not change."""
+    """A status is a snapshot of its moment, and does not change."""
     status = scheduled(60.0).status(0.0)
 
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -351,8 +355,8 @@ def test_status_is_frozen() -> None:
 
 
 @pytest.mark.parametrize("kind", ["poll", "list", "revalidate"])
-def test_what_is_missed_is_looked_for_by_a_listing(kind: Kind) -> None:
-    """When a read misses what was there, the next one is a listing, once."""
+def test_missing_parameter_causes_a_listing(kind: Kind) -> None:
+    """After a read that misses a known parameter, the next refresh is a listing, once."""
     schedule = scheduled(60.0, list_interval=300.0)
 
     succeed(schedule, kind, now=50.0, missing=True)

@@ -1,4 +1,4 @@
-"""What an error answer of the service means: every modelled error, and those that no model has."""
+"""Translation of service errors: every error of botocore's model, and those outside the model."""
 
 from collections.abc import Iterator
 
@@ -24,12 +24,12 @@ ONE = GetParameter("/FAKEBOOK/TEST/DB_URL")
 
 
 def refusal(code: str, text: str = "", status: int = 400, request: Request = ONE) -> AiossmenvError:
-    """Translate an answer as botocore gives it."""
+    """Translate an answer in botocore's format."""
     return error_of_answer(ServiceError(code, text, status), request)
 
 
 def modelled() -> Iterator[tuple[Request, str, int]]:
-    """Walk botocore's model of the service: each error of the operations that we call, with its status."""
+    """Yield each error of the operations that we call, with its status, from botocore's model of the service."""
     loader = botocore.session.Session().get_component("data_loader")
     model = loader.load_service_model("ssm", "service-2")
     for request, operation in ((ONE, "GetParameter"), (BY_NAME, "GetParameters"), (BY_PATH, "GetParametersByPath")):
@@ -39,14 +39,14 @@ def modelled() -> Iterator[tuple[Request, str, int]]:
 
 
 def test_every_modelled_error_is_translated() -> None:
-    """No error that the service's model declares for our operations falls to the catch-all, but for its own faults."""
+    """No error that the model declares for our operations falls to the catch-all, except the service's own failures."""
     walked = list(modelled())
 
     assert {"ParameterNotFound", "InvalidKeyId", "InvalidNextToken"} < {code for _, code, _ in walked}
     for request, code, status in walked:
         error = refusal(code, "", status, request)
         assert type(error) is not AiossmenvError, code
-        # A listing that cannot go on begins again.
+        # A listing with a rejected token starts again.
         begins_again = code == "InvalidNextToken"
         assert begins_again == isinstance(error, InvalidNextToken), code
         assert (status == 500 or begins_again) == isinstance(error, StoreUnavailable) == error.transient, code
@@ -75,7 +75,7 @@ KMS_RATE = (
         ("InternalServerError", "", 400, StoreUnavailable, True),
         ("500", "", 500, StoreUnavailable, True),
         ("ServiceUnavailable", "", 503, StoreUnavailable, True),
-        # Throttling is throttling, whatever the status.
+        # A throttling code is throttling with any status.
         ("ThrottlingException", "", 503, Throttled, True),
         ("ParameterNotFound", "", 400, ParameterNotFound, False),
         ("ParameterVersionNotFound", "Systems Manager could not find version 9", 400, ParameterNotFound, False),
@@ -93,8 +93,8 @@ KMS_RATE = (
         ("", "", 0, StoreUnavailable, False),
     ],
 )
-def test_refusals(code: str, text: str, status: int, kind: type[AiossmenvError], *, transient: bool) -> None:
-    """Each refusal is the error that says what to do next, which only some say is to wait."""
+def test_translation(code: str, text: str, status: int, kind: type[AiossmenvError], *, transient: bool) -> None:
+    """Each error becomes the class that says what to do; only some of them say to wait."""
     error = refusal(code, text, status)
 
     assert kind is type(error)
@@ -102,7 +102,7 @@ def test_refusals(code: str, text: str, status: int, kind: type[AiossmenvError],
     assert error.remedy
 
 
-# Not all of these are Parameter Store's own: proxies, STS and the services behind it speak through it.
+# Some of these codes come from proxies, STS and other services, which answer through Parameter Store.
 ALIKE = {
     Throttled: "Throttling ThrottlingException ThrottledException RequestThrottled RequestThrottledException SlowDown"
     " TooManyRequestsException RequestLimitExceeded BandwidthLimitExceeded LimitExceededException"
@@ -117,13 +117,13 @@ ALIKE = {
 
 
 @pytest.mark.parametrize(("kind", "code"), [(kind, code) for kind, codes in ALIKE.items() for code in codes.split()])
-def test_codes_that_mean_the_same(kind: type[AiossmenvError], code: str) -> None:
-    """Each code is its error, in whatever words it comes and with any status that is no error of a server."""
+def test_equivalent_codes(kind: type[AiossmenvError], code: str) -> None:
+    """Each code gives its error, whatever the text, and with any status below 500."""
     assert {kind} == {type(refusal(code, text, status)) for text in ("", "words") for status in (400, 403, 0)}
 
 
-def test_stale_credentials_are_renewed_and_missing_rights_granted() -> None:
-    """Credentials that are not valid any more have another remedy than a right that is missing."""
+def test_expired_credentials_and_missing_permissions() -> None:
+    """The remedy for expired credentials differs from the one for a missing permission."""
     assert "Renew" in str(refusal("ExpiredTokenException"))
     assert "Allow" in str(refusal("AccessDeniedException"))
 
@@ -138,12 +138,12 @@ def test_stale_credentials_are_renewed_and_missing_rights_granted() -> None:
     ids=["action", "service", "key"],
 )
 def test_each_mark_of_a_denied_key(text: str) -> None:
-    """Any one of the marks that KMS leaves in the text of a denial makes it `DecryptionFailed`."""
+    """Each of the markers that KMS puts in the text of a denial makes it `DecryptionFailed`."""
     assert type(refusal("AccessDeniedException", text)) is DecryptionFailed
 
 
-def test_a_proxy_that_forbids_denies_no_action() -> None:
-    """What is forbidden without a word of the service is not learned as a right that the role has not."""
+def test_denial_by_a_proxy_has_no_action() -> None:
+    """A 403 without an error code of the service is not recorded as a missing permission."""
     forbidden, said = refusal("403", "", 403), refusal("AccessDeniedException", "no", 400)
 
     assert isinstance(forbidden, AccessDenied)
@@ -153,14 +153,14 @@ def test_a_proxy_that_forbids_denies_no_action() -> None:
 
 
 def test_text_of_the_service_is_kept() -> None:
-    """Code and text of the service are in ours, so that they can be searched for."""
+    """The code and text of the service are in our text, so that users can search for them."""
     assert str(refusal("SomethingNew", "nobody knows")).startswith("SomethingNew: nobody knows. ")
     assert str(refusal("SomethingNew")).startswith("SomethingNew. ")
 
 
 def test_denied_path_names_both_arns() -> None:
     """
-    The remedy for a denied listing grants the path itself and what is below it, in the account and region of the text.
+    The remedy for a denied listing grants the path and everything below it, in the account and region of the text.
     """
     resource = "arn:aws-cn:ssm:cn-north-1:111122223333:parameter/FAKEBOOK/TEST"
     action = "ssm:GetParametersByPath"
@@ -180,7 +180,7 @@ def test_denied_path_names_both_arns() -> None:
     ],
 )
 def test_denied_names_are_named(request_: Request, grant: str) -> None:
-    """The remedy for denied names is the action that was called, on each of them."""
+    """The remedy for denied names grants the action on each name."""
     stem = "arn:aws:ssm:eu-west-1:111122223333:parameter/FAKEBOOK/TEST/"
     text = f"{ROLE}: ssm:GetParameters on resource: {stem}DB_USER with an explicit deny"
 
@@ -189,7 +189,7 @@ def test_denied_names_are_named(request_: Request, grant: str) -> None:
 
 @pytest.mark.parametrize("name", ["/A/X:3", "/A/X:live", "arn:aws:ssm:eu-west-1:111122223333:parameter/A/X"])
 def test_denied_selector_is_named_without_it(name: str) -> None:
-    """The remedy for a denied version, label or ARN is the ARN of the parameter, as IAM knows no other."""
+    """The remedy for a denied version, label or ARN has the parameter's ARN, because IAM knows no selectors."""
     resource = "arn:aws:ssm:eu-west-1:111122223333:parameter/A/X"
     text = f"{ROLE}: ssm:GetParameter on resource: {resource} {NO_POLICY} ssm:GetParameter action"
 
@@ -199,7 +199,7 @@ def test_denied_selector_is_named_without_it(name: str) -> None:
 
 
 def test_denial_without_a_resource() -> None:
-    """Where the text names no resource, the remedy has the ARNs with blanks to fill in."""
+    """If the text names no resource, the remedy has ARNs with placeholders."""
     error = refusal("AccessDeniedException", "no", request=BY_PATH)
 
     arn = "arn:aws:ssm:REGION:ACCOUNT:parameter/FAKEBOOK/TEST"
@@ -207,9 +207,7 @@ def test_denial_without_a_resource() -> None:
 
 
 def test_denial_on_everything_may_be_a_mistyped_name() -> None:
-    """
-    A denial whose resource ends in `:*` is how a role hears of a name that does not exist, and the remedy says so.
-    """
+    """A denial whose resource ends in `:*` may mean a name that does not exist, and the remedy says so."""
     text = f"{ROLE}: ssm:GetParameter on resource: arn:aws:ssm:eu-west-1:111122223333:* {NO_POLICY} action"
 
     remedy = refusal("AccessDeniedException", text).remedy or ""
@@ -222,7 +220,7 @@ def test_denial_on_everything_may_be_a_mistyped_name() -> None:
 
 
 def test_denied_key_names_its_arn() -> None:
-    """A denied kms:Decrypt is `DecryptionFailed`, with the key to grant where the text has it."""
+    """A denied kms:Decrypt is `DecryptionFailed`, and names the key if the text does."""
     key = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
     text = (
         f"{ROLE}: kms:Decrypt on resource: {key} {NO_POLICY} kms:Decrypt action"

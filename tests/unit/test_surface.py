@@ -1,4 +1,4 @@
-"""What the package shows, what importing it costs, and that every refusal of the service is one of our errors."""
+"""The public names of the package, the cost of importing it, and the completeness of the typing files."""
 
 import ast
 import inspect
@@ -21,7 +21,7 @@ names = pytest.mark.parametrize("name", aiossmenv.__all__)
 
 
 def exported() -> Iterator[str]:
-    """Find the names that any room says are the package's."""
+    """Yield each name that a module assigns to the package."""
     package = Path(aiossmenv.__file__).parent
     for path in (*package.glob("_[a-z]*.py"), *package.glob("_ssm/[a-z]*.py")):
         module = ".".join(path.relative_to(package.parent).with_suffix("").parts)
@@ -31,13 +31,13 @@ def exported() -> Iterator[str]:
 
 
 def test_all_is_sorted_and_complete() -> None:
-    """`__all__` has every name that a room gives to the package, once, in order."""
+    """`__all__` lists every public name once, sorted."""
     assert sorted(set(exported())) == aiossmenv.__all__
 
 
 @names
-def test_each_name_is_at_home_in_the_package(name: str) -> None:
-    """Each public name is fetched from its room once, says that it is from the package, and is documented."""
+def test_each_name_belongs_to_the_package(name: str) -> None:
+    """Each public name is imported once, its `__module__` is the package, and it has a docstring."""
     value = getattr(aiossmenv, name)
 
     assert vars(aiossmenv)[name] is value
@@ -45,27 +45,27 @@ def test_each_name_is_at_home_in_the_package(name: str) -> None:
     assert vars(value)["__doc__"].strip() if isinstance(value, type) else value.__doc__.strip()
 
 
-def test_dir_has_them() -> None:
-    """`dir()` has all public names and the version, before they were used."""
+def test_dir_lists_all_names() -> None:
+    """`dir()` lists all public names and the version, even before their first use."""
     assert [*aiossmenv.__all__, "__version__"] == aiossmenv.__dir__()
     assert {*aiossmenv.__all__, "__version__"} == set(dir(aiossmenv))
 
 
 def test_unknown_name() -> None:
-    """A name that does not exist is an `AttributeError` that says so, also where a room has it for itself."""
+    """A name that does not exist is an `AttributeError` with that text, even if a private module has such a name."""
     for name in ("load_environment", "Backoff", "_env_"):
         with pytest.raises(AttributeError, match=f"module 'aiossmenv' has no attribute '{name}'"):
             getattr(aiossmenv, name)
 
 
 def test_version_is_the_installed_one() -> None:
-    """`__version__` is what the package was installed as."""
+    """`__version__` is the version of the installed package."""
     assert metadata.version("aiossmenv") == aiossmenv.__version__
 
 
 @pytest.mark.parametrize("name", ["Env", "ParameterStore", "Rotating", "Snapshot"])
 def test_public_members_are_documented(name: str) -> None:
-    """Every public method and property of the classes one works with has a docstring."""
+    """Every public method and property of the main classes has a docstring."""
     for member, value in vars(getattr(aiossmenv, name)).items():
         if not member.startswith("_") and (inspect.isroutine(value) or isinstance(value, property)):
             assert (value.__doc__ or "").strip(), member
@@ -74,13 +74,13 @@ def test_public_members_are_documented(name: str) -> None:
 # --- Types
 
 
-def test_types_of_the_whole_face_are_checked() -> None:
-    """The files that type checkers see use every public name, and every public member of a class by its name."""
+def test_typing_files_cover_the_public_api() -> None:
+    """The files in tests/typing use every public name, and every public member of a class by its name."""
     files = [ast.parse(path.read_text()) for path in (Path(__file__).parents[1] / "typing").glob("*.py")]
     nodes = [node for file in files for node in ast.walk(file)]
     used = {node.id for node in nodes if isinstance(node, ast.Name)}
     used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    # Fixtures; and what pydantic-settings asks of a source and the library of a clock.
+    # Exempt: pytest fixtures, and methods that pydantic-settings and the clock protocol define.
     others = {"manual_clock", "memory_store", "decode_complex_value", "sleep"}
     written = {name.rpartition(".")[2] for name, _ in face.public() if not name.endswith("__")}
 
@@ -91,7 +91,7 @@ def test_types_of_the_whole_face_are_checked() -> None:
 
 
 def loaded_by(statement: str) -> set[str]:
-    """Return the top-level modules that a new interpreter has loaded after a statement."""
+    """Return the top-level modules that a statement loads in a new interpreter."""
     program = f"{statement}\nimport sys, json\nprint(json.dumps(sorted(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
     return {module.partition(".")[0] for module in json.loads(printed)}
@@ -100,13 +100,13 @@ def loaded_by(statement: str) -> set[str]:
 SDK = {"aioboto3", "aiobotocore", "boto3", "botocore", "aiohttp"}
 
 
-def test_importing_the_package_costs_next_to_nothing() -> None:
-    """Importing the package loads neither the SDK nor asyncio nor anything else that is installed."""
+def test_import_is_cheap() -> None:
+    """Importing the package loads neither the SDK nor asyncio nor any other installed package."""
     assert set() == loaded_by("import aiossmenv") & {*SDK, "asyncio", "cachetools", "logging", "typing_extensions"}
 
 
 def test_names_can_be_imported_without_the_sdk() -> None:
-    """Importing every public name loads no part of the SDK, for that takes a third of a second."""
+    """Importing every public name loads no part of the SDK, which would take a third of a second."""
     everything = loaded_by("from aiossmenv import *")
 
     assert set() == everything & SDK

@@ -1,4 +1,4 @@
-"""`aiossmenv.testing` as our users have it; that it does not lie is held by `integration/ssm/test_contract.py`."""
+"""`aiossmenv.testing` as users use it; `integration/ssm/test_contract.py` compares its store with a real one."""
 
 import asyncio
 import gc
@@ -42,11 +42,11 @@ def memory(clock: ManualClock) -> MemoryStore:
     return MemoryStore({A: "first"}, clock=clock)
 
 
-# --- The page
+# --- The documented examples
 
 
 def recipes() -> list[str]:
-    """Return the programs in the module's documentation."""
+    """Return the example programs of the module's docstring."""
     blocks = re.findall(r"(?:^ {4}.*\n|^\n)+", aiossmenv.testing.__doc__ or "", re.MULTILINE)
     return [textwrap.dedent(block).strip() + "\n" for block in blocks if block.strip()]
 
@@ -68,7 +68,10 @@ filterwarnings = error
 
 
 def test_recipes(tmp_path: Path) -> None:
-    """The page's programs are short, and work as they stand, with warnings as errors and a conftest that imports it."""
+    """
+    The documented examples are short, and work unchanged, with warnings as errors and a conftest that imports the
+    module.
+    """
     (tmp_path / "conftest.py").write_text(
         'from aiossmenv.testing import MemoryStore\n\npytest_plugins = ["aiossmenv.testing"]\n'
     )
@@ -92,7 +95,7 @@ def test_recipes(tmp_path: Path) -> None:
 
 
 def test_without_pytest_and_the_sdk() -> None:
-    """It needs neither pytest, without which it has no fixtures, nor the SDK."""
+    """The module works without the SDK, and without pytest, in which case it has no fixtures."""
     program = """
 import sys
 sys.modules["pytest"] = None
@@ -117,19 +120,19 @@ print(hasattr(testing, "memory_store"), [name for name in sdk if name in sys.mod
     assert "ssm:GetParametersByPath\nFalse []\n" == done.stdout, done.stderr
 
 
-# --- Installed
+# --- The default store
 
 
 async def test_fixtures(memory_store: MemoryStore, manual_clock: ManualClock) -> None:
-    """What pytest gives is an empty store that is installed, on the clock that it gives."""
+    """`memory_store` is an empty store that is installed as the default, and its clock is `manual_clock`."""
     assert "<MemoryStore 0 parameters>" == repr(memory_store)
     memory_store.put(A, "first")
     assert "first" == (await load_env("/M"))["A"]
     assert manual_clock is memory_store.clock
 
 
-async def test_installed(memory: MemoryStore, clock: ManualClock) -> None:
-    """While it is installed, a service's own `load_env()` and `ParameterStore()` read it, on its clock."""
+async def test_patch_default(memory: MemoryStore, clock: ManualClock) -> None:
+    """While the store is patched in, `load_env()` and `ParameterStore()` read it, on its clock."""
     with memory.patch_default() as installed:
         assert installed is memory
         async with load_env("/M/", ttl=60) as env, ParameterStore(region="eu-west-1") as store:
@@ -140,8 +143,8 @@ async def test_installed(memory: MemoryStore, clock: ManualClock) -> None:
             assert "second" == env["A"] == (await store.get(A)).value
 
 
-def test_installed_inside_another(memory: MemoryStore) -> None:
-    """The innermost one counts, and when all blocks have ended, by whatever way, stores are real ones again."""
+def test_nested_patch_default(memory: MemoryStore) -> None:
+    """The innermost store is used, and after all blocks have ended, in any way, stores are real again."""
     inner, own = MemoryStore(), ManualClock()
     with suppress(KeyError), memory.patch_default():
         with inner.patch_default():
@@ -156,8 +159,8 @@ def test_installed_inside_another(memory: MemoryStore) -> None:
     assert memory._service is not after._connect()
 
 
-async def test_what_is_left_open(memory: MemoryStore) -> None:
-    """A store that a service left open says so, as in production; the one in memory has nothing to leave open."""
+async def test_unclosed_stores_warn(memory: MemoryStore) -> None:
+    """A service's store that is left open warns as in production; the in-memory store itself needs no close."""
     with memory.patch_default():
         forgotten = ParameterStore()
         await forgotten.get(A)
@@ -174,7 +177,7 @@ async def test_what_is_left_open(memory: MemoryStore) -> None:
 # --- The store
 
 
-async def sealed(memory: MemoryStore, name: str) -> EncryptedParameter:
+async def read_encrypted(memory: MemoryStore, name: str) -> EncryptedParameter:
     """Read without decryption."""
     answer = await memory._reader.send_once(GetParameter(name, with_decryption=False), ReadStats())
     assert isinstance(answer, Page)
@@ -183,21 +186,21 @@ async def sealed(memory: MemoryStore, name: str) -> EncryptedParameter:
     return item
 
 
-async def test_every_write_shows(memory: MemoryStore) -> None:
-    """Without decryption no two writes look alike, also of the same value at one moment, and at the same version."""
-    looks = [await sealed(memory, A)]
+async def test_every_write_changes_the_digest(memory: MemoryStore) -> None:
+    """Two writes never have the same digest, even of the same value at one moment and with the same version."""
+    looks = [await read_encrypted(memory, A)]
     memory.put(A, "first")
-    looks.append(await sealed(memory, A))
+    looks.append(await read_encrypted(memory, A))
     memory.delete(A)
     memory.put(A, "first")
-    looks.append(await sealed(memory, A))
+    looks.append(await read_encrypted(memory, A))
 
     assert [1, 2, 1] == [look.version for look in looks]
     assert 3 == len({look.digest for look in looks}) == len({look.last_modified for look in looks})
 
 
-async def test_what_it_was_asked(memory: MemoryStore, clock: ManualClock) -> None:
-    """It counts the requests, and the decryptions, of which a steady state has none."""
+async def test_counters(memory: MemoryStore, clock: ManualClock) -> None:
+    """The store counts requests and decryptions; a refresh without changes decrypts nothing."""
     async with load_env("/M", ttl=60, list_interval=3600, store=memory):
         assert ([Call("ssm:GetParametersByPath", ("/M",), decrypt=True)], 1) == (memory.calls, memory.decrypted)
         memory.calls.clear()
@@ -209,8 +212,8 @@ async def test_what_it_was_asked(memory: MemoryStore, clock: ManualClock) -> Non
         assert 2 == memory.decrypted
 
 
-async def test_secrets(memory: MemoryStore, clock: ManualClock) -> None:
-    """A secret of Secrets Manager has a new id with each write, no version, and is not read undecrypted by name."""
+async def test_secrets_of_secrets_manager(memory: MemoryStore, clock: ManualClock) -> None:
+    """A secret has a new id after each write and no version, and its name cannot be read without decryption."""
     memory.put(REFERENCE, "a")
     first = await memory.get(REFERENCE)
     memory.put(REFERENCE, "b")
@@ -224,8 +227,8 @@ async def test_secrets(memory: MemoryStore, clock: ManualClock) -> None:
     assert Page((), invalid_parameters=(REFERENCE,)) == answer
 
 
-async def test_times(memory: MemoryStore) -> None:
-    """Faults answer as many requests as they were told to, in the order in which they were made."""
+async def test_fault_counts(memory: MemoryStore) -> None:
+    """A fault answers as many requests as its count says, in the order in which the faults were added."""
     memory.fail(1)
     memory.throttle(2)
     codes = []
@@ -238,8 +241,8 @@ async def test_times(memory: MemoryStore) -> None:
     assert ["InternalServerError", "ThrottlingException", "ThrottlingException"] == codes
 
 
-async def test_a_hang_is_given_up(memory: MemoryStore, clock: ManualClock) -> None:
-    """A request that hangs is given up after ten seconds, and tried again, as on a network."""
+async def test_hanging_request_is_retried(memory: MemoryStore, clock: ManualClock) -> None:
+    """A request that hangs is cancelled after ten seconds and retried, as on a network."""
     memory.hang(1)
     reading = asyncio.ensure_future(memory.get(A))
     await clock.advance(9.9)
@@ -251,7 +254,7 @@ async def test_a_hang_is_given_up(memory: MemoryStore, clock: ManualClock) -> No
 
 
 async def test_heal(memory: MemoryStore) -> None:
-    """Healing undoes every fault and every denial."""
+    """`heal()` removes every fault and every denial."""
     for breaks in (memory.throttle, memory.fail, memory.hang):
         breaks()
     memory.deny("*")
@@ -264,8 +267,8 @@ async def test_heal(memory: MemoryStore) -> None:
     ("resource", "denied"),
     [("*", True), (A, True), ("/M/*", True), (A + "/", True), ("/M", False), ("/M/AB", False), ("/m/A", False)],
 )
-async def test_resources(memory: MemoryStore, resource: str, *, denied: bool) -> None:
-    """A right is taken away for a name or for a pattern of names, with a final slash or without."""
+async def test_denied_resources(memory: MemoryStore, resource: str, *, denied: bool) -> None:
+    """A denial applies to a name or to a pattern of names, with or without a final slash."""
     memory.deny("ssm:GetParameter", resource)
     if denied:
         with pytest.raises(aiossmenv.ServiceError, match=f"parameter{A}"):
@@ -286,27 +289,27 @@ MISUSE: dict[str, tuple[Callable[[MemoryStore], None], type[Exception], str]] = 
 
 @pytest.mark.parametrize("name", MISUSE)
 def test_misuse(memory: MemoryStore, name: str) -> None:
-    """What cannot be meant is refused, for a test that tests nothing would pass."""
+    """Calls that cannot be meant are rejected, because a test that relies on them would test nothing."""
     misuse, kind, text = MISUSE[name]
     with pytest.raises(kind, match=text):
         misuse(memory)
 
 
-def test_no_such_type(memory: MemoryStore) -> None:
-    """A type that Parameter Store does not have is refused."""
-    kind: ParameterType = "Secret"  # type: ignore[assignment] # that is the point
+def test_unknown_type(memory: MemoryStore) -> None:
+    """A parameter type that Parameter Store does not have is rejected."""
+    kind: ParameterType = "Secret"  # type: ignore[assignment] # wrong on purpose
     with pytest.raises(ValueError, match="of type String, StringList, SecureString"):
         memory.put(A, "x", kind)
 
 
 def test_repr(memory: MemoryStore) -> None:
-    """Its repr counts the parameters and shows no value."""
+    """The repr shows the number of parameters and no value."""
     assert "<MemoryStore 1 parameters>" == repr(memory)
 
 
 @pytest.mark.parametrize("right", ["ssm:*", "kms:Decrypt"])
-async def test_no_value_in_what_it_raises(memory: MemoryStore, right: str) -> None:
-    """An error of it, rendered with all local variables and all that it is chained to, shows no value."""
+async def test_errors_show_no_value(memory: MemoryStore, right: str) -> None:
+    """An error of the store shows no value, even rendered with local variables and its whole chain."""
     memory.put(A, "marker-of-a-secret")
     memory.deny(right)
     with pytest.raises(aiossmenv.AiossmenvError) as caught:
@@ -320,8 +323,8 @@ async def test_no_value_in_what_it_raises(memory: MemoryStore, right: str) -> No
 # --- The clock
 
 
-async def test_what_is_due_happens_in_order(clock: ManualClock) -> None:
-    """Sleepers wake in the order of their times, each at its own, and those that one of them starts as well."""
+async def test_sleepers_wake_in_order(clock: ManualClock) -> None:
+    """Sleepers wake in the order of their times, including those that another sleeper starts."""
     woken: list[tuple[str, float]] = []
 
     async def sleeper(name: str, *seconds: float) -> None:
@@ -340,15 +343,15 @@ async def test_what_is_due_happens_in_order(clock: ManualClock) -> None:
     assert 4 == len(woken)
 
 
-async def test_no_time_at_all(clock: ManualClock) -> None:
-    """Who sleeps for no time goes on at once, as on a real clock."""
+async def test_zero_sleep(clock: ManualClock) -> None:
+    """A sleep of zero seconds returns without an advance of the clock, as on a real clock."""
     await clock.sleep(0)
     await clock.sleep(-1)
     assert 0 == clock.now()
 
 
-async def test_all_that_follows_is_done(clock: ManualClock) -> None:
-    """What falls due is done when the clock has advanced, though it takes hundreds of turns of the loop."""
+async def test_advance_runs_all_follow_up_work(clock: ManualClock) -> None:
+    """`advance()` returns only when everything that became due is done, even after hundreds of turns of the loop."""
     done = []
 
     async def work() -> None:
@@ -363,21 +366,21 @@ async def test_all_that_follows_is_done(clock: ManualClock) -> None:
     await task
 
 
-async def test_neighbour_without_rest(clock: ManualClock) -> None:
-    """A task that never waits for anything does not keep the clock from advancing."""
+async def test_busy_task_does_not_stop_the_clock(clock: ManualClock) -> None:
+    """A task that never waits does not keep the clock from advancing."""
 
-    async def restless() -> None:
+    async def busy() -> None:
         while True:
             await asyncio.sleep(0)
 
-    task = asyncio.ensure_future(restless())
+    task = asyncio.ensure_future(busy())
     await clock.advance(1)
     assert 1 == clock.now()
     task.cancel()
 
 
-async def test_who_may_not_read_a_secret_is_not_told_whether_it_is_there() -> None:
-    """As in AWS, a right on the secret comes before the secret."""
+async def test_missing_permission_hides_whether_a_secret_exists() -> None:
+    """As in AWS, the permission is checked before the existence of the secret."""
     store = MemoryStore({"/aws/reference/secretsmanager/there": "1"})
     store.deny("secretsmanager:GetSecretValue")
     for name in ("there", "nowhere"):
@@ -386,14 +389,14 @@ async def test_who_may_not_read_a_secret_is_not_told_whether_it_is_there() -> No
 
 
 @pytest.mark.parametrize("label", ["", ":x", "1st", "a b"])
-def test_labels_that_there_cannot_be(label: str) -> None:
-    """A label that Parameter Store would not take is refused."""
+def test_invalid_labels(label: str) -> None:
+    """A label that Parameter Store would reject is rejected."""
     store = MemoryStore({"/P/A": "1"})
     with pytest.raises(ValueError, match="label"):
         store.label("/P/A", label)
 
 
-async def test_time_does_not_run_backwards() -> None:
-    """A clock goes forward only."""
+async def test_time_never_runs_backwards() -> None:
+    """The clock only moves forward."""
     with pytest.raises(ValueError, match="backwards"):
         await ManualClock().advance(-1)

@@ -1,4 +1,4 @@
-"""What is asked of Parameter Store: names in batches that one call takes."""
+"""Requests to Parameter Store: names are grouped into batches that one call accepts."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,8 +14,8 @@ NAMES = st.lists(
 
 
 @given(NAMES)
-def test_batches_hold_all_names_and_no_two_of_one_parameter(names: list[str]) -> None:
-    """Each name is in one batch, no batch is larger than a call, and none holds two spellings of one parameter."""
+def test_batches_are_complete_and_unambiguous(names: list[str]) -> None:
+    """Each name is in one batch, no batch exceeds the limit of a call, and none has two spellings of one parameter."""
     made = list(batches(names))
 
     assert sorted(names) == sorted(name for batch in made for name in batch)
@@ -23,6 +23,6 @@ def test_batches_hold_all_names_and_no_two_of_one_parameter(names: list[str]) ->
     assert all(len({base_name(name) for name in batch}) == len(batch) for batch in made)
 
 
-def test_batches_are_as_few_as_can_be() -> None:
-    """Twenty-five names of different parameters take three calls."""
+def test_number_of_batches_is_minimal() -> None:
+    """Twenty-five names of different parameters need three calls."""
     assert [10, 10, 5] == [len(batch) for batch in batches(f"/P/{number}" for number in range(25))]

@@ -1,4 +1,4 @@
-"""What tests with a database get: an account on the server, its credentials in memory, and a relay to cut."""
+"""Fixtures of the database tests: an account on the server, its credentials in memory, and a relay that can be cut."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +15,7 @@ from timing import our_tasks
 def mysql_server() -> Iterator[Server]:
     """Run one private MySQL for all tests."""
     if not find_mysql():
-        pytest.skip("there is no MySQL here: set MYSQL_ROOT to where Debian's mysql-server-core is unpacked")
+        pytest.skip("no MySQL found: set MYSQL_ROOT to the directory where Debian's mysql-server-core is unpacked")
     with asyncio.Runner() as runner:
         running = mysql()
         database = runner.run(running.__aenter__())
@@ -25,7 +25,7 @@ def mysql_server() -> Iterator[Server]:
 
 @pytest.fixture(params=["mariadb", "mysql"])
 def server(request: pytest.FixtureRequest) -> Server:
-    """Give a MariaDB, and then a MySQL."""
+    """Run each test on MariaDB and on MySQL."""
     chosen = request.getfixturevalue(f"{request.param}_server")
     assert isinstance(chosen, Server)
     return chosen
@@ -33,7 +33,7 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 @pytest.fixture
 async def account(server: Server) -> AsyncIterator[Account]:
-    """Give a user of the test's own, with the password "first"; the test leaves neither connection nor task."""
+    """Give a new user with the password "first"; fail if the test leaves a connection or a task."""
     async with new_account(server) as account:
         yield account
     assert 0 == await account.gone()
@@ -42,12 +42,12 @@ async def account(server: Server) -> AsyncIterator[Account]:
 
 @pytest.fixture
 def source(server: Server, account: Account) -> Source:
-    """Give the account's credentials, in memory."""
+    """Give an in-memory source of the account's credentials."""
     return Source(DB_URL=server.address, DB_USER=account.name, DB_PASSWORD="first")
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
 async def relay(server: Server, request: pytest.FixtureRequest) -> AsyncIterator[Relay]:
-    """Give a way to the server that can be cut."""
+    """Give a relay to the server that the test can cut."""
     async with Relay(request.param, server.port).running() as running:
         yield running

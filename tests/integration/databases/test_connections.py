@@ -1,4 +1,4 @@
-"""What a connection of a `RotatingPool` goes through between its login and its end, on real servers."""
+"""The life of one `RotatingPool` connection, from login to close, on real servers."""
 
 import asyncio
 import subprocess
@@ -25,8 +25,8 @@ WORDS = ("first", "second", "third")
 
 
 @pytest.fixture
-async def way(server: Server, source: Source) -> AsyncIterator[Relay]:
-    """Lead the credentials through a relay."""
+async def login_relay(server: Server, source: Source) -> AsyncIterator[Relay]:
+    """Send the pool's logins through a relay."""
     async with Relay("127.0.0.1", server.port).running() as relay:
         source.publish(DB_URL=relay.address)
         yield relay
@@ -47,69 +47,67 @@ async def answer(connection: aiomysql.Connection, statement: str) -> Any:
 
 
 async def sessions(account: Account, server: Server) -> list[int]:
-    """Return the numbers of the account's sessions."""
+    """Return the ids of the account's sessions."""
     return [row[0] for row in await server.execute("SHOW PROCESSLIST") if row[1] == account.name]
 
 
 # Logins
 
 
-async def test_a_retired_pool_never_logs_in(source: Source, account: Account, server: Server, way: Relay) -> None:
-    """An old pool whose idle sessions the server killed is disposed of without a login."""
+async def test_retired_pool_never_logs_in(source: Source, account: Account, server: Server, login_relay: Relay) -> None:
+    """A retired pool closes without a login, even if the server killed its idle sessions."""
     async with RotatingPool(source, maxsize=3, minsize=2) as pool, pool.acquire():
         for session in await sessions(account, server):
             await server.execute(f"KILL {session}")
         await account.set_password("second")
         source.publish(DB_PASSWORD="second")
         await eventually(lambda: pool.generation == 2)
-    assert ["first"] * 2 + ["second"] * 2 == [login.password(*WORDS) for login in way.logins]
-    assert {account.name} == {login.user for login in way.logins}
+    assert ["first"] * 2 + ["second"] * 2 == [login.password(*WORDS) for login in login_relay.logins]
+    assert {account.name} == {login.user for login in login_relay.logins}
 
 
-async def test_no_login_while_newer_credentials_are_not_proved(source: Source, account: Account, way: Relay) -> None:
-    """Between the read of new credentials and the swap no login is made with the old ones; it waits for the swap."""
+async def test_no_login_with_old_credentials_before_swap(source: Source, account: Account, login_relay: Relay) -> None:
+    """
+    Between the read of new credentials and the swap, a login with the old ones does not start; it waits for the swap.
+    """
     async with RotatingPool(source, maxsize=3, minsize=1, retry_deadline=5) as pool, pool.acquire():
         await account.set_password("second")
-        way.hold()
+        login_relay.hold()
         source.publish(DB_PASSWORD="second")
         asking = [asyncio.create_task(ask(pool, "SELECT 1")) for _ in range(2)]
         await asyncio.sleep(0.2)
-        way.go_on()
+        login_relay.resume()
         assert [1, 1] == await asyncio.gather(*asking)
-    assert 1 == [login.password(*WORDS) for login in way.logins].count("first")
+    assert 1 == [login.password(*WORDS) for login in login_relay.logins].count("first")
     assert 0 == pool.status.auth_failures
 
 
-async def test_old_credentials_serve_while_the_new_ones_do_not_work(
-    source: Source, account: Account, way: Relay
-) -> None:
-    """Values that were tried and refused are not waited for: a login is made with those that work."""
+async def test_old_credentials_serve_while_new_ones_fail(source: Source, account: Account, login_relay: Relay) -> None:
+    """After the new credentials are rejected, new logins use the old ones and do not wait."""
     async with RotatingPool(source, maxsize=2, minsize=1, retry_deadline=5) as pool, pool.acquire():
         source.publish(DB_PASSWORD="wrong")
         assert 1 == await ask(pool, "SELECT 1")
         assert "DEGRADED" == pool.state
-    assert 2 == [login.password(*WORDS) for login in way.logins].count("first")
+    assert 2 == [login.password(*WORDS) for login in login_relay.logins].count("first")
 
 
-async def test_a_swap_during_a_login(source: Source, account: Account, way: Relay) -> None:
-    """A login to a pool that is replaced meanwhile and fails is made to the newer one, with its password."""
+async def test_swap_during_login(source: Source, account: Account, login_relay: Relay) -> None:
+    """If a login fails because its pool was replaced meanwhile, the acquire logs in to the new pool."""
     async with RotatingPool(source, maxsize=2, minsize=1, drain_timeout=0.2, retry_deadline=5) as pool, pool.acquire():
-        way.hold()
+        login_relay.hold()
         asking = asyncio.create_task(ask(pool, "SELECT 1"))
         await asyncio.sleep(0.1)
         await account.set_password("second")
         source.publish(DB_PASSWORD="second")
         await asyncio.sleep(0.1)
-        way.go_on()
+        login_relay.resume()
         assert 1 == await asking
-    # The one login that had begun before the swap is refused; none is made after it.
-    assert 2 >= [login.password(*WORDS) for login in way.logins].count("first")
+    # The server rejects the one login that started before the swap; no login with the old password starts after it.
+    assert 2 >= [login.password(*WORDS) for login in login_relay.logins].count("first")
 
 
-async def test_rsa(source: Source, account: Account, server: Server) -> None:
-    """
-    Without TLS a new password logs in as well, which `caching_sha2_password` wants encrypted with the server's key.
-    """
+async def test_new_password_logs_in_without_tls(source: Source, account: Account, server: Server) -> None:
+    """Without TLS, a new password logs in too: `caching_sha2_password` needs it encrypted with the server's RSA key."""
     async with RotatingPool(source, maxsize=2) as pool:
         await account.set_password("second")
         source.publish(DB_PASSWORD="second")
@@ -122,8 +120,8 @@ async def test_rsa(source: Source, account: Account, server: Server) -> None:
         assert (("caching_sha2_password",),) == plugin
 
 
-async def test_without_cryptography(mysql_server: Server) -> None:
-    """Where the package is missing that RSA needs, the error says so and how to get it, and holds no value."""
+async def test_missing_cryptography(mysql_server: Server) -> None:
+    """If the package that RSA needs is missing, the error says how to install it and shows no value."""
     await mysql_server.set_user("no_rsa", "s3cret")
     script = f"""
         import asyncio, sys, traceback
@@ -157,8 +155,8 @@ async def test_without_cryptography(mysql_server: Server) -> None:
     await mysql_server.drop_user("no_rsa")
 
 
-async def test_an_error_that_is_not_the_drivers_says_what_it_is(source: Source) -> None:
-    """A misspelt option is named, and an error whose text has a part of a value is not quoted."""
+async def test_error_of_another_library(source: Source) -> None:
+    """An error that is not aiomysql's shows its text, unless the text contains a part of a value."""
     with pytest.raises(RotationFailed, match="unexpected keyword argument 'databse'"):
         await RotatingPool(source, databse="app").__aenter__()
     source.publish(DB_PASSWORD="databse-s3cret")
@@ -169,7 +167,7 @@ async def test_an_error_that_is_not_the_drivers_says_what_it_is(source: Source) 
         await RotatingPool(source).__aenter__()
 
 
-# Secrets that lead nowhere
+# Secrets without a usable server
 
 
 @pytest.mark.parametrize(
@@ -184,8 +182,8 @@ async def test_an_error_that_is_not_the_drivers_says_what_it_is(source: Source) 
         ('{"username": "u", "password": "s3cret", "host": "h", "engine": ["mysql"]}', "DSN is the secret of another"),
     ],
 )
-async def test_a_secret_of_no_mysql(source: Source, secret: str, fault: str) -> None:
-    """A secret without a host, or of another kind of database, is refused with the reason, and with no value."""
+async def test_secret_without_mysql_host(source: Source, secret: str, fault: str) -> None:
+    """A secret without a host, or of another kind of database, is rejected; the error gives the reason and no value."""
     source.publish(DSN=secret)
     with pytest.raises(RotationFailed, match=f"nothing could be built from DSN: {fault}") as caught:
         await RotatingPool(source, {"dsn": "DSN"}).__aenter__()
@@ -194,7 +192,7 @@ async def test_a_secret_of_no_mysql(source: Source, secret: str, fault: str) -> 
 
 
 async def test_keys_without_a_host(source: Source) -> None:
-    """Where neither keys nor options lead to a host, the pool connects nowhere."""
+    """If neither the keys nor the options give a host, the pool connects nowhere."""
     for keys in ({"user": "DB_USER", "password": "DB_PASSWORD"}, {"host": "HOST", "user": "DB_USER"}):
         source.publish(HOST=":3306")
         with pytest.raises(RotationFailed, match="has no host"):
@@ -202,8 +200,8 @@ async def test_keys_without_a_host(source: Source) -> None:
 
 
 @pytest.mark.parametrize("engine", ["mysql", "MariaDB", "aurora-mysql", "aurora", ""])
-async def test_a_secret_of_a_mysql(source: Source, account: Account, server: Server, engine: str) -> None:
-    """The engines that speak the protocol are accepted; a socket's path is as good as a host."""
+async def test_secret_of_mysql_engine(source: Source, account: Account, server: Server, engine: str) -> None:
+    """Every engine that speaks the MySQL protocol is accepted, and a socket path can replace the host."""
     source.publish(DSN=f'{{"username": "{account.name}", "password": "first", "engine": "{engine}"}}')
     await server.execute(f"CREATE USER '{account.name}'@'localhost' IDENTIFIED BY 'first'")
     async with RotatingPool(source, {"dsn": "DSN"}, unix_socket=server.socket) as pool:
@@ -211,7 +209,7 @@ async def test_a_secret_of_a_mysql(source: Source, account: Account, server: Ser
     await server.execute(f"DROP USER '{account.name}'@'localhost'")
 
 
-# What a borrower leaves behind
+# Session state after a release
 
 
 def autocommit_off(connection: aiomysql.Connection) -> Coroutine[Any, Any, None]:
@@ -254,10 +252,10 @@ LEFTOVERS: list[tuple[str | Callable[[aiomysql.Connection], Coroutine[Any, Any, 
 
 @pytest.mark.parametrize("options", [{"db": "app"}, {"db": "app", "autocommit": False, "sql_mode": "'ANSI'"}, {}])
 @pytest.mark.parametrize(("leave", "expression"), LEFTOVERS)
-async def test_what_a_borrower_changes_ends_with_him(
+async def test_session_state_is_reset(
     source: Source, server: Server, leave: Any, expression: str, options: dict[str, Any]
 ) -> None:
-    """The next borrower finds the session as it was after the login, whatever the one before did and however."""
+    """An acquire gets the session as it was after the login, whatever the previous user of the connection changed."""
     if expression == "@@autocommit" and options.get("autocommit") is False:
         leave = "SET autocommit = 1" if isinstance(leave, str) else autocommit_on
     of_mysql = isinstance(server, MySQL)
@@ -274,21 +272,21 @@ async def test_what_a_borrower_changes_ends_with_him(
             assert before == await answer(connection, f"SELECT {expression}")
             assert options.get("autocommit", True) is connection.get_autocommit()
             assert ("ANSI" in options.get("sql_mode", "")) == ("ANSI" in await answer(connection, "SELECT @@sql_mode"))
-        # Not a new login, unless there is no other way back to no database.
+        # The connection is reset, not replaced, except where only a new login can restore "no database selected".
         if options or expression != "DATABASE()":
             assert number == await ask(pool, "SELECT CONNECTION_ID()")
 
 
-async def test_a_temporary_table_ends_with_its_borrower(source: Source) -> None:
-    """The next borrower does not find the temporary table of the one before."""
+async def test_temporary_table_is_dropped(source: Source) -> None:
+    """A temporary table does not survive the release of its connection."""
     async with RotatingPool(source, db="app", maxsize=1) as pool:
         await ask(pool, "CREATE TEMPORARY TABLE mine (n INT)")
         with pytest.raises(aiomysql.ProgrammingError, match="1146"):
             await ask(pool, "SELECT * FROM mine")
 
 
-async def test_an_init_command_holds_on(source: Source) -> None:
-    """The init command of a pool has effect for each borrower, whatever the one before did."""
+async def test_init_command_runs_after_reset(source: Source) -> None:
+    """The init command takes effect for every acquire, whatever the previous user of the connection changed."""
     async with RotatingPool(source, maxsize=1, init_command="SET @tenant = 1") as pool:
         assert 1 == await ask(pool, "SELECT @tenant")
         await ask(pool, "SET @tenant = 2")
@@ -300,7 +298,7 @@ async def test_an_init_command_holds_on(source: Source) -> None:
 async def test_an_open_transaction_is_rolled_back(
     source: Source, account: Account, server: Server, end: str, *, autocommit: bool
 ) -> None:
-    """A transaction that a borrower leaves open, however he ends, has no effect and holds no lock."""
+    """A transaction that is open at release has no effect and holds no lock, however the block ends."""
     await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
 
     async def leave() -> None:
@@ -323,13 +321,13 @@ async def test_an_open_transaction_is_rolled_back(
         async with pool.acquire() as connection:
             assert not connection.get_transaction_status()
             assert 0 == await answer(connection, f"SELECT COUNT(*) FROM {account.name}")
-            # One that is cancelled has no time for another round trip.
+            # After a cancellation the pool closes the connection, because a rollback would need another round trip.
             assert (end == "is cancelled") == (number != await answer(connection, "SELECT CONNECTION_ID()"))
         await server.execute(f"DROP TABLE app.{account.name}")
 
 
-async def test_the_next_borrower_does_not_read_the_past(source: Source, account: Account, server: Server) -> None:
-    """Without autocommit a borrower that only reads leaves no snapshot to the next."""
+async def test_release_drops_the_read_snapshot(source: Source, account: Account, server: Server) -> None:
+    """Without autocommit, a block that only reads leaves no read snapshot to the next acquire."""
     await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
     async with RotatingPool(source, db="app", maxsize=1, autocommit=False) as pool:
         assert 0 == await ask(pool, f"SELECT COUNT(*) FROM {account.name}")
@@ -338,44 +336,46 @@ async def test_the_next_borrower_does_not_read_the_past(source: Source, account:
     await server.execute(f"DROP TABLE app.{account.name}")
 
 
-async def test_who_changes_nothing_pays_nothing(source: Source, account: Account, server: Server, way: Relay) -> None:
-    """
-    A borrower that commits what it does causes no request of the pool's own; one that leaves a transaction open, one.
-    """
+async def test_reset_costs_no_round_trip_without_changes(
+    source: Source, account: Account, server: Server, login_relay: Relay
+) -> None:
+    """The pool sends no request of its own after a committed transaction, and one after an open transaction."""
     await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
     async with RotatingPool(source, db="app", maxsize=1) as pool:
-        before = way.packets
+        before = login_relay.packets
         for _ in range(10):
             await ask(pool, "SELECT 1")
             async with pool.acquire() as connection:
                 await connection.begin()
                 await answer(connection, f"INSERT INTO {account.name} VALUES (1)")
                 await connection.commit()
-        assert 10 * 4 == way.packets - before
+        assert 10 * 4 == login_relay.packets - before
         async with pool.acquire() as connection:
             await connection.begin()
-        assert 10 * 4 + 2 == way.packets - before
+        assert 10 * 4 + 2 == login_relay.packets - before
     await server.execute(f"DROP TABLE app.{account.name}")
 
 
-# Connections that have ended
+# Connections that the server or the network closed
 
 
-async def test_the_loop_stood_still_while_the_server_closed(source: Source, server: Server) -> None:
-    """A process that was frozen while the server closed its idle sessions gets a new one, and no error."""
+async def test_server_closes_idle_sessions_while_loop_is_blocked(source: Source, server: Server) -> None:
+    """
+    If the server closes idle sessions while the loop is blocked, the next acquire gets a new session and no error.
+    """
     before = (await server.execute("SELECT @@global.wait_timeout"))[0][0]
     await server.execute("SET GLOBAL wait_timeout = 1")
     try:
         async with RotatingPool(source, maxsize=2) as pool:
             number = await ask(pool, "SELECT CONNECTION_ID()")
-            time.sleep(3)  # noqa: ASYNC251 - the loop stands still
+            time.sleep(3)  # noqa: ASYNC251 - the test blocks the loop
             assert number != await ask(pool, "SELECT CONNECTION_ID()")
     finally:
         await server.execute(f"SET GLOBAL wait_timeout = {before}")
 
 
-async def test_a_killed_session_while_the_loop_stood_still(source: Source, account: Account, server: Server) -> None:
-    """A session that ended a moment ago is not lent, whether or not the loop has run since."""
+async def test_sessions_killed_while_loop_is_blocked(source: Source, account: Account, server: Server) -> None:
+    """A session that was killed is not lent, whether or not the loop has run since."""
     async with RotatingPool(source, maxsize=3) as pool:
         for _ in range(2):
             killing = [f"KILL {session};" for session in await sessions(account, server)]
@@ -386,16 +386,16 @@ async def test_a_killed_session_while_the_loop_stood_still(source: Source, accou
                 "        for kill in sys.argv[2:]: await cursor.execute(kill)\n"
                 "asyncio.run(main())\n"
             )
-            subprocess.run([sys.executable, "-c", script, server.socket, *killing], check=True)  # noqa: ASYNC221 - so that it stands still
+            subprocess.run([sys.executable, "-c", script, server.socket, *killing], check=True)  # noqa: ASYNC221 - blocks the loop
             async with asyncio.TaskGroup() as group:
                 answers = [group.create_task(ask(pool, "SELECT 1")) for _ in range(3)]
             assert [1, 1, 1] == [answer.result() for answer in answers]
 
 
-async def test_a_connection_that_the_network_has_forgotten(source: Source, way: Relay) -> None:
-    """Of connections that idled long and answer no more one is waited for, for two seconds, and all are replaced."""
+async def test_connections_lost_by_the_network(source: Source, login_relay: Relay) -> None:
+    """If idle connections no longer answer, one ping waits for two seconds, and then all of them are replaced."""
     async with RotatingPool(source, maxsize=3, pre_ping_after=0.05) as pool:
-        way.lose()
+        login_relay.blackhole()
         await asyncio.sleep(0.1)
         began = time.monotonic()
         for _ in range(3):
@@ -403,13 +403,11 @@ async def test_a_connection_that_the_network_has_forgotten(source: Source, way: 
         assert 1.9 < time.monotonic() - began < 3.9
 
 
-async def test_pings(source: Source, way: Relay) -> None:
-    """
-    A connection is pinged when it idled longer than `pre_ping_after`, also by the time of day alone, and else never.
-    """
+async def test_pings(source: Source, login_relay: Relay) -> None:
+    """A connection is pinged only if it idled longer than `pre_ping_after`, by either of the two clocks."""
 
     class Clock:
-        """A clock whose time of day can go further than the other, as on a machine that was asleep."""
+        """A clock whose wall time can run ahead of its monotonic time, as after a suspend."""
 
         ahead = timedelta()
         now = staticmethod(time.monotonic)
@@ -421,22 +419,22 @@ async def test_pings(source: Source, way: Relay) -> None:
             await asyncio.sleep(seconds)
 
     clock = Clock()
-    source._clock = clock  # type: ignore[attr-defined] # as an `Env` has one
+    source._clock = clock  # type: ignore[attr-defined] # an `Env` has this attribute
     async with RotatingPool(source, maxsize=1) as pool:
-        before = way.packets
+        before = login_relay.packets
         for _ in range(10):
             await ask(pool, "SELECT 1")
-        assert 10 == way.packets - before
+        assert 10 == login_relay.packets - before
         clock.ahead = timedelta(seconds=9)
         await ask(pool, "SELECT 1")
-        assert 11 == way.packets - before
+        assert 11 == login_relay.packets - before
         clock.ahead = timedelta(seconds=20)
         await ask(pool, "SELECT 1")
-        assert 13 == way.packets - before
+        assert 13 == login_relay.packets - before
 
 
 async def test_pool_recycle(source: Source) -> None:
-    """As aiomysql's, it replaces what idled longer."""
+    """A connection that idled longer than `pool_recycle` is replaced, as in aiomysql."""
     async with RotatingPool(source, maxsize=1, pool_recycle=0.1) as pool:
         number = await ask(pool, "SELECT CONNECTION_ID()")
         assert number == await ask(pool, "SELECT CONNECTION_ID()")
@@ -444,8 +442,8 @@ async def test_pool_recycle(source: Source) -> None:
         assert number != await ask(pool, "SELECT CONNECTION_ID()")
 
 
-async def test_a_server_that_has_become_a_replica(source: Source, account: Account, server: Server) -> None:
-    """After an error 1290 no session that was open is lent again: the next logins go where the name leads now."""
+async def test_server_becomes_read_only(source: Source, account: Account, server: Server) -> None:
+    """After error 1290 no session that was open is lent again, so the next logins resolve the host name anew."""
     await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
     async with RotatingPool(source, db="app", maxsize=3) as pool:
         before = set(await sessions(account, server))
@@ -461,11 +459,8 @@ async def test_a_server_that_has_become_a_replica(source: Source, account: Accou
 
 
 @pytest.mark.parametrize(("number", "closed"), [(1290, True), (1836, True), (1062, False), (1644, False)])
-async def test_an_error_that_the_borrower_swallows(source: Source, number: int, *, closed: bool) -> None:
-    """
-    The connection of a server that refuses to write is closed also if its borrower goes on; after other errors it is
-    not.
-    """
+async def test_read_only_error_that_the_block_catches(source: Source, number: int, *, closed: bool) -> None:
+    """A read-only error closes the connection on release even if the block catches it; other errors do not."""
     async with RotatingPool(source, maxsize=1) as pool:
         async with pool.acquire() as connection:
             before = await answer(connection, "SELECT CONNECTION_ID()")
@@ -479,17 +474,17 @@ async def test_an_error_that_the_borrower_swallows(source: Source, number: int, 
 
 
 @pytest.mark.parametrize("way_in", ["acquire", "cursor"])
-async def test_a_timeout(source: Source, way_in: str) -> None:
-    """Who waits for a place longer than he said is told which pool it is, how big, and how much of it is in use."""
+async def test_acquire_timeout(source: Source, way_in: str) -> None:
+    """An acquire that times out names the pool, its size and the number of connections in use."""
     async with RotatingPool(source, maxsize=2) as pool, pool.acquire(timeout=0), pool.acquire():
         began = time.monotonic()
         wanted = r"no connection within 0\.1 s from <RotatingPool DB_URL, .*>: 2 of 2 are in use"
         with pytest.raises(TimeoutError, match=wanted) as caught:
             async with getattr(pool, way_in)(timeout=0.1):
-                pytest.fail("it had a place")
+                pytest.fail("the pool lent a connection")
         assert 0.09 <= time.monotonic() - began < 2
         assert (None, None) == (caught.value.__cause__, caught.value.__context__)
-    # It covers the wait alone, not the block; places and connections are all back.
+    # The timeout covers the wait, not the block. Both blocks return their connection.
     async with RotatingPool(source, maxsize=1) as pool:
         for _ in range(2):
             async with getattr(pool, way_in)(timeout=0.1):
@@ -499,14 +494,14 @@ async def test_a_timeout(source: Source, way_in: str) -> None:
                     raise TimeoutError("mine")
 
 
-async def test_a_timeout_of_a_login(source: Source, way: Relay) -> None:
-    """A login that hangs ends at the timeout as well, and gives its place back."""
+async def test_timeout_covers_the_login(source: Source, login_relay: Relay) -> None:
+    """A login that hangs ends at the timeout too, and gives its slot back."""
     async with RotatingPool(source, maxsize=2, minsize=1) as pool, pool.acquire():
-        way.hold()
+        login_relay.hold()
         with pytest.raises(TimeoutError, match=r"within 0\.2 s from .*: 2 of 2 are in use"):
             async with pool.acquire(timeout=0.2):
-                pytest.fail("it logged in")
-        way.go_on()
+                pytest.fail("the login succeeded")
+        login_relay.resume()
         assert 1 == await ask(pool, "SELECT 1")
 
 
@@ -515,16 +510,16 @@ async def test_a_timeout_of_a_login(source: Source, way: Relay) -> None:
 
 @asynccontextmanager
 async def left_open(pool: RotatingPool) -> AsyncIterator[None]:
-    """Try to use a pool where it cannot be used."""
+    """Acquire a connection, with a limit of 5 s."""
     async with asyncio.timeout(5), pool.acquire():
         yield
 
 
-async def test_another_loop_is_refused(source: Source) -> None:
-    """On another event loop a pool is refused at once, with the remedy, and goes on where it was opened."""
+async def test_pool_rejects_another_loop(source: Source) -> None:
+    """On another event loop a pool fails at once and names the remedy; on its own loop it still works."""
 
     async def elsewhere() -> None:
-        """Use it, and close it."""
+        """Acquire from the pool, and close it."""
         for attempt in (left_open(pool).__aenter__, pool.aclose):
             with pytest.raises(RotationFailed, match=r"another event loop.* in each asyncio\.run\(\)"):
                 await attempt()
@@ -532,16 +527,16 @@ async def test_another_loop_is_refused(source: Source) -> None:
     async with RotatingPool(source, maxsize=1) as pool:
         await asyncio.to_thread(asyncio.run, elsewhere())
         assert 1 == await ask(pool, "SELECT 1")
-        # Where all places are taken, too.
+        # It fails at once even if all connections are in use.
         async with pool.acquire():
             await asyncio.to_thread(asyncio.run, elsewhere())
 
 
 @pytest.mark.parametrize("end", ["os._exit(0)", "sys.exit()"])
-async def test_a_forked_child_is_refused(server: Server, account: Account, end: str) -> None:
+async def test_pool_rejects_a_forked_child(server: Server, account: Account, end: str) -> None:
     """
-    In a forked child a pool is refused at once, with the remedy; the parent's sessions are not touched, however it
-    ends.
+    In a forked child a pool fails at once and names the remedy; however the child ends, the parent's sessions stay
+    open.
     """
     script = f"""
         import asyncio, gc, os, sys, warnings

@@ -1,4 +1,4 @@
-"""`RotatingPool` on a real server: use, keys, one parameter, the beginning."""
+"""`RotatingPool` on a real server: use, keys, one parameter, start."""
 
 import ast
 import asyncio
@@ -38,7 +38,7 @@ async def ask(pool: RotatingPool, statement: str) -> Any:
 
 
 def code(error: BaseException | None) -> int:
-    """Return the number that the server gave an error."""
+    """Return the server's error number."""
     assert isinstance(error, aiomysql.MySQLError)
     return int(error.args[0])
 
@@ -53,8 +53,8 @@ async def test_acquire_and_execute(source: Source, account: Account) -> None:
         assert (1, "READY") == (pool.generation, pool.state)
 
 
-async def test_the_example_of_the_module(ssm: Store, server: Server, account: Account) -> None:
-    """What the module's docstring shows works as it stands."""
+async def test_example_of_the_module(ssm: Store, server: Server, account: Account) -> None:
+    """The example in the module's docstring works unchanged."""
     example = re.search(r"(?:^    .*\n)+", mysql.__doc__ or "", re.MULTILINE)
     assert example
     for key, value in {"DB_URL": server.address, "DB_USER": account.name, "DB_PASSWORD": "first"}.items():
@@ -69,7 +69,7 @@ async def test_the_example_of_the_module(ssm: Store, server: Server, account: Ac
 
 
 async def test_a_cursor_for_one_statement(source: Source) -> None:
-    """`cursor()` lends a cursor, of a kind of one's choice, and takes back the connection with it."""
+    """`cursor()` lends a cursor of the given class, and releases its connection at the end of the block."""
     async with RotatingPool(source, maxsize=1) as pool:
         for _ in range(3):
             async with pool.cursor() as cursor:
@@ -85,7 +85,7 @@ async def test_a_cursor_for_one_statement(source: Source) -> None:
 
 
 async def test_a_real_env(ssm: Store, server: Server, account: Account) -> None:
-    """With an `Env` that is not refreshed by itself, a refused login is what makes it read the new password."""
+    """With an `Env` that rarely refreshes, a rejected login forces the refresh that reads the new password."""
     for key, value in {"DB_URL": server.address, "DB_USER": account.name, "DB_PASSWORD": "first"}.items():
         await asyncio.to_thread(ssm.put, f"/FAKEBOOK/TEST/{key}", value)
     async with (
@@ -101,14 +101,14 @@ async def test_a_real_env(ssm: Store, server: Server, account: Account) -> None:
 
 
 @pytest.mark.parametrize(("options", "wanted"), [({}, True), ({"autocommit": False}, False)])
-async def test_autocommit_is_on_unless_told_otherwise(source: Source, options: dict[str, Any], *, wanted: bool) -> None:
-    """Without an option a connection commits each statement."""
+async def test_autocommit_is_on_by_default(source: Source, options: dict[str, Any], *, wanted: bool) -> None:
+    """By default a connection commits each statement."""
     async with RotatingPool(source, maxsize=1, **options) as pool, pool.acquire() as connection:
         assert wanted is connection.get_autocommit()
 
 
 async def test_options_go_to_aiomysql(source: Source) -> None:
-    """Options of aiomysql that are not keys are passed on."""
+    """Options that are not keys are passed to aiomysql."""
     async with (
         RotatingPool(source, maxsize=1, db="app", cursorclass=aiomysql.DictCursor) as pool,
         pool.acquire() as connection,
@@ -120,8 +120,8 @@ async def test_options_go_to_aiomysql(source: Source) -> None:
 
 async def test_tls(source: Source, server: Server, tmp_path: Path) -> None:
     """
-    A TLS context reaches the server: connections are encrypted, after a swap too, and an unknown certificate is
-    refused.
+    A TLS context reaches the server: connections are encrypted, also after a swap, and an unknown certificate is
+    rejected.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "database")])
@@ -134,7 +134,7 @@ async def test_tls(source: Source, server: Server, tmp_path: Path) -> None:
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     (tmp_path / "key").write_bytes(key.private_bytes(pem, pkcs8, serialization.NoEncryption()))
     (tmp_path / "certificate").write_bytes(certificate.public_bytes(pem))
-    # Whoever the server runs as.
+    # The server may run as another user, who must be able to read the files.
     tmp_path.chmod(0o755)
 
     another = mysql_server if isinstance(server, MySQL) else mariadb
@@ -156,24 +156,18 @@ async def test_tls(source: Source, server: Server, tmp_path: Path) -> None:
             await RotatingPool(source, ssl=ssl.create_default_context(), start_deadline=0.1).__aenter__()
 
 
-async def test_an_option_that_aiomysql_does_not_know(source: Source) -> None:
-    """A misspelt option is an error at the start."""
-    with pytest.raises(RotationFailed, match="TypeError"):
-        await RotatingPool(source, databse="app").__aenter__()
-
-
 async def test_maxsize_is_at_least_one(source: Source) -> None:
-    """A pool without places is refused: nobody would ever get a connection."""
+    """A pool without slots is rejected, because an acquire could never succeed."""
     with pytest.raises(ValueError, match="maxsize"):
         RotatingPool(source, maxsize=0)
     assert "<RotatingPool>" == repr(object.__new__(RotatingPool))
 
 
 @pytest.mark.parametrize(("minsize", "wanted"), [(None, 3), (0, 1), (2, 2), (9, 3)])
-async def test_connections_that_are_opened_in_advance(
+async def test_minsize_connections_are_opened_in_advance(
     source: Source, account: Account, minsize: int | None, wanted: int
 ) -> None:
-    """A new pool has that many connections open, one at least and *maxsize* at most and by default."""
+    """A new pool opens *minsize* connections in advance: at least one, and at most *maxsize*, which is the default."""
     async with RotatingPool(source, maxsize=3, minsize=minsize) as pool:
         assert wanted == await account.connections()
         await ask(pool, "SELECT 1")
@@ -181,7 +175,7 @@ async def test_connections_that_are_opened_in_advance(
 
 
 async def test_outside_of_the_block(source: Source) -> None:
-    """Before it is entered and after it is closed the pool lends nothing; closing again is fine."""
+    """Before it is entered and after it is closed the pool lends nothing; a second close does nothing."""
     pool = RotatingPool(source, maxsize=1)
     with pytest.raises(RotationFailed, match="not open"):
         await ask(pool, "SELECT 1")
@@ -193,7 +187,7 @@ async def test_outside_of_the_block(source: Source) -> None:
 
 
 async def test_status(source: Source, account: Account) -> None:
-    """The status counts what the pool has been through, and neither it nor the repr has a value in it."""
+    """The status counts swaps, failures and refreshes; neither the status nor the repr shows a value."""
     async with RotatingPool(source, maxsize=2, minsize=1, min_gap=0.02) as pool:
         async with pool.acquire():
             await account.set_password("second")
@@ -227,7 +221,7 @@ async def test_repr(source: Source) -> None:
 
 
 def test_without_aiomysql() -> None:
-    """Where aiomysql is missing the import says how to install it."""
+    """Without aiomysql, the import says how to install it."""
     script = "import sys; sys.modules['aiomysql'] = None; import aiossmenv.mysql"
     run = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert "ImportError: aiossmenv.mysql needs aiomysql: pip install 'aiossmenv[mysql]'" in run.stderr
@@ -237,7 +231,7 @@ def test_without_aiomysql() -> None:
 
 
 async def test_an_address_with_a_port(relay: Relay, source: Source) -> None:
-    """The host may have its port with it, also where it is an IPv6 address."""
+    """The host may include a port, also with an IPv6 address."""
     source.publish(DB_URL=relay.address)
     async with RotatingPool(source, maxsize=1) as pool:
         assert 1 == await ask(pool, "SELECT 1")
@@ -245,7 +239,7 @@ async def test_an_address_with_a_port(relay: Relay, source: Source) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_a_host_and_a_port_key(source: Source, server: Server, host: str) -> None:
-    """The port may have a key of its own."""
+    """The port may have its own key."""
     source.publish(HOST=host, PORT=f"{server.port}")
     keys = {"host": "HOST", "port": "PORT", "user": "DB_USER", "password": "DB_PASSWORD"}
     async with RotatingPool(source, keys, maxsize=1) as pool:
@@ -253,7 +247,7 @@ async def test_a_host_and_a_port_key(source: Source, server: Server, host: str) 
 
 
 async def test_a_host_alone(relay: Relay, source: Source) -> None:
-    """A host without a port leaves the port to the options, also where it is an IPv6 address, in brackets or not."""
+    """Without a port in the host, the options give the port, also for an IPv6 address with or without brackets."""
     host, _, port = relay.address.rpartition(":")
     for text in (host, host.strip("[]")):
         source.publish(DB_URL=text)
@@ -262,7 +256,7 @@ async def test_a_host_alone(relay: Relay, source: Source) -> None:
 
 
 async def test_other_keys(source: Source, server: Server, account: Account) -> None:
-    """Any option of aiomysql may come from a key, and the others from where they are said."""
+    """Any option of aiomysql may come from a key; the other options come from the arguments."""
     source.publish(RW_USER=account.name, RW_PASSWORD="first", RW_SCHEMA="app")
     keys = {"user": "RW_USER", "password": "RW_PASSWORD", "db": "RW_SCHEMA"}
     async with RotatingPool(source, keys, maxsize=1, host="127.0.0.1", port=server.port) as pool:
@@ -282,8 +276,8 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_one_parameter_holds_it_all(source: Source, account: Account, server: Server, form: str) -> None:
-    """A URL or a JSON object in one key is followed as several keys are, whatever characters the password has."""
+async def test_one_parameter_holds_all_credentials(source: Source, account: Account, server: Server, form: str) -> None:
+    """A URL or a JSON object in one key rotates like several keys do, whatever characters the password has."""
     for generation, plain in enumerate(("p@s/s:w#r d%21?", "first&second=+"), 1):
         await account.set_password(plain)
         password = quote(plain, safe="")
@@ -295,14 +289,14 @@ async def test_one_parameter_holds_it_all(source: Source, account: Account, serv
             await pool.__aenter__()
         while pool.generation < generation:
             await asyncio.sleep(0.005)
-        # What the key says wins over the option.
+        # A value of the key overrides the option.
         assert "app" == await ask(pool, "SELECT DATABASE()")
         assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
     await pool.aclose()
 
 
 async def test_a_secret_without_an_address(source: Source, account: Account, server: Server) -> None:
-    """The address may have a key of its own, or be an option, as the secrets that AWS manages have none."""
+    """A secret that AWS manages has no address, so the address may have its own key or be an option."""
     source.publish(SECRET=f'{{"username": "{account.name}", "password": "first"}}')
     async with RotatingPool(source, {"host": "DB_URL", "dsn": "SECRET"}, maxsize=1) as pool:
         assert server.port == await ask(pool, "SELECT @@port")
@@ -311,7 +305,7 @@ async def test_a_secret_without_an_address(source: Source, account: Account, ser
 
 
 async def test_a_charset_of_a_url(source: Source, account: Account) -> None:
-    """The one option that a URL may have reaches the server."""
+    """The only option that a URL may have, `charset`, reaches the server."""
     source.publish(DATABASE_URL=f"mysql://{account.name}:first@{source.stored['DB_URL']}?charset=latin1")
     async with RotatingPool(source, {"dsn": "DATABASE_URL"}, maxsize=1) as pool:
         assert "latin1" == await ask(pool, "SELECT @@character_set_client")
@@ -342,8 +336,10 @@ async def test_a_charset_of_a_url(source: Source, account: Account) -> None:
         ("dsn", '{"s3cret":' * 800),
     ],
 )
-async def test_a_value_that_is_no_such_thing(source: Source, option: str, value: str) -> None:
-    """It is an error at the start that names the key; no traceback, local variables included, has the value."""
+async def test_malformed_value(source: Source, option: str, value: str) -> None:
+    """
+    A malformed value is an error at the start that names the key; no traceback shows the value, not even in locals.
+    """
     source.publish(KEY=value)
     keys = {"host": "DB_URL", "user": "DB_USER", "password": "DB_PASSWORD"}
     with pytest.raises(RotationFailed) as caught:
@@ -359,27 +355,27 @@ async def test_a_value_that_is_no_such_thing(source: Source, option: str, value:
         ours = [frame for frame in trace.stack if Path(frame.filename).parent.name == "aiossmenv"]
         frames += len(ours)
         assert [] == [frame.name for frame in ours if "s3cret" in f"{frame.locals}"]
-        # Also what would not be printed: error trackers may go through it.
+        # Check `__context__` too: error trackers may walk it even where Python does not print it.
         error = error.__cause__ or error.__context__
     assert 0 < frames
 
 
-# Beginning
+# Start
 
 
 async def test_a_wrong_password_at_the_start(source: Source) -> None:
-    """Credentials that the server refuses are an error, with the server's own as its cause."""
+    """Rejected credentials are an error at the start, and the server's error is its cause."""
     source.publish(DB_PASSWORD="wrong")
     with pytest.raises(RotationFailed, match="DB_URL, DB_USER, DB_PASSWORD: OperationalError 1045") as caught:
         await RotatingPool(source, start_deadline=1).__aenter__()
-    # Read again in between, for a process may start in the middle of a rotation.
+    # The pool refreshes in between, because a process may start in the middle of a rotation.
     assert 1 <= source.asked
     assert 1045 == code(caught.value.__cause__)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
-async def test_nobody_there_at_the_start(source: Source, host: str) -> None:
-    """An address where no server listens is an error after `start_deadline`, with the driver's own as its cause."""
+async def test_no_server_at_the_start(source: Source, host: str) -> None:
+    """An address without a server is an error after `start_deadline`, and the driver's error is its cause."""
     source.publish(DB_URL=f"{host}:{free_port()}")
     with pytest.raises(RotationFailed, match="OperationalError 2003") as caught:
         await RotatingPool(source, start_deadline=1).__aenter__()
@@ -402,7 +398,7 @@ async def test_a_start_before_the_server(source: Source, server: Server, account
 
 
 async def test_a_start_in_the_window_of_a_rotation(source: Source, account: Account) -> None:
-    """A pool that is opened when only the server knows the new password has the keys read again until they have it."""
+    """If only the server knows the new password at the start, the pool refreshes until the source has it too."""
     await account.set_password("second")
     pool = RotatingPool(source, maxsize=2, min_gap=0.02)
     entering = asyncio.create_task(pool.__aenter__())
@@ -414,8 +410,8 @@ async def test_a_start_in_the_window_of_a_rotation(source: Source, account: Acco
     await pool.aclose()
 
 
-async def test_a_server_that_never_speaks(source: Source, account: Account) -> None:
-    """An address that accepts connections and says nothing is an error at the start, and DEGRADED later on."""
+async def test_a_server_that_never_answers(source: Source, account: Account) -> None:
+    """A server that accepts connections and never answers is an error at the start, and DEGRADED during a rotation."""
     ends: list[asyncio.StreamWriter] = []
     async with await asyncio.start_server(lambda _, writer: ends.append(writer), "127.0.0.1", 0) as listener:
         silent = f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
@@ -430,16 +426,16 @@ async def test_a_server_that_never_speaks(source: Source, account: Account) -> N
             source.publish(DB_URL=address)
             await eventually(lambda: pool.state == "READY")
             assert 1 == pool.generation
-        # Inside of the block: from Python 3.12 on a listener waits for its connections.
+        # Close them inside the block: from Python 3.12 on, a listener waits for its connections.
         for end in ends:
             end.close()
 
 
-async def test_a_server_without_room_for_all(source: Source, account: Account, server: Server) -> None:
-    """One login proves the credentials: a pool that the server lets have no more connections serves, and follows."""
+async def test_a_server_with_few_connections_left(source: Source, account: Account, server: Server) -> None:
+    """One login proves the credentials: if the server allows no more connections, the pool still serves and rotates."""
 
     async def aborted() -> int:
-        """Return how many left without a goodbye."""
+        """Return how many connections ended without a COM_QUIT."""
         return int((await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'"))[0][1])
 
     before = await aborted()

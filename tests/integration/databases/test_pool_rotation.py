@@ -1,4 +1,4 @@
-"""`RotatingPool` on a real server: rejected logins, swaps, places, cancellation and end."""
+"""`RotatingPool` on a real server: rejected logins, swaps, limits, cancellation and close."""
 
 import asyncio
 import gc
@@ -27,12 +27,12 @@ async def ask(pool: RotatingPool, statement: str) -> Any:
 
 
 def code(error: BaseException | None) -> int:
-    """Return the number that the server gave an error."""
+    """Return the server's error number."""
     assert isinstance(error, aiomysql.MySQLError)
     return int(error.args[0])
 
 
-# Refusals
+# Rejected logins
 
 
 TROUBLES = {
@@ -44,10 +44,8 @@ TROUBLES = {
 
 
 @pytest.mark.parametrize("number", TROUBLES)
-async def test_a_refusal_is_retried_until_it_heals(
-    source: Source, account: Account, server: Server, number: int
-) -> None:
-    """A login that the server refuses is tried again, with the keys read again in between."""
+async def test_rejected_login_is_retried(source: Source, account: Account, server: Server, number: int) -> None:
+    """A rejected login is retried after a refresh, until it succeeds."""
     harm, heal = (statement.format(account.name) for statement in TROUBLES[number])
     async with RotatingPool(source, db="app", maxsize=2, minsize=1) as pool, pool.acquire():
         await server.execute(harm)
@@ -63,8 +61,8 @@ async def test_a_refusal_is_retried_until_it_heals(
         assert 1 == pool.generation
 
 
-async def test_a_refusal_until_the_deadline(source: Source, account: Account) -> None:
-    """What does not heal is the server's own error in the end."""
+async def test_rejected_login_fails_at_the_deadline(source: Source, account: Account) -> None:
+    """A login that is rejected until `retry_deadline` fails with the server's own error."""
     async with RotatingPool(source, maxsize=2, minsize=1, retry_deadline=0.2) as pool, pool.acquire():
         await account.set_password("second")
         began = time.monotonic()
@@ -76,21 +74,21 @@ async def test_a_refusal_until_the_deadline(source: Source, account: Account) ->
 
 async def test_a_blocked_account_is_not_built_again(source: Source, account: Account, server: Server) -> None:
     """
-    Where the server blocks for too many wrong passwords a rebuild tries no more; the pool that is there serves on.
+    If the server blocks the account after too many wrong passwords, rebuilds stop and the current pool still serves.
     """
     async with account.blocked_after(3), RotatingPool(source, maxsize=2, minsize=1, min_gap=0.02) as pool:
         source.publish(DB_PASSWORD="wrong")
         await eventually(lambda: pool.status.last_error == f"OperationalError {server.blocked}")
-        # News is asked for as before, and no login made of it.
+        # The pool still refreshes, but makes no login while the values are unchanged.
         failed = await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_connects'")
         asked = source.asked
         await eventually(lambda: source.asked > asked + 3)
         assert failed == await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_connects'")
-        # The third wrong password is answered as such by MariaDB, and by MySQL with the block.
+        # MariaDB rejects the third password as wrong; MySQL already answers that the account is blocked.
         assert (2 if isinstance(server, MySQL) else 3, "DEGRADED") == (pool.status.auth_failures, pool.state)
         assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
 
-        # News that is good heals.
+        # Correct values end the failure.
         await account.unblock()
         await account.set_password("second")
         source.publish(DB_PASSWORD="second")
@@ -99,7 +97,7 @@ async def test_a_blocked_account_is_not_built_again(source: Source, account: Acc
 
 
 async def test_a_blocked_account_is_not_retried(source: Source, account: Account, server: Server) -> None:
-    """Where the server blocks for too many wrong passwords no further login is tried."""
+    """If the server blocks the account after too many wrong passwords, an acquire fails without a further login."""
     async with account.blocked_after(1), RotatingPool(source, maxsize=2, minsize=1) as pool, pool.acquire():
         for _ in range(2):
             with pytest.raises(aiomysql.OperationalError) as caught:
@@ -115,7 +113,7 @@ async def test_a_blocked_account_is_not_retried(source: Source, account: Account
 
 
 async def test_too_many_connections_are_waited_out(source: Source, account: Account) -> None:
-    """Where the server allows no further connection the acquire waits for one, and reads nothing again."""
+    """If the server allows no further connection, the acquire waits for one and does not refresh."""
     await account.alter("WITH MAX_USER_CONNECTIONS 1")
     async with RotatingPool(source, maxsize=2, minsize=1) as pool:
         async with pool.acquire():
@@ -126,8 +124,8 @@ async def test_too_many_connections_are_waited_out(source: Source, account: Acco
         assert 0 == source.asked
 
 
-async def test_garbage_does_not_reach_users(source: Source, account: Account) -> None:
-    """A password that does not log in is found out before anybody gets it."""
+async def test_wrong_password_does_not_replace_the_pool(source: Source, account: Account) -> None:
+    """A new password that does not log in does not replace the current pool."""
     async with RotatingPool(source, maxsize=2) as pool:
         source.publish(DB_PASSWORD="garbage")
         await eventually(lambda: pool.state == "DEGRADED")
@@ -144,7 +142,7 @@ async def test_garbage_does_not_reach_users(source: Source, account: Account) ->
 
 
 async def test_a_transaction_outlives_a_swap(source: Source, account: Account, server: Server) -> None:
-    """Whoever is in a transaction when the password changes commits it on the connection that he has."""
+    """A transaction that is open during a password change commits on its own connection."""
     await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
     async with RotatingPool(source, db="app", maxsize=2) as pool, pool.acquire() as connection:
         await connection.begin()
@@ -161,8 +159,8 @@ async def test_a_transaction_outlives_a_swap(source: Source, account: Account, s
     await server.execute(f"DROP TABLE app.{account.name}")
 
 
-async def test_an_old_pool_ends_when_its_last_connection_is_back(source: Source, account: Account) -> None:
-    """After a swap the old connections are closed, all of them, as soon as nobody uses one."""
+async def test_retired_pool_closes_after_its_last_release(source: Source, account: Account) -> None:
+    """After a swap the old pool closes all its connections as soon as none is in use."""
     async with RotatingPool(source, maxsize=3) as pool:
         async with pool.acquire():
             await account.set_password("second")
@@ -174,8 +172,8 @@ async def test_an_old_pool_ends_when_its_last_connection_is_back(source: Source,
         assert 3 == await account.connections()
 
 
-async def test_an_old_pool_is_closed_politely(source: Source, account: Account, server: Server) -> None:
-    """The server is told of each connection that ends: it counts none as aborted."""
+async def test_retired_pool_closes_with_com_quit(source: Source, account: Account, server: Server) -> None:
+    """A retired pool sends COM_QUIT on each connection, so the server counts none as aborted."""
     aborted = await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
     async with RotatingPool(source, maxsize=3) as pool:
         await account.set_password("second")
@@ -185,8 +183,10 @@ async def test_an_old_pool_is_closed_politely(source: Source, account: Account, 
     assert aborted == await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
 
 
-async def test_drain_timeout_cuts(source: Source, account: Account, caplog: pytest.LogCaptureFixture) -> None:
-    """Who stays longer than *drain_timeout* loses his connection, and nobody else does."""
+async def test_drain_timeout_closes_connections(
+    source: Source, account: Account, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After *drain_timeout* the pool closes a connection of a retired generation that is in use, and no other one."""
     async with RotatingPool(source, maxsize=2, drain_timeout=0.1) as pool:
         async with pool.acquire() as connection:
             await account.set_password("second")
@@ -198,16 +198,16 @@ async def test_drain_timeout_cuts(source: Source, account: Account, caplog: pyte
         assert 1 == sum("closed under 1 users" in message for message in caplog.messages)
 
 
-# Places
+# Limits
 
 
 async def test_no_more_than_maxsize_at_a_time(source: Source, account: Account) -> None:
-    """Twelve tasks on three places: each gets its turn, and never more than three have one."""
+    """With twelve tasks and `maxsize=3`, every task gets a connection and at most three have one at a time."""
     inside = most = 0
     async with RotatingPool(source, maxsize=3) as pool:
 
         async def work() -> None:
-            """Be inside for 10 ms."""
+            """Hold a connection for 10 ms."""
             nonlocal inside, most
             async with pool.acquire() as connection, connection.cursor() as cursor:
                 inside += 1
@@ -233,8 +233,10 @@ async def _closed(connection: aiomysql.Connection) -> None:
 
 
 @pytest.mark.parametrize("spoil", [_in_a_transaction, _closed])
-async def test_a_spoilt_connection_strands_nobody(source: Source, spoil: Callable[..., Any]) -> None:
-    """Those who wait get a connection when one comes back closed or in a transaction: aiomysql forgets to wake them."""
+async def test_waiters_get_a_connection_after_a_bad_release(source: Source, spoil: Callable[..., Any]) -> None:
+    """
+    A release of a closed connection, or inside a transaction, still wakes the waiters: aiomysql does not wake them.
+    """
     async with RotatingPool(source, maxsize=1) as pool:
         async with pool.acquire() as connection:
             tasks = [asyncio.create_task(ask(pool, "SELECT 1")) for _ in range(3)]
@@ -245,8 +247,8 @@ async def test_a_spoilt_connection_strands_nobody(source: Source, spoil: Callabl
 
 
 @pytest.mark.parametrize("turns", range(6))
-async def test_a_cancelled_waiter_strands_nobody(source: Source, turns: int) -> None:
-    """Who is cancelled while a connection comes back leaves it to the next: aiomysql loses that wake-up."""
+async def test_cancelled_waiter_does_not_lose_the_wakeup(source: Source, turns: int) -> None:
+    """If a waiter is cancelled while a connection is released, the next waiter gets it: aiomysql loses that wake-up."""
     async with RotatingPool(source, maxsize=1) as pool:
         async with pool.acquire():
             first, second = (asyncio.create_task(ask(pool, "SELECT 1")) for _ in range(2))
@@ -260,7 +262,7 @@ async def test_a_cancelled_waiter_strands_nobody(source: Source, turns: int) -> 
 
 
 async def test_a_killed_connection_is_replaced(source: Source, server: Server) -> None:
-    """A connection that the server ended while nobody used it is not lent again."""
+    """A connection that the server closed while it was idle is not lent again."""
     async with RotatingPool(source, maxsize=1) as pool:
         number = await ask(pool, "SELECT CONNECTION_ID()")
         await server.execute(f"KILL {number}")
@@ -268,10 +270,10 @@ async def test_a_killed_connection_is_replaced(source: Source, server: Server) -
         assert number != await ask(pool, "SELECT CONNECTION_ID()")
 
 
-# Cancellation and end
+# Cancellation and close
 
 
-# aiomysql's: a connection whose login was cancelled is left to the garbage collector, which warns and closes it.
+# aiomysql leaves a connection whose login was cancelled to the garbage collector, which closes it with a warning.
 unclosed = pytest.mark.filterwarnings(
     "ignore:Unclosed connection:ResourceWarning",
     "ignore:Exception ignored in.*Connection.__del__:pytest.PytestUnraisableExceptionWarning",
@@ -279,8 +281,8 @@ unclosed = pytest.mark.filterwarnings(
 
 
 @unclosed
-async def test_cancelled_starts_leave_no_connection(source: Source, account: Account) -> None:
-    """Wherever a first build is when it is cancelled: its connections are closed."""
+async def test_cancelled_start_leaves_no_connection(source: Source, account: Account) -> None:
+    """A first build closes its connections, wherever it is cancelled."""
     for turns in range(0, 120, 3):
         pool = RotatingPool(source, maxsize=3)
         entering = asyncio.create_task(pool.__aenter__())
@@ -293,12 +295,12 @@ async def test_cancelled_starts_leave_no_connection(source: Source, account: Acc
 
 
 @unclosed
-async def test_closing_during_builds_leaves_no_connection(source: Source, account: Account) -> None:
-    """Wherever a later build is when the pool is closed: its connections are closed."""
+async def test_close_during_a_build_leaves_no_connection(source: Source, account: Account) -> None:
+    """A later build closes its connections, wherever it is when the pool closes."""
     for turns in range(0, 120, 3):
         source.publish(DB_PASSWORD="first")
         async with RotatingPool(source, maxsize=3, minsize=turns % 4) as pool:
-            # Two passwords that both log in, and are different to the pool: the build succeeds.
+            # Both addresses log in, but they differ for the pool, so it builds a new generation.
             source.publish(DB_PASSWORD="first", DB_URL=source.stored["DB_URL"].replace("127.0.0.1", "localhost"))
             for _ in range(turns):
                 await asyncio.sleep(0 if turns % 2 else 0.00005)
@@ -309,7 +311,7 @@ async def test_closing_during_builds_leaves_no_connection(source: Source, accoun
 
 @unclosed
 async def test_cancelled_users_leave_nothing(source: Source, account: Account) -> None:
-    """Wherever users are when they are cancelled: all places are free again, and the connections work."""
+    """Wherever an acquire is cancelled, all slots become free again and the connections still work."""
     async with RotatingPool(source, maxsize=2, minsize=1) as pool:
         for turns in range(60):
             tasks = [asyncio.create_task(ask(pool, "SELECT SLEEP(0.001)")) for _ in range(4)]
@@ -337,8 +339,8 @@ async def test_closing_leaves_no_connection(source: Source, account: Account) ->
     assert 0 == await account.gone()
 
 
-async def test_those_who_wait_are_told_of_the_end(source: Source) -> None:
-    """Closing lets who has a connection finish, and who waits for one fail."""
+async def test_waiters_fail_when_the_pool_closes(source: Source) -> None:
+    """`aclose()` lets a block finish, and fails the tasks that wait for a connection."""
     pool = RotatingPool(source, maxsize=1)
     async with pool, pool.acquire() as connection:
         waiting = asyncio.create_task(ask(pool, "SELECT 1"))
@@ -353,7 +355,7 @@ async def test_those_who_wait_are_told_of_the_end(source: Source) -> None:
 
 
 async def test_a_reset_of_all_connections(relay: Relay, source: Source, account: Account) -> None:
-    """After the network has reset every idle connection the pool lends new ones, and ends cleanly."""
+    """After the network has reset every idle connection, the pool lends new ones and closes without an error."""
     source.publish(DB_URL=relay.address)
     async with RotatingPool(source, maxsize=3) as pool:
         relay.cut()
@@ -366,7 +368,7 @@ async def test_a_reset_of_all_connections(relay: Relay, source: Source, account:
 async def test_an_old_pool_whose_connections_were_reset(
     relay: Relay, source: Source, account: Account, caplog: pytest.LogCaptureFixture, most: int
 ) -> None:
-    """Connections that are dead already do not keep a swap from closing the others, and are no reason to warn."""
+    """Connections that are already dead do not stop a swap from closing the others, and cause no warning."""
     source.publish(DB_URL=relay.address)
     async with RotatingPool(source, maxsize=3) as pool:
         relay.cut(most)
@@ -376,14 +378,14 @@ async def test_an_old_pool_whose_connections_were_reset(
         await eventually(lambda: pool.generation == 2 and "0 retiring" in repr(pool))
         await asyncio.sleep(0.05)
         there = await account.connections()
-    # What was left to the garbage collector warns here, and not in another test.
+    # Collect now, so that a ResourceWarning fails this test and not another one.
     gc.collect()
     assert 3 == there
     assert [] == [record.message for record in caplog.records if record.levelname == "WARNING"]
 
 
-async def test_a_login_that_hangs_holds_up_nobody_for_long(source: Source, server: Server, account: Account) -> None:
-    """When a server takes logins and does not answer, entering ends at its deadline, and who is inside can leave."""
+async def test_a_hanging_login_ends_at_the_deadline(source: Source, server: Server, account: Account) -> None:
+    """If a server accepts a login and never answers, the acquire ends at its deadline and the pool can close."""
     silent = asyncio.Event()
     hanging: set[asyncio.Task[None]] = set()
 
