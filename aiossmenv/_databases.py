@@ -151,8 +151,8 @@ def _code(error: Exception) -> int | str | None:
     connection = getattr(error, "pgconn", None)
     if connection is None:
         return None
-    # psycopg has no SQLSTATE of a failed login, and the text is in the server's language. A server asks for the password
-    # only if it is ready to check it.
+    # psycopg has no SQLSTATE of a failed login, and the text is in the server's language. A server asks for the
+    # password only if it is ready to check it.
     return "28P01" if connection.used_password else "08001"
 
 

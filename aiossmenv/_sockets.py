@@ -25,9 +25,12 @@ def has_ended(connection: Any) -> bool:
     pgconn = getattr(connection, "pgconn", None)
     if pgconn is not None:
         return bool(connection.closed) or is_readable(pgconn.socket)
-    if hasattr(connection, "connected"):
-        return not connection.connected  # asyncmy, which is compiled and shows no more
-    transport = getattr(connection, "_transport", None) or (connection._writer and connection._writer.transport)
+    if hasattr(connection, "_transport"):
+        transport = connection._transport  # asyncpg, asyncmy
+    elif hasattr(connection, "_writer"):
+        transport = connection._writer and connection._writer.transport  # aiomysql
+    else:
+        return False  # a release whose names are not known
     if transport is None or transport.is_closing():
         return True
     socket = transport.get_extra_info("socket")

@@ -186,7 +186,7 @@ class RotatingEngine(AsyncEngine):
             await asyncio.wait({self._renewal})
         with suppress(TimeoutError):
             async with asyncio.timeout(self._drain_timeout):
-                while any(record.in_use for record in self._records):
+                while any(record.in_use for record in self._records):  # noqa: ASYNC110 - a pool tells nobody
                     await asyncio.sleep(0.01)
         await self.dispose()
 

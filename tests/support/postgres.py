@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,12 @@ class PostgreSQL:
 
     name = "PostgreSQL"
 
-    def __init__(self, port: int, pid: int, log: Path, admin: "psycopg.AsyncConnection[tuple[Any, ...]]") -> None:
+    def __init__(self, port: int, pid: int, log: Path, admin: "psycopg.Connection[tuple[Any, ...]]") -> None:
         self.port = port
         self.pid = pid
         self.address = f"127.0.0.1:{port}"
         self._log = log
         self._admin = admin
-        self._lock = asyncio.Lock()
 
     async def set_user(self, user: str, password: str) -> None:
         """Create a user, or change its password; the old password stops working at once."""
@@ -53,10 +53,9 @@ class PostgreSQL:
         for (name,) in await self.execute(f"SELECT rolname FROM pg_roles WHERE rolname LIKE '{prefix}%'"):
             await self.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
 
-    async def kill_idle(self, prefix: str) -> None:
-        """End the sessions, of users whose names begin with *prefix*, that are in no transaction."""
-        where = f"usename LIKE '{prefix}%' AND state = 'idle'"
-        await self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {where}")
+    async def kill(self, prefix: str) -> None:
+        """End the sessions of users whose names begin with *prefix*."""
+        await self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE '{prefix}%'")
 
     async def refused(self) -> int:
         """Count the refused logins since the server started."""
@@ -65,18 +64,17 @@ class PostgreSQL:
 
     async def execute(self, statement: str) -> list[tuple[Any, ...]]:
         """Run a statement as the superuser and return its rows."""
-        async with self._lock, self._admin.cursor() as cursor:
-            await cursor.execute(statement.encode())
-            return await cursor.fetchall() if cursor.description else []
+        # Not an asynchronous one, because each test has an event loop of its own.
+        return await asyncio.to_thread(self._execute, statement)
+
+    def _execute(self, statement: str) -> list[tuple[Any, ...]]:
+        with self._admin.cursor() as cursor:
+            cursor.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
 
     async def connections(self, prefix: str) -> int:
         """Count the sessions of users whose names begin with *prefix*."""
         return int((await self.execute(f"SELECT count(*) FROM pg_stat_activity WHERE usename LIKE '{prefix}%'"))[0][0])
-
-    @contextlib.asynccontextmanager
-    async def watching(self, prefix: str) -> AsyncIterator[Callable[[], Awaitable[int]]]:
-        """Give a function that counts them again and again."""
-        yield lambda: self.connections(prefix)
 
 
 @contextlib.asynccontextmanager
@@ -112,30 +110,26 @@ async def postgres(*options: str) -> AsyncIterator[PostgreSQL]:
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - one call into libc
             )  # fmt: skip
         try:
-            admin = await _connected(folder, port, process, log)
-            async with admin:
-                await admin.execute("CREATE DATABASE app")
-            admin = await _connected(folder, port, process, log, "app")
-            async with admin:
-                await admin.execute("CREATE ROLE app_owner; CREATE SCHEMA app; GRANT ALL ON SCHEMA app TO app_owner")
-                await admin.execute("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO app_owner")
+            with await asyncio.to_thread(_connected, folder, port, process, log) as admin:
+                admin.execute("CREATE DATABASE app")
+            with await asyncio.to_thread(_connected, folder, port, process, log, "app") as admin:
+                admin.execute("CREATE ROLE app_owner; CREATE SCHEMA app; GRANT ALL ON SCHEMA app TO app_owner")
+                admin.execute("ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO app_owner")
                 yield PostgreSQL(port, process.pid, log, admin)
         finally:
             process.send_signal(signal.SIGINT)  # it does not wait for sessions, as it does on SIGTERM
             await asyncio.to_thread(process.wait)
 
 
-async def _connected(
+def _connected(
     folder: str, port: int, process: "subprocess.Popen[bytes]", log: Path, database: str = "postgres"
-) -> "psycopg.AsyncConnection[tuple[Any, ...]]":
+) -> "psycopg.Connection[tuple[Any, ...]]":
     for _ in range(200):
         with contextlib.suppress(psycopg.OperationalError):
-            return await psycopg.AsyncConnection.connect(
-                host=folder, port=port, user="admin", dbname=database, autocommit=True
-            )
+            return psycopg.connect(host=folder, port=port, user="admin", dbname=database, autocommit=True)
         if process.poll() is not None:
             break
-        await asyncio.sleep(0.05)
+        time.sleep(0.05)
     raise RuntimeError(f"the server did not start:\n{log.read_text()}")
 
 

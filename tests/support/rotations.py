@@ -13,18 +13,21 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import aiomysql
+from sqlalchemy import text
 
 from aiossmenv import Change, Parameter, Snapshot, diff, load_env
-from aiossmenv._databases import MYSQL
+from aiossmenv._databases import MYSQL, POSTGRESQL
 from aiossmenv.mysql import _KEYS, RotatingPool
+from aiossmenv.sqlalchemy import RotatingEngine
 from embedded import MySQL, Server
+from postgres import PostgreSQL
 from relay import Login, Relay
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from aiossmenv._rotating import Source as EnvLike
     from embedded import Store
 
+AnyServer = Server | PostgreSQL
 TASKS = 20
 # LATENCY is how long one read of the in-memory store takes; POLL is the pause between two reads. Both in seconds.
 LATENCY = 0.008
@@ -145,7 +149,27 @@ class Account:
 
     async def connections(self) -> int:
         """Count the open connections of the account on the server."""
-        return sum(user.startswith(self.name) for _, user, *_ in await self._server.execute("SHOW PROCESSLIST"))
+        async with self.watching() as count:
+            return await count()
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[Callable[[], Awaitable[int]]]:
+        """Yield a function that counts them, on a connection that stays open."""
+        async with self._server.root() as connection, connection.cursor(aiomysql.Cursor) as cursor:
+
+            async def count() -> int:
+                """Count them."""
+                await cursor.execute("SHOW PROCESSLIST")
+                return sum(user.startswith(self.name) for _, user, *_ in await cursor.fetchall())
+
+            yield count
+
+    async def kill(self) -> None:
+        """End all sessions of the account, and wait until they have ended."""
+        for number, user, *_ in await self._server.execute("SHOW PROCESSLIST"):
+            if user.startswith(self.name):
+                await self._server.execute(f"KILL {number}")
+        assert not await self.gone()
 
     async def gone(self) -> int:
         """Wait up to 2 s until the account has no connection, and return how many are left."""
@@ -161,10 +185,31 @@ class Account:
             await self._server.drop_user(name)
 
 
+class Role(Account):
+    """A user of PostgreSQL, and every other user whose name starts with its name."""
+
+    _server: PostgreSQL  # type: ignore[assignment] # it has the same methods, and no root
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[Callable[[], Awaitable[int]]]:
+        """See `Account`."""
+        yield lambda: self._server.connections(self.name)
+
+    async def kill(self) -> None:
+        """See `Account`."""
+        await self._server.kill(self.name)
+        assert not await self.gone()
+
+    async def drop(self) -> None:
+        """See `Account`."""
+        await self._server.drop_users(self.name)
+
+
 @asynccontextmanager
-async def new_account(server: Server) -> AsyncIterator[Account]:
+async def new_account(server: AnyServer) -> AsyncIterator[Account]:
     """Create a new user with the password "first", and drop it at the end."""
-    account = Account(server, f"u{secrets.token_hex(4)}")
+    name = f"u{secrets.token_hex(4)}"
+    account = Role(server, name) if isinstance(server, PostgreSQL) else Account(server, name)  # type: ignore[arg-type]
     await account.set_password("first")
     try:
         yield account
@@ -218,12 +263,12 @@ class Outcome:
     near: list[float] = field(default_factory=list)
 
 
-def parameters_for(form: str, address: str, user: str, password: str) -> dict[str, str]:
+def parameters_for(form: str, address: str, user: str, password: str, scheme: str = "mysql") -> dict[str, str]:
     """Return the parameters that hold the credentials in this form."""
     host, _, port = address.rpartition(":")
     match form:
         case "url":
-            return {"DATABASE_URL": f"mysql://{user}:{password}@{address}/app"}
+            return {"DATABASE_URL": f"{scheme}://{user}:{password}@{address}/app"}
         case "json":
             secret = {"username": user, "password": password, "host": host, "port": int(port), "dbname": "app"}
             return {"DATABASE_URL": json.dumps(secret)}
@@ -288,9 +333,12 @@ _LAG = 0.05
 class Rotator:
     """Changes credentials in the server and in the store, never both at the same moment."""
 
-    def __init__(self, server: Server, account: Account, scenario: Scenario, rng: random.Random) -> None:
+    def __init__(self, server: AnyServer, account: Account, scenario: Scenario, rng: random.Random) -> None:
         self.store: Memory | Http
+        self.load: Load
         self._server = server
+        self._account = account
+        self._database = POSTGRESQL if isinstance(server, PostgreSQL) else MYSQL
         self._name = self._user = account.name
         self._form = scenario.form
         self._password = "first"
@@ -305,7 +353,7 @@ class Rotator:
     @property
     def parameters(self) -> dict[str, str]:
         """The parameters for the current credentials."""
-        return parameters_for(self._form, self.address, self._user, self._password)
+        return parameters_for(self._form, self.address, self._user, self._password, min(self._database.schemes))
 
     def watch(self, env: "EnvLike") -> None:
         """Record which credentials the process reads from now on."""
@@ -315,7 +363,7 @@ class Rotator:
             if self._form == "keys":
                 read = {"user": values["DB_USER"], "password": values["DB_PASSWORD"]}
             else:
-                read = MYSQL.read("dsn", values["DATABASE_URL"]) or {}
+                read = self._database.read("dsn", values["DATABASE_URL"]) or {}
             self._read.append((time.perf_counter(), (read["user"], read["password"])))
 
         note(None)
@@ -411,10 +459,22 @@ class Rotator:
         """Make the server accept both passwords for 30 ms."""
         old = self._password
         self._new_password()
+        assert isinstance(self._server, Server)
         await self._server.set_passwords(self._user, self._password, old)
         await self._put()
         await asyncio.sleep(0.03)
         await self._set_user(self._user, self._password)
+
+    async def killed(self) -> None:
+        """End all sessions between two transactions, with the password changed in the server and later in the store."""
+        self._new_password()
+        async with self.load.paused():
+            await self._set_user(self._user, self._password)
+            await self._account.kill()
+            # PostgreSQL says that a session has ended before it closes its connection.
+            await asyncio.sleep(0.02)
+        await self._moment()
+        await self._put()
 
     async def mixed(self) -> None:
         """Rotate in one of three ways."""
@@ -440,20 +500,79 @@ class Rotator:
         await asyncio.sleep(self._rng.uniform(0, 0.03))
 
 
+class Target(Protocol):
+    """What runs a transaction."""
+
+    @property
+    def generation(self) -> int:
+        """The number of sets of credentials."""
+
+    async def transaction(self, table: str, seconds: float, *, drop: bool) -> None:
+        """Commit one row, *seconds* after it was inserted; *drop*: close the connection afterwards."""
+
+
+class PoolTarget:
+    """A `RotatingPool` as a `Target`."""
+
+    def __init__(self, pool: RotatingPool) -> None:
+        self._pool = pool
+
+    @property
+    def generation(self) -> int:
+        """See `Target`."""
+        return self._pool.generation
+
+    async def transaction(self, table: str, seconds: float, *, drop: bool) -> None:
+        """See `Target`."""
+        async with self._pool.acquire() as connection, connection.cursor() as cursor:
+            await connection.begin()
+            await cursor.execute(f"INSERT INTO {table} VALUES (1)")
+            await cursor.execute("SELECT 1")
+            await cursor.fetchall()
+            if seconds:
+                await asyncio.sleep(seconds)
+            await connection.commit()
+            if drop:
+                connection.close()
+
+
+class EngineTarget:
+    """A `RotatingEngine` as a `Target`."""
+
+    def __init__(self, engine: RotatingEngine) -> None:
+        self._engine = engine
+
+    @property
+    def generation(self) -> int:
+        """See `Target`."""
+        return self._engine.generation
+
+    async def transaction(self, table: str, seconds: float, *, drop: bool) -> None:
+        """See `Target`."""
+        async with self._engine.connect() as connection:
+            async with connection.begin():
+                await connection.execute(text(f"INSERT INTO {table} VALUES (1)"))
+                (await connection.execute(text("SELECT 1"))).all()
+                if seconds:
+                    await asyncio.sleep(seconds)
+            if drop:
+                await connection.invalidate()
+
+
 class Load:
     """Tasks that each commit one transaction after the other."""
 
-    def __init__(
-        self, pool: RotatingPool, server: Server, account: Account, scenario: Scenario, rng: random.Random
-    ) -> None:
+    def __init__(self, target: Target, account: Account, scenario: Scenario, rng: random.Random) -> None:
         self.outcome = Outcome()
         self.spans: list[tuple[float, float]] = []
-        self._pool = pool
-        self._server = server
-        self._name = account.name
+        self._target = target
+        self._account = account
         self._scenario = scenario
-        self._rng = rng
         self._ended = False
+        self._rng = rng
+        self._may_begin = asyncio.Event()
+        self._may_begin.set()
+        self._open = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -466,6 +585,15 @@ class Load:
                 yield
             finally:
                 self._ended = True
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Let no transaction be open until the block ends."""
+        self._may_begin.clear()
+        while self._open:
+            await asyncio.sleep(0.001)
+        yield
+        self._may_begin.set()
 
     async def _work(self) -> None:
         """Commit one transaction after the other, and count the failures."""
@@ -491,27 +619,23 @@ class Load:
 
     async def _transaction(self) -> None:
         """Commit one transaction."""
-        began = time.perf_counter()
-        async with self._pool.acquire() as connection, connection.cursor() as cursor:
-            await connection.begin()
-            await cursor.execute(f"INSERT INTO {self._name} VALUES (1)")
-            await cursor.execute("SELECT 1")
-            await cursor.fetchall()
-            if self._rng.random() < self._scenario.long:
-                await asyncio.sleep(0.2)
-            await connection.commit()
+        await self._may_begin.wait()
+        self._open += 1
+        try:
+            began = time.perf_counter()
+            seconds = 0.2 if self._rng.random() < self._scenario.long else 0.0
+            drop = self._rng.random() < self._scenario.churn
+            await self._target.transaction(f"app.{self._account.name}", seconds, drop=drop)
             self.outcome.committed += 1
-            if self._rng.random() < self._scenario.churn:
-                connection.close()
-        self.spans.append((began, time.perf_counter()))
+            self.spans.append((began, time.perf_counter()))
+        finally:
+            self._open -= 1
 
     async def _count(self) -> None:
         """Sample the number of connections every 5 ms, and keep the highest."""
-        async with self._server.root() as connection, connection.cursor(aiomysql.Cursor) as cursor:
+        async with self._account.watching() as count:
             while not self._ended:
-                await cursor.execute("SHOW PROCESSLIST")
-                there = sum(user.startswith(self._name) for _, user, *_ in await cursor.fetchall())
-                self.outcome.most = max(self.outcome.most, there)
+                self.outcome.most = max(self.outcome.most, await count())
                 await asyncio.sleep(0.005)
 
 
@@ -542,9 +666,10 @@ def swaps_noted() -> "Iterator[list[float]]":
 
 
 async def rotate_under_load(
-    server: Server,
+    server: AnyServer,
     scenario: Scenario,
     rotations: int,
+    driver: str | None = None,
     *,
     least: int = 1,
     store: "Store | None" = None,
@@ -555,7 +680,8 @@ async def rotate_under_load(
 
     On a busy machine builds can be slower than rotations. The run then continues, for up to five times as many
     rotations, until the pool has had *least* generations. *store*: the Parameter Store of a scenario that reads over
-    HTTP. *relayed*: send logins through a relay that records them; this makes them slower.
+    HTTP. *relayed*: send logins through a relay that records them; this makes them slower. *driver*: that of a
+    `RotatingEngine`, instead of a `RotatingPool`.
     """
     rng = random.Random(scenario.name)
     async with new_account(server) as account:
@@ -566,18 +692,18 @@ async def rotate_under_load(
             rotator.address = relay.address if relayed else server.address
             rotator.store = Http(store, rotator.parameters) if store else Memory(scenario.reading, rotator.parameters)
             opened: AbstractAsyncContextManager[EnvLike] = rotator.store.opened()
-            async with opened as env, _pool(env, scenario) as pool:
+            async with opened as env, _target(env, scenario, driver) as target:
                 rotator.watch(env)
-                load = Load(pool, server, account, scenario, rng)
+                load = rotator.load = Load(target, account, scenario, rng)
                 rotated = getattr(rotator, scenario.rotate)
                 with swaps_noted() as swaps:
                     async with load.running():
                         for rotation in range(5 * rotations):
-                            if rotation >= rotations and pool.generation >= least:
+                            if rotation >= rotations and target.generation >= least:
                                 break
                             await asyncio.gather(rotated(), asyncio.sleep(scenario.pause))
                             load.outcome.rotations += 1
-                load.outcome.swaps = pool.generation - 1
+                load.outcome.swaps = target.generation - 1
             load.outcome.stale_logins = rotator.stale_logins(relay.logins)
         load.outcome.left = await account.gone()
         load.outcome.refused = await server.refused() - refused
@@ -587,11 +713,19 @@ async def rotate_under_load(
     return load.outcome
 
 
-def _pool(env: "EnvLike", scenario: Scenario) -> RotatingPool:
+@asynccontextmanager
+async def _target(env: "EnvLike", scenario: Scenario, driver: str | None) -> AsyncIterator[Target]:
     keys = {"dsn": "DATABASE_URL"} if scenario.form != "keys" else _KEYS
+    maxsize = scenario.maxsize
     # These rotations are faster than real ones, so forced refreshes may be faster too.
-    minsize = scenario.maxsize // 2 if scenario.minsize is None else scenario.minsize
-    return RotatingPool(env, keys, db="app", maxsize=scenario.maxsize, minsize=minsize, min_gap=POLL)
+    if driver:
+        engine = RotatingEngine(env, f"{driver}:///app", keys, pool_size=maxsize, max_overflow=0, min_gap=POLL)
+        async with engine:
+            yield EngineTarget(engine)
+    else:
+        minsize = maxsize // 2 if scenario.minsize is None else scenario.minsize
+        async with RotatingPool(env, keys, db="app", maxsize=maxsize, minsize=minsize, min_gap=POLL) as pool:
+            yield PoolTarget(pool)
 
 
 def _sort(load: Load, swaps: list[float]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from embedded import Server, find_mysql, mysql
+from postgres import PostgreSQL, postgres
 from relay import Relay
 from rotations import Account, Source, new_account
 from timing import our_tasks
@@ -18,6 +19,16 @@ def mysql_server() -> Iterator[Server]:
         pytest.skip("no MySQL found: set MYSQL_ROOT to the directory where Debian's mysql-server-core is unpacked")
     with asyncio.Runner() as runner:
         running = mysql()
+        database = runner.run(running.__aenter__())
+        yield database
+        runner.run(running.__aexit__(None, None, None))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgreSQL]:
+    """Run one private PostgreSQL for all tests."""
+    with asyncio.Runner() as runner:
+        running = postgres()
         database = runner.run(running.__aenter__())
         yield database
         runner.run(running.__aexit__(None, None, None))
