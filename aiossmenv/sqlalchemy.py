@@ -77,6 +77,8 @@ _NOT_OURS = {
 _READ_ONLY = frozenset({1290, 1836})
 # Seconds between two replacements of idle connections: other tasks must not notice them.
 _RENEW_PAUSE = 0.002
+# Seconds that closing waits for the one that is under way.
+_RENEW_TIMEOUT = 5.0
 # Key of a connection's `info`.
 _LOGIN = "aiossmenv.login"
 
@@ -141,6 +143,7 @@ class RotatingEngine(AsyncEngine):
         self._drain_timeout = drain_timeout
         self._records: WeakSet[Any] = WeakSet()
         self._renewal: asyncio.Task[None] | None = None
+        self._renewals_left = 0
         super().__init__(create_async_engine(self._base, **create_engine_options).sync_engine)
         self._rotating: Rotating[_Login] = Rotating(
             env,
@@ -182,6 +185,8 @@ class RotatingEngine(AsyncEngine):
         """Wait for connections that are in use, at most *drain_timeout* seconds, and close all; idempotent."""
         await self._rotating.aclose()
         if self._renewal:
+            self._renewals_left = 0  # not cancelled: SQLAlchemy logs an error of a connection that is cut off
+            await asyncio.wait({self._renewal}, timeout=_RENEW_TIMEOUT)
             self._renewal.cancel()
             await asyncio.wait({self._renewal})
         with suppress(TimeoutError):
@@ -265,16 +270,16 @@ class RotatingEngine(AsyncEngine):
         spare, login.spare = login.spare, None
         if spare is not None:
             await util.greenlet_spawn(self.dialect.do_terminate, spare)
-        if self._renewal:
-            self._renewal.cancel()
-        self._renewal = asyncio.create_task(self._renew(), name="aiossmenv renewal")
+        if self.state != "CLOSED":
+            self._renewals_left = 2 * sum(map(self._is_old, self._records))
+            if not self._renewal or self._renewal.done():
+                self._renewal = asyncio.create_task(self._renew(), name="aiossmenv renewal")
 
     async def _renew(self) -> None:
         """Replace the idle connections of older credentials now, and those that are in use when they come back."""
         _renewing.set(True)
-        for _ in range(2 * sum(map(self._is_old, self._records))):
-            if not any(map(self._is_old, self._records)):
-                return
+        while self._renewals_left and any(map(self._is_old, self._records)):
+            self._renewals_left -= 1
             await asyncio.sleep(_RENEW_PAUSE)
             try:
                 await util.greenlet_spawn(self._borrow_idle)

@@ -11,6 +11,8 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import BaseModel, SecretStr, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from aiossmenv import (
     AiossmenvError,
@@ -25,6 +27,7 @@ from aiossmenv import (
 from aiossmenv.fastapi import EnvDep, get_env, health, lifespan
 from aiossmenv.mysql import RotatingPool
 from aiossmenv.pydantic import LiveSettings, ParameterSource, live_settings, load_settings
+from aiossmenv.sqlalchemy import RotatingEngine
 from aiossmenv.testing import ManualClock, MemoryStore
 from hearing import CORE, SECRET, Context, scenario
 from timing import eventually
@@ -145,6 +148,49 @@ async def pools(context: Context) -> None:
         with detector.expecting(RotationFailed, whose="theirs"):
             async with RotatingPool(env, db="app"):
                 pass
+    await server.drop_user(user)
+
+
+@scenario
+async def engines(context: Context) -> None:
+    """Rotate engines of SQLAlchemy that echo what they do, with rejected logins; drivers quote user names."""
+    detector, server, user = context.detector, context.server, f"user{secrets.token_hex(3)}"
+    store = MemoryStore({"/P/DB_URL": server.address, "/P/DB_USER": user, "/P/DB_PASSWORD": f"{CORE}1"})
+    for driver in ("mysql+aiomysql", "mysql+asyncmy"):
+        detector.paused = True
+        await server.set_user(user, f"{CORE}1")
+        detector.paused = False
+        store.put("/P/DB_PASSWORD", f"{CORE}1")
+        async with load_env("/P", environ={}, store=store, ttl=60) as env:
+            options: dict[str, Any] = {"echo": "debug", "echo_pool": "debug", "pool_pre_ping": True}
+            async with RotatingEngine(env, f"{driver}:///app", retry_deadline=0.5, **options) as engine:
+                async with engine.connect() as connection:
+                    (await connection.execute(text("SELECT 1"))).all()
+                    detector.check_repr(connection, connection.sync_connection, engine.pool)
+                detector.check_repr(
+                    engine, engine.url, engine.sync_engine, engine.state, engine.generation, engine.status
+                )
+                detector.paused = True
+                await server.set_user(user, f"{CORE}2")
+                detector.paused = False
+                store.put("/P/DB_PASSWORD", f"{CORE}2")
+                async with engine.connect(), engine.connect():
+                    detector.check_all_objects()
+                assert 2 == engine.generation
+                detector.paused = True
+                await server.set_user(user, f"{CORE}3")
+                detector.paused = False
+                with detector.expecting(OperationalError, whose="theirs"):
+                    async with engine.connect(), engine.connect(), engine.connect():
+                        pass
+            with detector.expecting(RotationFailed):
+                async with engine.connect():
+                    pass
+            with detector.expecting(RotationFailed, whose="theirs"):
+                async with RotatingEngine(env, f"{driver}:///app"):
+                    pass
+            with detector.expecting(ValueError):
+                RotatingEngine(env, f"{driver}://u:{CORE}@localhost/app")
     await server.drop_user(user)
 
 
