@@ -14,7 +14,7 @@ from embedded import Store
 
 @dataclass
 class Api:
-    """A server; *token* is the only one that it accepts now."""
+    """A server that accepts only *token*."""
 
     url: str = ""
     token: str = "t0"
@@ -25,7 +25,7 @@ class Api:
         """Listen until the block ends."""
 
         async def answer(request: web.Request) -> web.Response:
-            """Answer whoever has the token."""
+            """Answer a request with the token, and reject any other."""
             if request.headers["Authorization"] != f"Bearer {self.token}":
                 self.refused += 1
                 raise web.HTTPUnauthorized
@@ -44,9 +44,7 @@ class Api:
 
 
 async def test_no_request_fails(ssm: Store) -> None:
-    """
-    While the token is replaced again and again, each request is answered, and what is refused is the reason to read it.
-    """
+    """While the token changes many times, every request is answered, and each rejection causes a refresh."""
     async with Api().running() as server:
         for key, value in {"API_URL": server.url, "API_TOKEN": server.token}.items():
             await asyncio.to_thread(ssm.put, f"/FAKEBOOK/TEST/{key}", value)
