@@ -302,13 +302,13 @@ async def serves() -> None:
     # The route is not registered: the app's decorators have an Any in their types.
     routes: list[Callable[[Env], Awaitable[object]]] = [route, health]
     assert_type(len(routes), int)
-    said = await health(get_env(app))
-    assert_type(said, Health)
-    assert_type(said.fresh, bool)
-    assert_type(said.age, float)
-    assert_type(said.failures, int)
-    assert_type(said.last_error, str | None)
-    said.fresh = True  # type: ignore[misc]
+    answer = await health(get_env(app))
+    assert_type(answer, Health)
+    assert_type(answer.fresh, bool)
+    assert_type(answer.age, float)
+    assert_type(answer.failures, int)
+    assert_type(answer.last_error, str | None)
+    answer.fresh = True  # type: ignore[misc]
 
 
 def errors(error: AiossmenvError, denial: AccessDenied, collision: KeyCollision, missing: MissingParameters) -> None:

@@ -18,7 +18,7 @@ class Api:
 
     url: str = ""
     token: str = "t0"
-    refused: int = 0
+    rejected: int = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Api"]:
@@ -27,7 +27,7 @@ class Api:
         async def answer(request: web.Request) -> web.Response:
             """Answer a request with the token, and reject any other."""
             if request.headers["Authorization"] != f"Bearer {self.token}":
-                self.refused += 1
+                self.rejected += 1
                 raise web.HTTPUnauthorized
             return web.json_response({"path": request.path})
 
@@ -69,6 +69,6 @@ async def test_no_request_fails(ssm: Store) -> None:
                     await asyncio.sleep(0.05)
             status = api.status
         assert (9, "READY") == (status.generation, status.state)
-        assert 8 <= status.auth_failures == server.refused
+        assert 8 <= status.auth_failures == server.rejected
         assert 8 <= status.refreshes
         assert 50 < answers

@@ -74,8 +74,8 @@ async def test_page_example(ssm: Store) -> None:
         ssm.put("/FAKEBOOK/TEST/DB_URL", "second")
         await get_env(names["app"]).refresh()
         assert (200, "second") == await fetched(client, "/database")
-        status, said = await fetched(client, "/health")
-        assert (200, True, 0, None) == (status, said["fresh"], said["failures"], said["last_error"])
+        status, body = await fetched(client, "/health")
+        assert (200, True, 0, None) == (status, body["fresh"], body["failures"], body["last_error"])
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -206,13 +206,13 @@ async def test_health_of_an_outage(ssm: Store, proxy: FaultProxy, store: Paramet
         await clock.advance(40)
         await eventually(lambda: env.status.failures > 1 and env.status.next_refresh)
 
-        status, said = await fetched(client, "/health")
-        assert (200, False) == (status, said["fresh"])
-        assert env.status.age == said["age"] > 60
-        assert env.status.failures == said["failures"]
-        assert re.fullmatch(r"AccessDenied: .*The security token is expired \(parameter /R/A, .*", said["last_error"])
-        assert MARKER not in json.dumps(said)
-        assert Health(**said) == await health(env)
+        status, body = await fetched(client, "/health")
+        assert (200, False) == (status, body["fresh"])
+        assert env.status.age == body["age"] > 60
+        assert env.status.failures == body["failures"]
+        assert re.fullmatch(r"AccessDenied: .*The security token is expired \(parameter /R/A, .*", body["last_error"])
+        assert MARKER not in json.dumps(body)
+        assert Health(**body) == await health(env)
 
         proxy.clear()
         await env.refresh()
@@ -295,10 +295,10 @@ class Example:
             yield self
         finally:
             process.terminate()
-            said = (await process.stderr.read()).decode()
+            body = (await process.stderr.read()).decode()
             # The server shuts down cleanly, and then raises the signal again.
-            assert -signal.SIGTERM == await process.wait(), said
-            assert [] == [line for line in said.splitlines() if not line.startswith("INFO")]
+            assert -signal.SIGTERM == await process.wait(), body
+            assert [] == [line for line in body.splitlines() if not line.startswith("INFO")]
             await self._server.drop_user(self._user)
 
     async def rotate(self) -> None:
@@ -332,11 +332,11 @@ async def test_no_request_fails_while_passwords_rotate(ssm: Store, server: Maria
             for number in range(8):
                 group.create_task(ask(number))
             group.create_task(rotate())
-        said = (await fetched(client, "/database"))[1]
+        body = (await fetched(client, "/database"))[1]
 
-    assert server.address == said["host"]
-    assert ROTATIONS + 1 == said["password_version"]
-    assert ROTATIONS + 1 <= said["generation"]
+    assert server.address == body["host"]
+    assert ROTATIONS + 1 == body["password_version"]
+    assert ROTATIONS + 1 <= body["generation"]
     assert answered > 20 * ROTATIONS
 
 
@@ -344,9 +344,9 @@ async def reached(ask: Callable[[], Awaitable[tuple[int, Any]]], version: int, g
     """Wait until the example has read this version of the password and serves this generation of its pool."""
     async with asyncio.timeout(20):
         while True:
-            status, said = await ask()
+            status, body = await ask()
             assert 200 == status
-            if said["password_version"] >= version and said["generation"] >= generation:
+            if body["password_version"] >= version and body["generation"] >= generation:
                 return
             await asyncio.sleep(0.02)
 

@@ -44,9 +44,9 @@ async def test_env_with_a_ttl_fails_in_a_child(ssm: Store, proxy: FaultProxy) ->
     ports = peers(proxy)
     proxy.add(hang(0.3), operation="GetParameters", times=1)
 
-    said = await run("with_ttl")
+    lines = await run("with_ttl")
 
-    refused = (
+    error = (
         "StaleEnv this Env was made before a fork, and nothing refreshes it in this process"
         " (path /R, region eu-central-1)."
         " Load in each worker: in the app's lifespan, gunicorn's post_fork, or the process's own function."
@@ -54,9 +54,9 @@ async def test_env_with_a_ttl_fails_in_a_child(ssm: Store, proxy: FaultProxy) ->
     assert [
         *(f"{name} StaleEnv" for name in ("env[]", "get", "in", "values", "parameters", "snapshot")),
         *("changes StaleEnv", "on_change StaleEnv", "keys ['A']", "next_refresh None"),
-        *(f"refresh {refused}", f"ensure_fresh {refused}"),
+        *(f"refresh {error}", f"ensure_fresh {error}"),
         *("get 1", "closed", "child ended 0", "parent 1 0"),
-    ] == said
+    ] == lines
     assert 2 <= len(set(ports))
 
 
@@ -72,9 +72,9 @@ async def test_env_without_a_ttl_works(ssm: Store, proxy: FaultProxy) -> None:
     ssm.put("/R/A", "1")
     ports = peers(proxy)
 
-    said = await run("preloaded")
+    lines = await run("preloaded")
 
-    assert WORKS == said
+    assert WORKS == lines
     # The parent's first load, its connection that is open at the fork, the child's, and the parent's again.
     load, before, *childs, after = ports
     assert before == after

@@ -28,7 +28,7 @@ from aiossmenv import EmptyPath, KeyCollision, MissingParameters, load_env
 from aiossmenv.pydantic import InvalidSettings, LiveSettings, ParameterSource, load_settings
 from embedded import Store
 from faults import FaultProxy
-from settings_models import MARK, Database, Held, Settings, Strict, assert_hidden, database, refused, settings_of
+from settings_models import MARK, Database, Held, Settings, Strict, assert_hidden, database, load_error, settings_of
 
 # --- The documentation page
 
@@ -137,7 +137,9 @@ async def test_names_by_config(key: Literal["populate_by_name", "validate_by_nam
 
     held = Held(x="1")
     assert 1 == (await load_settings(Named, "/app", store=held.store)).x
-    assert (["x"] if key == "validate_by_alias" else ["Y", "x"]) == [name.removeprefix("/app/") for name in held.asked]
+    assert (["x"] if key == "validate_by_alias" else ["Y", "x"]) == [
+        name.removeprefix("/app/") for name in held.names_read
+    ]
 
 
 async def test_upper_case_by_alias_generator() -> None:
@@ -149,7 +151,7 @@ async def test_upper_case_by_alias_generator() -> None:
 
     held = Held(DB_URL="u")
     assert "u" == (await load_settings(Upper, "/app", store=held.store)).db_url
-    assert ["/app/DB_URL"] == held.asked
+    assert ["/app/DB_URL"] == held.names_read
 
 
 @pytest.mark.parametrize("name", ["db_url", "DB_URL", "db-url", "Db.Url"])
@@ -418,7 +420,7 @@ async def test_all_missing_parameters_are_named() -> None:
         inner: Database = Field(alias="INNER")
         spare: Database | None = None
 
-    error = await refused(More, Held(**{"INNER/host": "h"}))
+    error = await load_error(More, Held(**{"INNER/host": "h"}))
 
     assert isinstance(error, MissingParameters)
     names = ("/app/INNER/password", "/app/api-token", "/app/db/host", "/app/db/password", "/app/outer/url")
@@ -438,7 +440,7 @@ async def test_missing_model_without_required_fields() -> None:
     class Pooled(BaseSettings):
         pool: Pool
 
-    error = await refused(Pooled, Held())
+    error = await load_error(Pooled, Held())
     assert isinstance(error, MissingParameters)
     assert ("/app/pool",) == error.keys
 
@@ -449,7 +451,7 @@ async def test_empty_path() -> None:
     class Lax(BaseSettings):
         debug: bool = False
 
-    assert isinstance(await refused(Lax, Held(other="x")), EmptyPath)
+    assert isinstance(await load_error(Lax, Held(other="x")), EmptyPath)
     assert not (await load_settings(Lax, "/app", allow_empty=True, store=Held().store)).debug
 
 
@@ -481,7 +483,7 @@ async def test_missing_optional_parameters_are_ignored(caplog: pytest.LogCapture
 )
 async def test_invalid_values(values: dict[str, str], expected: str) -> None:
     """An invalid value is described by field, type of error and parameter, never by value, JSON key or message."""
-    error = await refused(Strict, Held(**values))
+    error = await load_error(Strict, Held(**values))
 
     assert isinstance(error, InvalidSettings)
     assert str(error).startswith(expected)
@@ -496,7 +498,7 @@ async def test_invalid_values(values: dict[str, str], expected: str) -> None:
 async def test_invalid_overrides(variable: str, value: str, expected: str) -> None:
     """For an invalid value of the environment, the error names no parameter and shows neither value nor key."""
     os.environ[variable] = value
-    error = await refused(Strict, Held(db='{"host": "h", "password": ""}'))
+    error = await load_error(Strict, Held(db='{"host": "h", "password": ""}'))
     assert isinstance(error, InvalidSettings)
     assert str(error).startswith(expected)
 
@@ -506,5 +508,5 @@ async def test_environment_that_is_not_json() -> None:
     held = Held(port="1")
     assert Strict() == await load_settings(Strict, "/app", store=held.store)
     os.environ["ITEMS"] = MARK
-    error = await refused(Strict, held)
+    error = await load_error(Strict, held)
     assert str(error).startswith("Strict: SettingsError at ")

@@ -21,7 +21,7 @@ from aiossmenv import MissingParameters, ParameterStore, load_env
 from aiossmenv.pydantic import InvalidSettings, LiveSettings, ParameterSource, live_settings, load_settings
 from aiossmenv.testing import MemoryStore
 from embedded import Store
-from settings_models import MARK, Database, Held, Settings, Strict, assert_hidden, database, refused
+from settings_models import MARK, Database, Held, Settings, Strict, assert_hidden, database, load_error
 from timing import our_tasks, settle
 
 # --- Updates
@@ -35,9 +35,9 @@ def problems(live: LiveSettings[Any]) -> list[str]:
 async def test_last_valid_settings_stay(caplog: pytest.LogCaptureFixture) -> None:
     """Invalid new values are logged and reported, and change nothing; the next valid values are used."""
     held = database()
-    told: list[tuple[str, str]] = []
+    received: list[tuple[str, str]] = []
     async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
-        live.on_change(lambda old, new: told.append((old.db.host, new.db.host)))
+        live.on_change(lambda old, new: received.append((old.db.host, new.db.host)))
         first = live.current
         held.put("/app/db/port", MARK)
         held.put("/app/db/host", "new")
@@ -45,17 +45,17 @@ async def test_last_valid_settings_stay(caplog: pytest.LogCaptureFixture) -> Non
             await live.env.refresh()
 
         assert first is live.current
-        assert [] == told
+        assert [] == received
         assert isinstance(live.error, InvalidSettings)
         assert_hidden(live.error)
-        said = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-        assert [f"the last valid Settings stay: InvalidSettings: {live.error}"] == said
+        errors_logged = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+        assert [f"the last valid Settings stay: InvalidSettings: {live.error}"] == errors_logged
         assert "<LiveSettings of Settings, newer ones are not valid>" == repr(live)
 
         held.put("/app/db/port", "1")
         await live.env.refresh()
         assert not problems(live)
-        assert [("h", "new")] == told
+        assert [("h", "new")] == received
         assert ("new", 1) == (live.current.db.host, live.current.db.port)
         assert "h" == first.db.host
         assert "<LiveSettings of Settings, valid>" == repr(live)
@@ -93,27 +93,27 @@ async def test_one_validation_per_refresh() -> None:
             return self
 
     held = database()
-    told: list[str] = []
+    received: list[str] = []
     async with live_settings(Counted, "/app", ttl=60, store=held.store) as live:
-        live.on_change(lambda _, new: told.append(new.db.host))
+        live.on_change(lambda _, new: received.append(new.db.host))
         for name, value in (("db/host", "new"), ("db/port", "1"), ("debug", "true")):
             held.put(f"/app/{name}", value)
         assert 3 == len(await live.env.refresh())
     assert [1, 1] == built
-    assert ["new"] == told
+    assert ["new"] == received
 
 
 async def test_same_values_cause_no_change() -> None:
     """A parameter that is written again with its old value keeps the settings object, and calls no callback."""
     held = database()
-    told: list[str] = []
+    received: list[str] = []
     async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
         first = live.current
-        live.on_change(lambda _, new: told.append(new.db.host))
+        live.on_change(lambda _, new: received.append(new.db.host))
         held.put("/app/db/host", "h")
         assert 1 == len(await live.env.refresh())
         assert first is live.current
-    assert [] == told
+    assert [] == received
 
 
 async def test_callbacks(caplog: pytest.LogCaptureFixture) -> None:
@@ -121,11 +121,11 @@ async def test_callbacks(caplog: pytest.LogCaptureFixture) -> None:
     A callback that raises is logged by name and type, and others still run; one that has unsubscribed is not called.
     """
     held = database()
-    told: list[str] = []
+    received: list[str] = []
     async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
 
         def quits(old: Settings, new: Settings) -> None:
-            told.append(f"quits {old.db.host}")
+            received.append(f"quits {old.db.host}")
             unsubscribe()
 
         def raises(old: Settings, new: Settings) -> None:
@@ -137,12 +137,12 @@ async def test_callbacks(caplog: pytest.LogCaptureFixture) -> None:
         unsubscribe = live.on_change(quits)
         for callback in (raises, raises_later):
             live.on_change(callback)
-        live.on_change(lambda old, new: told.append(f"{old.db.host} {new.db.host}"))
+        live.on_change(lambda old, new: received.append(f"{old.db.host} {new.db.host}"))
         for host in ("i", "j"):
             held.put("/app/db/host", host)
             await live.env.refresh()
         await settle()
-    assert ["quits h", "h i", "i j"] == told
+    assert ["quits h", "h i", "i j"] == received
     assert 2 == caplog.text.count("raises failed on the change of db/host with ValueError")
     assert 2 == caplog.text.count("raises_later failed on the change of db/host with ValueError")
     assert MARK not in caplog.text
@@ -151,11 +151,11 @@ async def test_callbacks(caplog: pytest.LogCaptureFixture) -> None:
 async def test_slow_callback() -> None:
     """A coroutine callback runs once at a time, and once more for all changes meanwhile."""
     held = database()
-    told: list[tuple[str, str]] = []
+    received: list[tuple[str, str]] = []
     go = asyncio.Event()
 
     async def slow(old: Settings, new: Settings) -> None:
-        told.append((old.db.host, new.db.host))
+        received.append((old.db.host, new.db.host))
         await go.wait()
 
     async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
@@ -164,13 +164,13 @@ async def test_slow_callback() -> None:
             held.put("/app/db/host", host)
             await live.env.refresh()
             await settle()
-        assert [("h", "i")] == told
+        assert [("h", "i")] == received
         go.set()
         await settle()
         held.put("/app/db/port", "x")
         await live.env.refresh()
         await settle()
-    assert [("h", "i"), ("i", "k")] == told
+    assert [("h", "i"), ("i", "k")] == received
 
 
 async def test_existing_env() -> None:
@@ -230,7 +230,7 @@ async def test_nothing_shows_a_secret(caplog: pytest.LogCaptureFixture) -> None:
             held.put("/app/debug", MARK)
             await live.env.refresh()
             shown = f"{source!r} {live!r} {live.error!r} {live.error} {live.env!r} {live.current.db.password!r}"
-        error = await refused(Strict, held)
+        error = await load_error(Strict, held)
     assert MARK not in f"{caplog.text} {shown} {error}"
     assert "parameter /app/debug" in caplog.text
 

@@ -63,8 +63,8 @@ class Api:
 
     async def _done(self, request: web.Request) -> web.Response:
         self._check(request)
-        said = await request.json()
-        self.done[said["id"]] = said["result"]
+        answer = await request.json()
+        self.done[answer["id"]] = answer["result"]
         return web.json_response(None)
 
     def _check(self, request: web.Request) -> None:
@@ -182,8 +182,8 @@ async def test_rotated_secrets_are_used_between_jobs(site: Site) -> None:
 
     assert squares(range(1, site.api.given + 1)) == site.api.done
     assert re.search(r"worker INFO: stopped\n$", worker.text)
-    for said in ("Traceback", "ResourceWarning", "no job is done", *site.values):
-        assert said not in worker.text
+    for text in ("Traceback", "ResourceWarning", "no job is done", *site.values):
+        assert text not in worker.text
 
 
 async def test_rejected_key_forces_a_refresh(site: Site) -> None:
@@ -222,8 +222,8 @@ async def test_outage_is_survived(site: Site, proxy: FaultProxy) -> None:
         assert 0 == await worker.ended()
 
     assert squares(range(1, site.api.given + 1)) == site.api.done
-    for said in ("Traceback", "ResourceWarning", *site.values):
-        assert said not in worker.text
+    for text in ("Traceback", "ResourceWarning", *site.values):
+        assert text not in worker.text
 
 
 async def test_outage_of_minutes(
@@ -232,7 +232,7 @@ async def test_outage_of_minutes(
     """In ten minutes without Parameter Store the worker works, and logs one line at the start and one at the end."""
     caplog.set_level(logging.INFO, "worker")
 
-    def said() -> list[str]:
+    def warnings_logged() -> list[str]:
         return [r.getMessage() for r in caplog.records if r.name == "worker" and "is done" not in r.getMessage()]
 
     async with (
@@ -248,17 +248,17 @@ async def test_outage_of_minutes(
             await clock.advance(10)
             await site.more_work(2)
         assert 600 == env.status.age
-        await eventually(said)
+        await eventually(warnings_logged)
 
         proxy.clear()
         while not env.status.fresh:
             await clock.advance(10)
             await site.more_work(2)
-        await eventually(lambda: len(said()) > 1)
+        await eventually(lambda: len(warnings_logged()) > 1)
         worker.stopping.set()
         await running
 
     assert squares(range(1, site.api.given + 1)) == site.api.done
     # The clock is at some timer between 60 and 70 seconds.
-    assert re.fullmatch(r"refreshes fail: using values that are (6\d|70) s old", said()[0])
-    assert ["the environment is current again"] == said()[1:]
+    assert re.fullmatch(r"refreshes fail: using values that are (6\d|70) s old", warnings_logged()[0])
+    assert ["the environment is current again"] == warnings_logged()[1:]

@@ -416,7 +416,7 @@ async def test_failures_are_equal(memory: InMemory, wire: Wire, clock: ManualClo
     """A fault in memory gives the same error as that fault over HTTP, except for the service's words."""
     breaks, options, kind, action = FAULTS[name]
     before = dict(os.environ)
-    said = []
+    errors = []
     backends: tuple[Backend, ...] = memory, wire
     for backend in backends:
         backend.put("/C/A", "a")
@@ -425,10 +425,10 @@ async def test_failures_are_equal(memory: InMemory, wire: Wire, clock: ManualClo
         breaks(backend)
         with pytest.raises(kind) as caught:
             await passing(clock, load_env("/C", store=backend.store, **options))
-        said.append(details(caught.value))
+        errors.append(details(caught.value))
 
-    assert said[0] == said[1]
-    assert action == said[0]["action"]
+    assert errors[0] == errors[1]
+    assert action == errors[0]["action"]
     assert before == dict(os.environ)
     # Of two single reads, the second may already be sent when the answer of the first ends the load.
     assert 0 <= wire.request_count() - memory.request_count() <= (name == "key denied")
@@ -437,7 +437,7 @@ async def test_failures_are_equal(memory: InMemory, wire: Wire, clock: ManualClo
 async def test_hanging_requests_are_equal(memory: InMemory, wire: Wire, clock: ManualClock) -> None:
     """A request without an answer ends the load at its deadline, in memory and over HTTP."""
     before = dict(os.environ)
-    said = []
+    errors = []
     backends: tuple[Backend, ...] = memory, wire
     for backend in backends:
         backend.put("/C/A", "a")
@@ -447,9 +447,9 @@ async def test_hanging_requests_are_equal(memory: InMemory, wire: Wire, clock: M
         await clock.advance(5)
         with pytest.raises(StoreUnavailable, match="did not answer before the deadline") as caught:
             await loading
-        said.append(details(caught.value))
+        errors.append(details(caught.value))
 
-    assert said[0] == said[1]
+    assert errors[0] == errors[1]
     assert before == dict(os.environ)
 
 

@@ -390,7 +390,7 @@ async def test_invalid_endpoint() -> None:
     assert not caught.value.transient
 
 
-async def test_nobody_listens(ssm: Store, store: ParameterStore, clock: ManualClock) -> None:
+async def test_port_without_a_listener(ssm: Store, store: ParameterStore, clock: ManualClock) -> None:
     """A port where nothing listens is retried until the deadline, and the error names it."""
     os.environ["AWS_ENDPOINT_URL_SSM"] = "http://127.0.0.1:9"
 

@@ -81,7 +81,7 @@ def test_store_on_several_loops(aws: Store) -> None:
     asyncio.run(store.aclose())
 
 
-def test_store_that_nobody_closes(aws: Store) -> None:
+def test_store_without_a_close(aws: Store) -> None:
     """
     When the loop on which a store was used has ended, the store has nothing open and causes no warning.
     """

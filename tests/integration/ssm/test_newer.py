@@ -18,7 +18,7 @@ REFRESHES: dict[str, Callable[[Env], Awaitable[object]]] = {
     "everything": lambda env: env.refresh(),
     "one key": lambda env: env.refresh("A"),
     "two keys": lambda env: env.refresh("A", "B"),
-    "a key that is not there": lambda env: env.refresh("A", "NONE"),
+    "a missing key": lambda env: env.refresh("A", "NONE"),
     "a gap": lambda env: env.refresh("A", min_gap=0.001),
 }
 

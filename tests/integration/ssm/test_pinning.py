@@ -195,11 +195,11 @@ async def test_store_that_never_connected_reads_again(ssm: Store) -> None:
 
 @dataclass
 class Issuer:
-    """A server whose credentials must be renewed at each use; *asked* lists its requests."""
+    """A server whose credentials must be renewed at each use; *requests* lists its requests."""
 
     key: str
     url: str = ""
-    asked: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Issuer"]:
@@ -217,7 +217,7 @@ class Issuer:
 
     async def _handle(self, request: web.Request) -> web.Response:
         form = dict(await request.post())
-        self.asked.append({**form, "path": request.path, "authorization": request.headers.get("Authorization")})
+        self.requests.append({**form, "path": request.path, "authorization": request.headers.get("Authorization")})
         # The expiry is so near that the SDK renews them before each signature.
         expiration = f"{datetime.now(UTC) + timedelta(minutes=5):%Y-%m-%dT%H:%M:%SZ}"
         if request.method == "GET":
@@ -289,9 +289,9 @@ async def test_credentials_of_a_container(  # noqa: PLR0917 - fixtures
 
     await renew(ssm, proxy, first, read)
 
-    assert [] == other.asked
-    assert {"mine"} == {asked["authorization"] for asked in issuer.asked}
-    assert len(issuer.asked) > 6
+    assert [] == other.requests
+    assert {"mine"} == {requests["authorization"] for requests in issuer.requests}
+    assert len(issuer.requests) > 6
 
 
 async def test_credentials_of_a_web_identity(
@@ -322,12 +322,14 @@ async def test_credentials_of_a_web_identity(
 
     await renew(ssm, proxy, first, read)
 
-    assert [] == other.asked
-    sent = {(asked["RoleArn"], asked["WebIdentityToken"], asked["RoleSessionName"]) for asked in issuer.asked}
+    assert [] == other.requests
+    sent = {
+        (requests["RoleArn"], requests["WebIdentityToken"], requests["RoleSessionName"]) for requests in issuer.requests
+    }
     assert {("arn:aws:iam::111122223333:role/mine", "mine", "mine")} == sent
     (tmp_path / "token").write_text("renewed")
     await load_env("/app", environ=None)
-    assert "renewed" == issuer.asked[-1]["WebIdentityToken"]
+    assert "renewed" == issuer.requests[-1]["WebIdentityToken"]
 
 
 async def test_credentials_of_a_role_in_a_profile(  # noqa: PLR0917 - fixtures
@@ -352,10 +354,10 @@ async def test_credentials_of_a_role_in_a_profile(  # noqa: PLR0917 - fixtures
 
     await renew(ssm, proxy, first | kept, read)
 
-    assert [] == other.asked
-    assert {"arn:aws:iam::111122223333:role/mine"} == {asked["RoleArn"] for asked in issuer.asked}
-    assert all("OWL/" in asked["authorization"] for asked in issuer.asked)
-    assert all("/eu-central-1/sts/" in asked["authorization"] for asked in issuer.asked)
+    assert [] == other.requests
+    assert {"arn:aws:iam::111122223333:role/mine"} == {requests["RoleArn"] for requests in issuer.requests}
+    assert all("OWL/" in requests["authorization"] for requests in issuer.requests)
+    assert all("/eu-central-1/sts/" in requests["authorization"] for requests in issuer.requests)
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -377,9 +379,9 @@ async def test_credentials_of_a_process(  # noqa: PLR0917 - fixtures
     first = {"WHOSE": "RIGHT", "AWS_ENDPOINT_URL_STS": issuer.url}
     await renew(ssm, proxy, first, {"WHOSE": "WRONG", "AWS_ENDPOINT_URL_STS": other.url})
 
-    assert [] == other.asked
-    assert nested == bool(issuer.asked)
-    assert all("RIGHT/" in asked["authorization"] for asked in issuer.asked)
+    assert [] == other.requests
+    assert nested == bool(issuer.requests)
+    assert all("RIGHT/" in requests["authorization"] for requests in issuer.requests)
 
 
 async def test_credentials_in_variables_that_expire(ssm: Store, proxy: FaultProxy) -> None:
@@ -426,7 +428,7 @@ async def test_credentials_of_an_instance_role(ssm: Store, proxy: FaultProxy, ot
     finally:
         await runner.cleanup()
 
-    assert [] == other.asked
+    assert [] == other.requests
 
 
 ANOTHER_LOOP_AND_A_CHILD = """

@@ -37,19 +37,17 @@ FAULTS: dict[str, Fault] = {
     "no JSON": raw(CORE.encode()),
     "no UTF-8": raw(b"\xff" + QUOTED),
     "a list": raw(b"[" + QUOTED + b"]"),
-    "400 that quotes": raw(QUOTED[:-2], 400),
+    "400 with the parameters": raw(QUOTED[:-2], 400),
     "400 with a page": raw(b"<html>" + QUOTED, 400),
     "403 with a page": raw(b"<html>" + QUOTED, 403),
     "502 with a page": raw(b"<html>" + QUOTED, 502),
-    "503 that quotes": raw(QUOTED, 503),
+    "503 with the parameters": raw(QUOTED, 503),
     "a redirect": raw(QUOTED, 302),
-    "a version that is none": changed(lambda _, page: {"Parameters": [p | {"Version": VALUE} for p in items(page)]}),
-    "a date that is none": changed(
-        lambda _, page: {"Parameters": [p | {"LastModifiedDate": VALUE} for p in items(page)]}
-    ),
-    "a name that is none": changed(lambda _, page: {"Parameters": [p | {"Name": [VALUE]} for p in items(page)]}),
-    "a type that is none": changed(lambda _, page: {"Parameters": [p | {"Type": VALUE} for p in items(page)]}),
-    "a token that is none": changed(lambda _, page: page | {"NextToken": [VALUE]}),
+    "an invalid version": changed(lambda _, page: {"Parameters": [p | {"Version": VALUE} for p in items(page)]}),
+    "an invalid date": changed(lambda _, page: {"Parameters": [p | {"LastModifiedDate": VALUE} for p in items(page)]}),
+    "an invalid name": changed(lambda _, page: {"Parameters": [p | {"Name": [VALUE]} for p in items(page)]}),
+    "an invalid type": changed(lambda _, page: {"Parameters": [p | {"Type": VALUE} for p in items(page)]}),
+    "an invalid token": changed(lambda _, page: page | {"NextToken": [VALUE]}),
     "FIN": reset(),
     "RST": reset(rst=True),
     "throttled": throttled(),
@@ -80,9 +78,9 @@ def garbled(head: bytes) -> Fault:
 
 FAULTS |= {
     "a length that is too short": garbled(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n"),
-    "chunks that are none": garbled(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
-    "a header that is none": garbled(b"HTTP/1.1 200 OK\r\n"),
-    "a status that is none": garbled(b"HTTP/1.1 "),
+    "invalid chunks": garbled(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    "an invalid header": garbled(b"HTTP/1.1 200 OK\r\n"),
+    "an invalid status": garbled(b"HTTP/1.1 "),
     "no status": garbled(b""),
     "zipped": garbled(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 40\r\n\r\n"),
 }
@@ -149,7 +147,7 @@ async def test_failed_load_references_no_value(
 REFRESHED = [
     name
     for name in FAULTS
-    if (not name.startswith("cut") or "55%" in name or "97%" in name) and name != "a token that is none"
+    if (not name.startswith("cut") or "55%" in name or "97%" in name) and name != "an invalid token"
 ]
 
 
@@ -219,11 +217,11 @@ ANSWERS: dict[str, bytes] = {
     "refuses": http("<E><Error><Code>AccessDenied</Code><Message>No.</Message></Error></E>", 403),
     "is down": http(f"<html>{CORE}</html>", 500),
     "answers with half of it": given(until="2100-01-01T00:00:00Z", whole=False),
-    "answers with a date that is none": given(until="soon"),
-    "answers with keys that are over": given(until="2001-01-01T00:00:00Z"),
-    "answers nothing": b"",
+    "answers with an invalid date": given(until="soon"),
+    "answers with expired keys": given(until="2001-01-01T00:00:00Z"),
+    "sends no answer": b"",
     "answers with JSON": http(json.dumps({"SecretAccessKey": CORE, "AccessKeyId": CORE})),
-    "answers with a date that is none in JSON": http(
+    "answers with an invalid date in JSON": http(
         json.dumps({"AccessKeyId": "A", "SecretAccessKey": CORE, "Token": CORE, "Expiration": CORE})
     ),
 }

@@ -191,7 +191,7 @@ async def test_recorded_denial_survives_a_denial_by_sts(
 # --- Credentials that stop working
 
 
-@pytest.mark.parametrize("ends", ["token removed", "token emptied", "STS refuses", "STS throttles"])
+@pytest.mark.parametrize("ends", ["token removed", "token emptied", "STS rejects", "STS throttles"])
 async def test_credentials_that_stop_working(  # noqa: PLR0917 - fixtures
     before: FaultProxy, ssm: Store, clock: ManualClock, tmp_path: Path, ends: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -214,7 +214,7 @@ async def test_credentials_that_stop_working(  # noqa: PLR0917 - fixtures
                     token.unlink()
                 case "token emptied":
                     token.write_text("")
-                case "STS refuses":
+                case "STS rejects":
                     answer = sts_error("AccessDenied", 403)
                 case "STS throttles":
                     answer = sts_error("Throttling", 400)
