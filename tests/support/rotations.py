@@ -171,7 +171,7 @@ class Account:
                 await self._server.execute(f"KILL {number}")
         assert not await self.gone()
 
-    async def gone(self) -> int:
+    async def remaining_connections(self) -> int:
         """Wait up to 2 s until the account has no connection, and return how many are left."""
         for _ in range(200):
             if not await self.connections():
@@ -725,7 +725,7 @@ async def rotate_under_load(
                             load.outcome.rotations += 1
                 load.outcome.swaps = target.generation - 1
             load.outcome.stale_logins = rotator.stale_logins(relay.logins)
-        load.outcome.left = await account.gone()
+        load.outcome.left = await account.remaining_connections()
         load.outcome.refused = await server.refused() - refused
         load.outcome.rows = (await server.execute(f"SELECT COUNT(*) FROM app.{account.name}"))[0][0]
         await server.execute(f"DROP TABLE app.{account.name}")

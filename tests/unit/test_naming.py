@@ -264,7 +264,7 @@ def test_secrets_manager_references() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "name", "arn", "is_answer"),
+    ("requested", "name", "arn", "is_answer"),
     [
         ("/A/X", "/A/X", f"{ARN}/A/X", True),
         ("/A/X:3", "/A/X", f"{ARN}/A/X", True),
@@ -356,7 +356,7 @@ def test_parameter_found_by_selector_is_never_older() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "selector", "asked"),
+    ("name", "selector", "requested"),
     [("/P/A", "", "/P/A"), ("/P/A", ":3", "/P/A:3"), (f"{REFERENCE}/db:AWSPREVIOUS", ":AWSPREVIOUS", None)],
 )
 def test_requested_name(name: str, selector: str, requested: str | None) -> None:

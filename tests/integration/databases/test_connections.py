@@ -429,7 +429,7 @@ async def test_pool_recycle(source: Source) -> None:
 
 
 async def test_server_becomes_read_only(source: Source, account: Account, server: Server) -> None:
-    """After error 1290 no session that was open is lent again, so the next logins resolve the host name anew."""
+    """After error 1290 no session that was open is lent again, so the next logins resolve the host name again."""
     await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
     async with RotatingPool(source, db="app", maxsize=3) as pool:
         before = set(await sessions(account, server))

@@ -164,7 +164,7 @@ async def test_retired_pool_closes_with_com_quit(source: Source, account: Accoun
         await account.set_password("second")
         source.publish(DB_PASSWORD="second")
         await eventually(lambda: pool.generation == 2)
-    assert 0 == await account.gone()
+    assert 0 == await account.remaining_connections()
     assert aborted == await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
 
 
@@ -276,7 +276,7 @@ async def test_cancelled_start_leaves_no_connection(source: Source, account: Acc
         entering.cancel()
         await asyncio.wait({entering})
         await pool.aclose()
-    assert 0 == await account.gone()
+    assert 0 == await account.remaining_connections()
 
 
 @unclosed
@@ -291,7 +291,7 @@ async def test_close_during_a_build_leaves_no_connection(source: Source, account
                 await asyncio.sleep(0 if turns % 2 else 0.00005)
             assert pool.generation in {1, 2}
         source.publish(DB_URL=source.stored["DB_URL"].replace("localhost", "127.0.0.1"))
-    assert 0 == await account.gone()
+    assert 0 == await account.remaining_connections()
 
 
 @unclosed
@@ -313,7 +313,7 @@ async def test_cancelled_users_leave_nothing(source: Source, account: Account) -
         await account.set_password("second")
         source.publish(DB_PASSWORD="second")
         await eventually(lambda: pool.generation == 2 and "0 retiring" in repr(pool))
-    assert 0 == await account.gone()
+    assert 0 == await account.remaining_connections()
 
 
 async def test_closing_leaves_no_connection(source: Source, account: Account) -> None:
@@ -321,7 +321,7 @@ async def test_closing_leaves_no_connection(source: Source, account: Account) ->
     async with RotatingPool(source, maxsize=5) as pool:
         await scalar(pool, "SELECT 1")
         assert 5 == await account.connections()
-    assert 0 == await account.gone()
+    assert 0 == await account.remaining_connections()
 
 
 async def test_waiters_fail_when_the_pool_closes(source: Source) -> None:
@@ -346,7 +346,7 @@ async def test_a_reset_of_all_connections(relay: Relay, source: Source, account:
         relay.cut()
         await asyncio.sleep(0.05)
         assert 1 == await scalar(pool, "SELECT 1")
-    assert 0 == await account.gone()
+    assert 0 == await account.remaining_connections()
 
 
 @pytest.mark.parametrize("most", [1, 3])
