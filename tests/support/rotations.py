@@ -169,7 +169,7 @@ class Account:
         for number, user, *_ in await self._server.execute("SHOW PROCESSLIST"):
             if user.startswith(self.name):
                 await self._server.execute(f"KILL {number}")
-        assert not await self.gone()
+        assert not await self.remaining_connections()
 
     async def remaining_connections(self) -> int:
         """Wait up to 2 s until the account has no connection, and return how many are left."""
@@ -198,7 +198,7 @@ class Role(Account):
     async def kill(self) -> None:
         """See `Account`."""
         await self._server.kill(self.name)
-        assert not await self.gone()
+        assert not await self.remaining_connections()
 
     async def drop(self) -> None:
         """See `Account`."""

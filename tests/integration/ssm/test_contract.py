@@ -266,20 +266,20 @@ async def test_parameter_types(backend: Backend) -> None:
 async def test_encrypted_parameters_match(backend: Backend) -> None:
     """An encrypted parameter matches its decrypted version, until the value changes."""
     backend.put("/C/A", "first")
-    (sealed,) = (await ask(backend, GetParameter("/C/A", with_decryption=False))).parameters
-    (opened,) = (await ask(backend, GetParameter("/C/A"))).parameters
+    (encrypted,) = (await ask(backend, GetParameter("/C/A", with_decryption=False))).parameters
+    (decrypted,) = (await ask(backend, GetParameter("/C/A"))).parameters
     backend.put("/C/A", "second")
     (later,) = (await ask(backend, GetParameter("/C/A", with_decryption=False))).parameters
     (anew,) = (await ask(backend, GetParameter("/C/A"))).parameters
 
-    assert isinstance(opened, Parameter)
-    assert isinstance(sealed, EncryptedParameter)
+    assert isinstance(decrypted, Parameter)
+    assert isinstance(encrypted, EncryptedParameter)
     assert isinstance(later, EncryptedParameter)
     assert isinstance(anew, Parameter)
-    assert sealed.matches(opened, sealed.digest)
+    assert encrypted.matches(decrypted, encrypted.digest)
     assert later.matches(anew, None)
-    assert not later.matches(opened, None)
-    assert sealed.digest != later.digest
+    assert not later.matches(decrypted, None)
+    assert encrypted.digest != later.digest
 
 
 async def test_versions(backend: Backend) -> None:
