@@ -1,7 +1,7 @@
 """
-Runs the sessions of noxfile.py, three at a time, and prints what each came to; called by `tests/run`.
+Run the sessions of noxfile.py, three at a time, and print the result of each; `tests/run` calls it.
 
-A third fills two cores while the others wait. An interrupt ends all, with what they have started.
+Three sessions keep two cores busy, because some of them wait. An interrupt ends all sessions and their child processes.
 """
 
 import os
@@ -16,13 +16,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 NOX = [str(Path(sys.executable).with_name("nox")), "-f", str(ROOT / "tests" / "noxfile.py"), "--session"]
 PYTHONS = [f"python(version='3.{minor}')" for minor in (11, 12, 13, 14)]
-# Those that take longest first. Each is run once.
+# The longest sessions come first. Each runs once.
 SESSIONS = ["ssm", "databases", "frameworks", "newest_sdk", "unit", "uvloop", *PYTHONS, "types", "lint"]
 LOGS = ROOT / ".venv" / "logs"
 
 
 class Lanes:
-    """The sessions that are left, those that run, and those that failed."""
+    """The sessions that are waiting, running and failed."""
 
     def __init__(self) -> None:
         self._left = iter(SESSIONS)
@@ -31,7 +31,7 @@ class Lanes:
         self._failed: list[str] = []
 
     def run(self) -> list[str]:
-        """Run all sessions; returns those that failed."""
+        """Run all sessions; return those that failed."""
         lanes = [threading.Thread(target=self._lane, daemon=True) for _ in range(3)]
         for lane in lanes:
             lane.start()
@@ -40,12 +40,12 @@ class Lanes:
         return self._failed
 
     def end(self) -> None:
-        """End what runs, with all that it has started."""
+        """End the running sessions and their child processes."""
         for process in self._running:
             os.killpg(process.pid, signal.SIGTERM)
 
     def session(self, name: str) -> bool:
-        """Run one session, and print what it came to; returns whether it went well."""
+        """Run one session, and print its result; return whether it passed."""
         log, began = LOGS / f"{re.sub('[^a-z0-9.]+', '-', name).strip('-')}.log", time.monotonic()
         with log.open("wb") as file:
             process = subprocess.Popen(
@@ -60,8 +60,8 @@ class Lanes:
         if status:
             print(text, flush=True)
         word = "failed" if status else "ok"
-        told = [f"{name}: {word}, {time.monotonic() - began:.0f} s", *closing[-1:], *left_out]
-        print("; ".join(told), flush=True)
+        parts = [f"{name}: {word}, {time.monotonic() - began:.0f} s", *closing[-1:], *left_out]
+        print("; ".join(parts), flush=True)
         return status == 0
 
     def _lane(self) -> None:
@@ -91,7 +91,7 @@ def main() -> int:
             lanes.session("coverage")
     finally:
         lanes.end()
-    # Last, for whoever reads only that: pytest's closing line of the largest session, or of one that failed.
+    # End with pytest's summary line, for tools that read only the last line: of a failed session or of the largest one.
     last = (LOGS / f"{re.sub('[^a-z0-9.]+', '-', failed[0]).strip('-')}.log") if failed else LOGS / "ssm.log"
     closing = re.findall(r"^.*\d+ (?:passed|failed|error).* in [\d.]+s.*$", last.read_text(), re.MULTILINE)
     print(f"failed: {', '.join(failed)}" if failed else "all sessions ok", *closing[-1:], sep="\n", flush=True)

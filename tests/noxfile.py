@@ -1,8 +1,8 @@
 """
-What `tests/run` runs, as sessions of nox: `.venv/nox/bin/nox -f tests/noxfile.py -s lint`, and `-l` for a list.
+The sessions that `tests/run` runs; for one of them: `.venv/nox/bin/nox -f tests/noxfile.py -s lint`, `-l` lists all.
 
-The sessions on the chosen interpreter share one environment, in which the package is installed as its users get it. The
-others have their own. What depends on an interpreter, a loop or a release of the SDK is run again there, and only that.
+The sessions on the chosen interpreter share one environment, in which the package is installed as users install it. The
+others have their own. Only tests that depend on the interpreter, the loop or the SDK's release run again there.
 """
 
 import os
@@ -22,7 +22,7 @@ SSM = "tests/integration/ssm"
 FRAMEWORKS = "tests/integration/frameworks"
 DATABASES = "tests/integration/databases"
 LOOPS = [f"{SSM}/test_{name}.py" for name in ("engine", "refresh", "loops", "closing")]
-# Of what needs no server, what an interpreter or a loop may matter to.
+# Tests without a server that may depend on the interpreter or the loop.
 UNIT = [
     *(f"tests/unit/test_{name}.py" for name in ("concurrency", "env", "events", "reader", "reader_cases", "surface")),
     *(f"tests/unit/test_{name}.py" for name in ("rotating", "rotating_refresh", "rotating_edges", "testing")),
@@ -37,7 +37,7 @@ nox.options.stop_on_first_error = False
 
 
 def interpreter(version: str) -> str | None:
-    """Return where an interpreter of *version* is; pyenv has a command for each that it knows, which may not run."""
+    """Return the path of an interpreter of *version*, or None; a command that pyenv offers may not run."""
     program = 'import ensurepip, sys; print("%d.%d" % sys.version_info[:2])'
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     for candidate in (f"python{version}", *map(str, sorted(pyenv.glob(f"{version}.*/bin/python")))):
@@ -51,37 +51,39 @@ def interpreter(version: str) -> str | None:
 
 
 def environment(session: nox.Session, name: str, python: str = sys.executable, *newer: str) -> Path:
-    """Return the folder of programs of an environment with the package and what tests need, *newer* packages last."""
+    """
+    Return the program folder of an environment with the package and the test dependencies; *newer* is installed last.
+    """
     folder = VENV / name
     if not (folder / "complete").exists():
         session.run(python, "-m", "venv", "--clear", str(folder), external=True)
-        # Only what is imported is compiled, a small part of what comes with moto and botocore.
+        # Without --no-compile pip would compile all of moto and botocore, and most of it is never imported.
         options = ("--quiet", "--disable-pip-version-check", "install", "--no-compile")
         pip = (str(folder / "bin" / "python"), "-m", "pip", *options)
-        session.run(*pip, "--upgrade", "pip>=25.1", external=True)  # the first that knows dependency groups
+        session.run(*pip, "--upgrade", "pip>=25.1", external=True)  # first version with dependency groups
         session.run(*pip, f"{ROOT}[mysql,fastapi,pydantic]", "--group", f"{ROOT}/pyproject.toml:test", external=True)
         if newer:
-            # pip says that it does not fit aioboto3, and installs it.
+            # pip warns about a conflict with aioboto3, and installs them anyway.
             session.run(*pip, "--upgrade", *newer, external=True)
         (folder / "complete").touch()
     return folder / "bin"
 
 
 def run(session: nox.Session, programs: Path, *command: str, **variables: str) -> None:
-    """Run a program of an environment, at the top of the project."""
+    """Run a program of an environment, in the project's directory."""
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
     with session.chdir(ROOT):
         session.run(str(programs / command[0]), *command[1:], external=True, env={"PATH": path, **variables})
 
 
 def test(session: nox.Session, programs: Path, *arguments: str, **variables: str) -> None:
-    """Run pytest; its closing line is the last one."""
+    """Run pytest with its summary line last."""
     command = ("pytest", "-q", "-p", "no:cacheprovider", *arguments)
     run(session, programs, *command, **variables)
 
 
 def measured(session: nox.Session, *arguments: str, **variables: str) -> None:
-    """Run pytest on the chosen interpreter; with COVERAGE=1, half as long again, note which lines are run."""
+    """Run pytest on the chosen interpreter; with COVERAGE=1 record coverage, which takes half as long again."""
     file, programs = str(VENV / "coverage" / session.name), environment(session, f"tests-{CHOSEN}")
     if os.environ.get("COVERAGE"):
         command = ("coverage", "run", "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)
@@ -92,7 +94,7 @@ def measured(session: nox.Session, *arguments: str, **variables: str) -> None:
 
 @nox.session
 def install(session: nox.Session) -> None:
-    """Install the package as it is now, and unpack a MySQL where Debian has one."""
+    """Install the current package, and unpack a MySQL if Debian has one."""
     complete = (VENV / f"tests-{CHOSEN}" / "complete").exists()
     programs = environment(session, f"tests-{CHOSEN}")
     if complete:
@@ -102,7 +104,7 @@ def install(session: nox.Session) -> None:
         file.unlink()
     if (MYSQL / "unpacked").exists():
         return
-    # MySQL is in no stable release of Debian. The package of the unstable one runs from a folder, with its own loader.
+    # No stable Debian release has MySQL. The package of unstable runs from a directory, with its own loader.
     session.run("rm", "-rf", str(MYSQL), external=True)
     sources = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"],
@@ -134,7 +136,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Check types, twice."""
+    """Check types with mypy and basedpyright."""
     programs = environment(session, f"tests-{CHOSEN}")
     run(session, programs, "mypy")
     run(session, programs, "basedpyright")
@@ -142,31 +144,31 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def unit(session: nox.Session) -> None:
-    """Test what needs no server."""
+    """Run the tests without a server."""
     measured(session, "tests/unit")
 
 
 @nox.session
 def ssm(session: nox.Session) -> None:
-    """Test on an emulator of Parameter Store, over TLS and without, with faults."""
+    """Run the tests with an emulated Parameter Store, with and without TLS, with faults."""
     measured(session, SSM)
 
 
 @nox.session
 def frameworks(session: nox.Session) -> None:
-    """Test programs, frameworks, and that secrets stay secret."""
+    """Run the tests of programs and frameworks, and those of secrecy."""
     measured(session, FRAMEWORKS, "tests/integration/test_secrets.py")
 
 
 @nox.session
 def databases(session: nox.Session) -> None:
-    """Test on a real MariaDB and a real MySQL."""
+    """Run the tests on a real MariaDB and a real MySQL."""
     measured(session, DATABASES, MYSQL_ROOT=str(MYSQL) if (MYSQL / "unpacked").exists() else "")
 
 
 @nox.session
 def uvloop(session: nox.Session) -> None:
-    """Test what a loop matters to on uvloop."""
+    """Run the tests that depend on the loop on uvloop."""
     pools = [f"{DATABASES}/test_pool.py", f"{DATABASES}/test_connections.py"]
     programs = environment(session, f"tests-{CHOSEN}")
     test(session, programs, "tests/integration/test_loop.py", *UNIT, *LOOPS, *pools, TEST_LOOP="uvloop", **FAST)
@@ -174,7 +176,9 @@ def uvloop(session: nox.Session) -> None:
 
 @nox.session
 def newest_sdk(session: nox.Session) -> None:
-    """Test what meets the SDK with its newest release, of which aioboto3 names an older one."""
+    """
+    Run the tests that depend on the SDK with its newest release, which is newer than the one that aioboto3 requires.
+    """
     programs = environment(session, "tests-newest-sdk", sys.executable, "aiobotocore", "boto3")
     test(session, programs, *SDK, **FAST)
 
@@ -182,17 +186,17 @@ def newest_sdk(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
 def python(session: nox.Session, version: str) -> None:
-    """Test what an interpreter matters to on another one, if it is there."""
+    """Run the tests that depend on the interpreter on another one, if it is installed."""
     found = interpreter(version)
     if version == CHOSEN or found is None:
-        session.skip(f"Python {version} is not there, or is the chosen one")
+        session.skip(f"Python {version} is not installed, or is the chosen one")
     programs = environment(session, f"tests-{version}", found)
     test(session, programs, *UNIT, *LOOPS, f"{FRAMEWORKS}/test_forks.py", **FAST)
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Print how much of the lines and branches the sessions on the chosen interpreter have run, if that was noted."""
+    """Report the coverage of the sessions on the chosen interpreter, if it was recorded."""
     programs, file = environment(session, f"tests-{CHOSEN}"), str(VENV / "coverage" / "all")
     parts = [str(path) for path in sorted((VENV / "coverage").iterdir())]
     if not parts:
@@ -210,5 +214,5 @@ def docs(session: nox.Session) -> None:
     run(session, programs, *pdoc, str(VENV / "docs"), *PAGES)
 
 
-# Where something is run again: fewer examples, and no MySQL beside MariaDB.
+# Repeated runs use fewer examples, and no MySQL.
 FAST = {"HYPOTHESIS_PROFILE": "fast", "MYSQL_ROOT": ""}

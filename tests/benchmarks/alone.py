@@ -1,17 +1,17 @@
 """
-What has to be measured in a process that has never loaded the SDK: stalls of the loop, and memory.
+Stalls of the loop, and memory, measured in a process that has never loaded the SDK.
 
 `fetch.py` runs it as `alone.py stall PORT PATH` and `alone.py memory PORT PATH`, with the port of a `Store` that holds
-many parameters under PATH and a few under PATH-warm; it prints one JSON object.
+many parameters under PATH and a few under PATH-few; it prints one JSON object.
 
-*stall*: a task sleeps for a millisecond again and again, and notes how much later than that it wakes up. While nothing
-happens that is what this machine's scheduler takes, and is printed too. So is the worst stall without the time that
-Python's garbage collector took in it: a full collection looks at every object of the process, stops all threads, and
-comes when so many objects are new, whoever made them. How long one takes with the SDK loaded and no parameters is
-printed as well.
+*stall*: a task sleeps for a millisecond again and again, and records how late it wakes up. While nothing else runs,
+that is the delay of this machine's scheduler, which is printed too. The worst stall is also printed without the time of
+Python's garbage collector: a full collection visits every object of the process and stops all threads, and it runs
+after a number of new objects, no matter which code created them. The time of one full collection with the SDK loaded
+and no parameters is printed as well.
 
-*memory*: what tracemalloc counts for an `Env` of many parameters, after garbage collection; the SDK and its client are
-there before, from a load of PATH-warm. The values themselves are subtracted, and so is what os.environ holds.
+*memory*: what tracemalloc counts for an `Env` of many parameters after a garbage collection. The SDK and its client
+exist before, from a load of PATH-few. The values themselves, and the contents of os.environ, are subtracted.
 """
 
 import asyncio
@@ -29,16 +29,16 @@ from aiossmenv import ParameterStore, load_env
 if TYPE_CHECKING:
     from benchmarks.store import Control
 else:
-    # As a script, this folder is where modules are looked for; to mypy, the one above is.
+    # A script finds modules in its own directory; mypy finds them in the parent directory.
     from store import Control
 
-# Seconds: no refresh of its own begins while we measure.
+# In seconds, so that no background refresh starts during a measurement.
 _NEVER = 1e6
 _TICK = 0.001
 
 
 class Ticker:
-    """A task that shows how long others hold the loop."""
+    """A task that measures how long other code blocks the loop."""
 
     def __init__(self) -> None:
         self._late: list[tuple[float, float]] = []
@@ -47,12 +47,12 @@ class Ticker:
 
     @property
     def worst(self) -> float:
-        """The longest, in seconds, that it woke up too late."""
+        """The longest delay of a wake-up, in seconds."""
         return max(end - begin for begin, end in self._late)
 
     @property
     def own(self) -> float:
-        """The same without garbage collection."""
+        """The longest delay without garbage collection, in seconds."""
         return max(
             end - begin - sum(max(0.0, min(end, stop) - max(begin, start)) for start, stop in self._collected)
             for begin, end in self._late
@@ -70,7 +70,7 @@ class Ticker:
             gc.callbacks.remove(self._collecting)
 
     def _collecting(self, phase: str, _: dict[str, int]) -> None:
-        # Kept with its time, and looked at when all is over: where a thread collects, the loop may wake up first.
+        # Store the time and evaluate it at the end: if a thread collects, the loop may wake up first.
         if phase == "start":
             self._began = time.perf_counter()
         else:
@@ -79,14 +79,14 @@ class Ticker:
 
 @contextlib.asynccontextmanager
 async def _watched(name: str, report: dict[str, float]) -> AsyncIterator[None]:
-    """Put the worst stall of this block into *report*, in milliseconds."""
+    """Store the worst stall of this block in *report*, in milliseconds."""
     ticker = Ticker()
     task = asyncio.create_task(ticker.run())
     await asyncio.sleep(0)
     begun = time.perf_counter()
     yield
     report[f"{name} took"] = 1000 * (time.perf_counter() - begun)
-    # Its turn comes after whatever held the loop last.
+    # The ticker wakes up only after the last code that blocked the loop.
     await asyncio.sleep(2 * _TICK)
     task.cancel()
     report[name] = 1000 * ticker.worst
@@ -119,12 +119,12 @@ async def stall(control: Control, path: str) -> dict[str, float]:
 
 
 async def memory(path: str) -> dict[str, float]:
-    """Return bytes per parameter, beside the values and what os.environ holds, after a load and after a refresh."""
+    """Return bytes per parameter, without the values and os.environ, after a load and after a refresh."""
     report: dict[str, float] = {}
-    async with ParameterStore() as store, load_env(f"{path}-warm", ttl=_NEVER, store=store):
+    async with ParameterStore() as store, load_env(f"{path}-few", ttl=_NEVER, store=store):
         before = await _traced()
         async with load_env(path, ttl=_NEVER, store=store) as env:
-            # It keeps bytes of its own: two objects for each variable.
+            # os.environ stores its own bytes: two objects for each variable.
             copies = sum(sys.getsizeof(text.encode()) for item in env.items() for text in item)
             values = sum(sys.getsizeof(value) for value in env.values())
             report["first load"] = (await _traced() - before - values - copies) / len(env)

@@ -1,22 +1,23 @@
 """
-How fast we fetch and refresh, beside what else there is: `tests/benchmarks/run fetch`.
+How fast loads and refreshes are, compared with other libraries: `tests/benchmarks/run fetch`.
 
-It runs for less than six minutes on two cores, prints one table and saves it, with every single measurement, as
-JSON. Needs `pip install boto3 aws-lambda-powertools ssm-cache`, and an operating system that can fork.
+It runs less than six minutes on two cores, prints one table, and saves it with every measurement as JSON. It needs `pip
+install boto3 aws-lambda-powertools ssm-cache`, and an operating system that can fork.
 
-*The store* is `store.py`, in a process of its own, on loopback. It answers 20 ms after it was asked, except where
-only our own work is measured or only decryptions are counted. Loads are measured over TLS, as in production, and
-without it, side by side in one run (`--scheme` for one of them): a certificate with an RSA key of 2048 bits, TLS 1.3,
-and a bundle of trusted authorities as large as the SDK's own. How many TLS contexts a load makes that read that bundle
-is counted in a run that is not timed. All other lines, stalls among them, are over TLS, too.
+*The store* is `store.py`, in its own process on loopback. It answers after 20 ms, except where only the library's own
+work is measured or only decryptions are counted. Loads are measured over TLS, as in production, and without it, side by
+side in one run (`--scheme` selects one): a certificate with an RSA key of 2048 bits, TLS 1.3, and a CA bundle as large
+as the SDK's own. The number of TLS contexts of a load that read the bundle is counted in a run that is not timed. All
+other rows, including the stalls, use TLS too.
 
-*Cold* is from after all imports until every value is in os.environ; making a session and a client is in it. Each
-measurement is made in a new process, forked from one that has imported all that any of the contestants imports but
-has never made a client. So nobody finds a cache, a default session or a connection of an earlier run. The order of
-the contestants changes with each repetition. A *re-read* is the second read with the same client, by peers that have
-one. Figures are medians, with the lowest and the highest in brackets; a ratio is the best peer's time over ours.
+*Cold* is the time from after all imports until every value is in os.environ, including a new session and client. Each
+measurement runs in a new process, forked from one that has imported everything that any contestant imports but has
+never created a client. So no contestant finds a cache, a default session or a connection of an earlier run. The order
+of the contestants changes with each repetition. A *re-read* is the second read with the same client, for peers that
+support it. Figures are medians, with the lowest and the highest in brackets; a ratio is the best peer's time divided by
+ours.
 
-*Stalls* and *memory* are measured by `alone.py`, in a process that has imported nothing.
+`alone.py` measures *stalls* and *memory*, in a process that has imported nothing.
 """
 
 import argparse
@@ -45,30 +46,30 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from benchmarks.store import Counts, Store, parameter_key, parameter_name, relative_name
 else:
-    # As a script, this folder is where modules are looked for; to mypy, the one above is.
+    # A script finds modules in its own directory; mypy finds them in the parent directory.
     from store import Counts, Store, parameter_key, parameter_name, relative_name
 
-# Beside this folder.
+# The directories of the other modules.
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "support")]
 
 from certificates import contexts_made
 
 T = TypeVar("T")
 
-# Seconds. A call to Parameter Store from the same region takes about so long.
+# Seconds. A call to Parameter Store from the same region takes about this long.
 DELAY = 0.02
-# Calls a second that an account may make by default, and so many at once.
+# The default quota of an account: calls per second, and the size of the burst.
 QUOTA = 40
-# Seconds: no refresh of its own begins while we measure.
+# In seconds, so that no background refresh starts during a measurement.
 NEVER = 1e6
 OURS = "aiossmenv"
-# Characters of each value that the store makes up.
+# The number of characters of each value that the store generates.
 VALUE = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is to be read: *count* parameters under each of *paths*. *named*: their names are known."""
+    """A load: *count* parameters under each of *paths*. *named*: the names are known."""
 
     paths: tuple[str, ...]
     count: int
@@ -76,12 +77,12 @@ class Load:
 
     @property
     def known(self) -> list[str] | None:
-        """Names below the one path, if they are known."""
+        """The names below the only path, if they are known."""
         return [relative_name(self.paths[0], number) for number in range(self.count)] if self.named else None
 
     @property
     def names(self) -> list[str]:
-        """All whole names."""
+        """All full names."""
         return [parameter_name(path, number) for path in self.paths for number in range(self.count)]
 
     @property
@@ -90,12 +91,12 @@ class Load:
         return [parameter_key(path, number) for path in self.paths for number in range(self.count)]
 
 
-# Reads a load again and again, and yields once it is in os.environ.
+# Reads a load repeatedly, and yields each time it is in os.environ.
 Contestant = Callable[[Load], AsyncGenerator[None, None]]
 
 
 async def ours(load: Load) -> AsyncGenerator[None, None]:
-    """Load once, as a script does."""
+    """Load once, like a script."""
     from aiossmenv import load_env
 
     await load_env(*load.paths, keys=load.known)
@@ -103,7 +104,7 @@ async def ours(load: Load) -> AsyncGenerator[None, None]:
 
 
 async def ours_refreshing(load: Load) -> AsyncGenerator[None, None]:
-    """Load; refresh completely, which lists; refresh what is known by name, as the background does."""
+    """Load; refresh completely, with a listing; then refresh by name, as the background does."""
     from aiossmenv import load_env
 
     async with load_env(*load.paths, ttl=NEVER) as env:
@@ -115,7 +116,7 @@ async def ours_refreshing(load: Load) -> AsyncGenerator[None, None]:
 
 
 async def seeds_loop(load: Load) -> AsyncGenerator[None, None]:
-    """Make a client for each page: what many an application does."""
+    """Create a client for each page, as many applications do."""
     import boto3
 
     while True:
@@ -133,7 +134,7 @@ async def seeds_loop(load: Load) -> AsyncGenerator[None, None]:
 
 
 async def boto3_paginator(load: Load) -> AsyncGenerator[None, None]:
-    """Use boto3's own paginator, path after path."""
+    """Use boto3's own paginator, one path after the other."""
     import boto3
 
     client = boto3.client("ssm")
@@ -147,7 +148,7 @@ async def boto3_paginator(load: Load) -> AsyncGenerator[None, None]:
 
 
 async def aioboto3_paginator(load: Load) -> AsyncGenerator[None, None]:
-    """Use aioboto3's paginator, path after path."""
+    """Use aioboto3's paginator, one path after the other."""
     import aioboto3
 
     async with aioboto3.Session().client("ssm") as client:
@@ -179,7 +180,7 @@ async def powertools_by_name(load: Load) -> AsyncGenerator[None, None]:
 
 
 async def ssm_cache(load: Load) -> AsyncGenerator[None, None]:
-    """Use a group of ssm-cache; it reads again by name."""
+    """Use a group of ssm-cache; its re-read is by name."""
     group = import_module("ssm_cache").SSMParameterGroup()
     for path in load.paths:
         publish({item.name.removeprefix(path): item.value for item in group.parameters(path)})
@@ -192,7 +193,7 @@ async def ssm_cache(load: Load) -> AsyncGenerator[None, None]:
 
 
 async def ssm_cache_by_name(load: Load) -> AsyncGenerator[None, None]:
-    """Use a group of ssm-cache whose names are known."""
+    """Use a group of ssm-cache with known names."""
     group = import_module("ssm_cache").SSMParameterGroup()
     for name in load.names:
         group.parameter(name)
@@ -203,7 +204,7 @@ async def ssm_cache_by_name(load: Load) -> AsyncGenerator[None, None]:
 
 
 def publish(values: Mapping[str, str]) -> None:
-    """Put values into os.environ as we do, so that all contestants do the same work."""
+    """Put the values into os.environ as the library does, so that all contestants do the same work."""
     for name, value in values.items():
         os.environ[name.strip("/").translate(_SEPARATORS).upper()] = value
 
@@ -220,7 +221,7 @@ BY_NAME: dict[str, Contestant] = {"Powertools, by name": powertools_by_name, "ss
 
 
 def read(contestant: Contestant, load: Load, laps: int) -> list[float]:
-    """Return the seconds that each of so many reads took."""
+    """Return the seconds that each of *laps* reads took."""
     return asyncio.run(_read(contestant, load, laps))
 
 
@@ -231,15 +232,15 @@ async def _read(contestant: Contestant, load: Load, laps: int) -> list[float]:
             begun = time.perf_counter()
             await anext(reads)
             took.append(time.perf_counter() - begun)
-            assert all(len(os.environ[key]) == VALUE for key in load.keys), "not a value for each"
+            assert all(len(os.environ[key]) == VALUE for key in load.keys), "a value is missing"
     return took
 
 
-# --- Processes ---------------------------------------------------------------------------------------------------
+# --- Processes
 
 
 def apart(work: Callable[[], T]) -> T:
-    """Return what *work* gives in a process forked from this one."""
+    """Return the result of *work*, run in a forked child process."""
     fork = multiprocessing.get_context("fork")
     here, there = fork.Pipe(duplex=False)
     process = fork.Process(target=lambda: there.send(work()))
@@ -257,28 +258,28 @@ def apart(work: Callable[[], T]) -> T:
 
 
 def modules_of(contestant: Contestant) -> set[str]:
-    """Return the modules that are there after *contestant* has read something."""
+    """Return the loaded modules after *contestant* has read something."""
     read(contestant, Load(("/tiny",), 1), 1)
     return set(sys.modules)
 
 
 def import_all(contestants: Iterable[Contestant]) -> None:
-    """Import what any of them imports, at whatever moment; nothing else of theirs happens in this process."""
+    """Import every module that a contestant imports at any time, and run no other code of theirs in this process."""
     for contestant in contestants:
         for name in sorted(apart(partial(modules_of, contestant)) - set(sys.modules)):
             with contextlib.suppress(ImportError):
                 import_module(name)
     gc.collect()
-    # What is never looked at by a collection is never copied for a child either.
+    # Frozen objects are skipped by the collector, so a child does not copy their pages.
     gc.freeze()
 
 
-# --- The table ---------------------------------------------------------------------------------------------------
+# --- The table
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table, ready to print; *met* is `None` where there is nothing to reach."""
+    """A row of the table, ready to print; *met* is `None` if there is no target."""
 
     work: str
     ours: str
@@ -291,7 +292,7 @@ class Row:
 
 @dataclass
 class Bench:
-    """All that is measured. *samples*: seconds, or what else is counted, by work and contestant."""
+    """All measurements. *samples*: seconds, or other counts, by work and contestant."""
 
     store: Store
     repeats: int
@@ -302,7 +303,10 @@ class Bench:
     processor: float = 0.0
 
     def race(self, load: Load, contestants: Mapping[str, Contestant], *works: str, repeats: int | None = None) -> None:
-        """Let *contestants* read *load* in turns; the first read is the first of *works*, the second the second."""
+        """
+        Let *contestants* read *load* in turns; the first read belongs to the first of *works*, the second to the
+        second.
+        """
         for turn in range(repeats or self.repeats):
             names = list(contestants)
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
@@ -312,7 +316,7 @@ class Bench:
         self.counts()
 
     def work(self, name: str) -> str:
-        """Return what a work is called over the scheme of now."""
+        """Return the name of a work with the current scheme."""
         return f"{self.scheme}: {name}"
 
     def note(self, work: str, name: str, measured: float) -> None:
@@ -320,14 +324,14 @@ class Bench:
         self.samples.setdefault(work, {}).setdefault(name, []).append(measured)
 
     def counts(self) -> Counts:
-        """Return what the store has counted, and add up what it took."""
+        """Return the store's counts, and add up its calls and its processor time."""
         counts = self.store.counts()
         self.calls += counts.total
         self.processor += counts.processor
         return counts
 
     def measure(self, *parts: "Callable[[Bench], None]") -> None:
-        """Measure these, and say how long each took."""
+        """Run these measurements, and print how long each took."""
         for part in parts:
             begun = time.monotonic()
             part(self)
@@ -335,7 +339,9 @@ class Bench:
             print(f"{self.scheme}, {part.__name__}: {took:.0f} s", file=sys.stderr, flush=True)
 
     def compare(self, work: str, mine: list[float], peers: Mapping[str, list[float]], least: float, why: str) -> None:
-        """Add a row: *mine* against the best of *peers*; the ratio is to be *least* or more, in words *why*."""
+        """
+        Add a row: *mine* against the best of *peers*; the ratio must be at least *least*; *why* is the target as text.
+        """
         best = min(peers, key=lambda name: statistics.median(peers[name]))
         ratio = statistics.median(peers[best]) / statistics.median(mine)
         self.rows.append(
@@ -343,17 +349,17 @@ class Bench:
         )
 
     def peers(self, *works: str) -> dict[str, list[float]]:
-        """Return the measurements of all but us in these works."""
+        """Return the measurements of all peers in these works."""
         return {name: took for work in works for name, took in self.samples[work].items() if not name.startswith(OURS)}
 
 
 def seconds_text(took: list[float]) -> str:
-    """Return `0.25 s (0.24-0.31)`."""
+    """Return a text such as `0.25 s (0.24-0.31)`."""
     return f"{statistics.median(took):.3f} s ({min(took):.3f}-{max(took):.3f})"
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Return the rows as a table in Markdown."""
+    """Return the rows as a Markdown table."""
     met = {True: "met", False: "NOT MET", None: ""}
     cells = [("work", OURS, "best peer", "which", "ratio", "target", "")]
     cells += [(row.work, row.ours, row.peer, row.name, row.ratio, row.target, met[row.met]) for row in rows]
@@ -365,11 +371,11 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
-# --- The work ----------------------------------------------------------------------------------------------------
+# --- The work
 
 
 def few(bench: Bench) -> None:
-    """Cold: one path of 10 and of 100, and 100 whose names are known."""
+    """Cold: one path of 10 and of 100, and 100 known names."""
     for count, repeats, least, target in (
         (10, bench.repeats + 2, 1 / 0.55, "at most 0.55 x its time"),
         (100, bench.repeats + 1, 1.0, "no slower"),
@@ -385,10 +391,10 @@ def few(bench: Bench) -> None:
 
 def many(bench: Bench) -> None:
     """
-    Cold: one path of 1,000, and 1,000 whose names are known; read again, unchanged.
+    Cold: one path of 1,000, and 1,000 known names; then an unchanged re-read.
 
-    Not each peer takes part in each work: a hundred clients are slow, and to read by name is, to those that can, what
-    it is to list, call after call; ssm-cache's re-read is by name.
+    Not every peer takes part in every work: a hundred clients are slow, and a read by name costs the peers that support
+    it as many calls as a listing. The re-read of ssm-cache is by name.
     """
     bench.store.configure({"/one": 1000}, delay=DELAY)
     load = Load(("/one",), 1000)
@@ -417,7 +423,7 @@ def many(bench: Bench) -> None:
 
 
 def paths(bench: Bench) -> None:
-    """Cold: eight paths of 100. Of the peers those that need not be told of a second path by hand."""
+    """Cold: eight paths of 100, with the peers that accept several paths."""
     work, eight = bench.work("cold, 8 paths of 100"), tuple(f"/eight/{number}" for number in range(8))
     bench.store.configure(dict.fromkeys(eight, 100), delay=DELAY)
     peers = {name: BY_PATH[name] for name in ("boto3 paginator", "aioboto3 paginator")}
@@ -446,7 +452,7 @@ def contexts(bench: Bench) -> None:
 
 
 def decrypts(bench: Bench) -> None:
-    """What refreshes of 1,000 decrypt: two of either kind with nothing changed, and ten with one change in all."""
+    """Count decryptions of refreshes of 1,000: two of each kind without changes, and ten with one change in total."""
     bench.store.configure({"/one": 1000})
 
     async def refreshes() -> list[int]:
@@ -479,7 +485,7 @@ def decrypts(bench: Bench) -> None:
 
 
 def forced(bench: Bench) -> None:
-    """A refresh of three keys, as after a refused login."""
+    """Time a refresh of three keys, as after a rejected login."""
     bench.store.configure({"/one": 1000})
 
     async def refreshes() -> list[float]:
@@ -508,7 +514,9 @@ def forced(bench: Bench) -> None:
 
 
 def lookup(bench: Bench) -> None:
-    """`env["K"]` and `os.environ["K"]`, in nanoseconds: the least of each repetition, for what is above it is noise."""
+    """
+    Time `env["K"]` and `os.environ["K"]` in nanoseconds: the minimum of the repetitions, because the rest is noise.
+    """
     bench.store.configure({"/one": 1000})
 
     async def lookups() -> dict[str, list[float]]:
@@ -567,8 +575,8 @@ def throttled(bench: Bench) -> None:
 
 
 def alone(bench: Bench) -> None:
-    """Stalls and memory, of 10,000, each in a process that has imported nothing."""
-    bench.store.configure({"/many": 10_000, "/many-warm": 10})
+    """Stalls and memory with 10,000 parameters, each in a process that has imported nothing."""
+    bench.store.configure({"/many": 10_000, "/many-few": 10})
     stalls = [_alone(bench, "stall") for _ in range(2)]
     bench.samples["stalls, ms"] = {name: [report[name] for report in stalls] for name in stalls[0]}
     idle, collection = (statistics.median(report[name] for report in stalls) for name in ("idle", "full collection"))
@@ -585,7 +593,7 @@ def alone(bench: Bench) -> None:
                 met=statistics.median(worst) <= 10,
             )
         )
-    bench.store.configure({"/many": 10_000, "/many-warm": 10})
+    bench.store.configure({"/many": 10_000, "/many-few": 10})
     report = _alone(bench, "memory")
     bench.samples["memory, bytes per parameter"] = {name: [size] for name, size in report.items()}
     most = max(report["first load"], report["after a refresh"])
@@ -635,7 +643,7 @@ def main() -> None:
             bench.scheme = scheme
             os.environ.update(store.environment(scheme))
             bench.measure(*loads, *((contexts,) if scheme == "https" else ()))
-        # Over TLS, unless it was chosen otherwise.
+        # Over TLS, unless another scheme was chosen.
         bench.measure(decrypts, forced, lookup, throttled, alone)
     figures = {
         "machine": {"python": platform.python_version(), "system": platform.platform(), "processors": os.cpu_count()},

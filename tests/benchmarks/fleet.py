@@ -1,14 +1,14 @@
 """
 A fleet that starts at once: `tests/benchmarks/run fleet`.
 
-10,000 processes begin in the same moment to load one path of 20 parameters, two pages, from an account that allows 40
-calls a second. Time is virtual: the event loop does not wait for it. Our processes are the library's own `Reader`s,
-with a deadline of 15 minutes; beside them stand models of the SDK's two modes of retrying, with their default numbers
-of attempts. An answer, good or throttled, comes 20 ms after the request; the quota is a bucket of 40 tokens that fills
+10,000 processes start at the same moment and load one path of 20 parameters (two pages) from an account that allows 40
+calls a second. Time is virtual: the event loop does not wait. Our processes are the library's own `Reader`s, with a
+deadline of 15 minutes. They are compared with models of the SDK's two retry modes, with their default numbers of
+attempts. An answer, good or throttled, arrives 20 ms after the request; the quota is a bucket of 40 tokens that fills
 at 40 a second.
 
-Printed for each: how many processes failed, how long the others took, and how many calls were sent. No way of waiting
-can beat 20,000 calls / 40 a second = 500 s for the last of them.
+For each fleet it prints how many processes failed, how long the others took, and how many calls were sent. No backoff
+can be faster than 20,000 calls / 40 a second = 500 s for the last process.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from aiossmenv._ssm.permissions import PermissionCache
 from aiossmenv._ssm.reader import Reader
 from aiossmenv._ssm.transport import Query, Request
 
-# Calls a second, and so many at once; seconds; and seconds.
+# QUOTA is in calls per second and also the burst; LATENCY and DEADLINE are in seconds.
 QUOTA = 40.0
 LATENCY = 0.02
 DEADLINE = 900.0
 PAGES = 2
-# ParameterStore's max_concurrency.
+# The default max_concurrency of ParameterStore.
 MAX_IN_FLIGHT = 20
 
 _PARAMETERS = [
@@ -41,12 +41,12 @@ _ANSWERS = [
     for page in range(PAGES)
 ]
 
-# What one process does: loads, or returns `False`.
+# The work of one process; it returns `False` if the load failed.
 Load = Callable[["Account", Callable[[], float]], Awaitable[bool]]
 
 
 class _Selector(selectors.SelectSelector):
-    """Lets time pass instead of waiting for it."""
+    """A selector that advances virtual time instead of waiting."""
 
     now = 0.0
 
@@ -76,7 +76,7 @@ class _Clock:
         return asyncio.get_running_loop().time()
 
     def wall(self) -> datetime:
-        """Return it as a time of day."""
+        """Return the virtual time as a wall time."""
         return datetime.fromtimestamp(self.now(), UTC)
 
     async def sleep(self, seconds: float) -> None:
@@ -85,7 +85,7 @@ class _Clock:
 
 
 class Account:
-    """What all processes call: a `Transport` with a quota."""
+    """The account that all processes share: a `Transport` with a quota."""
 
     region: str | None = "eu-central-1"
 
@@ -111,7 +111,7 @@ class Account:
         return _ANSWERS[int(request.next_token or 0)]
 
     async def aclose(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 async def ours(account: Account, rng: Callable[[], float]) -> bool:
@@ -129,7 +129,9 @@ async def ours(account: Account, rng: Callable[[], float]) -> bool:
 
 
 def botocore(attempts: int, ceiling: float) -> Load:
-    """Return how to page with the SDK: so many *attempts* for each page, *ceiling* seconds at most between two."""
+    """
+    Return a load with the SDK's paging: *attempts* for each page, and at most *ceiling* seconds between two attempts.
+    """
 
     async def load(account: Account, rng: Callable[[], float]) -> bool:
         for _ in range(PAGES):
@@ -147,7 +149,7 @@ def botocore(attempts: int, ceiling: float) -> Load:
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a fleet. *took*: seconds, of those that did not fail."""
+    """The result of a fleet. *took*: the seconds of the processes that did not fail."""
 
     failed: int = 0
     sent: int = 0
@@ -160,7 +162,7 @@ class Outcome:
 
 
 async def run(load: Load, size: int, rng: Callable[[], float]) -> Outcome:
-    """Let a fleet start at once, and return what became of it."""
+    """Start a fleet at once, and return its result."""
     account, outcome = Account(), Outcome()
 
     async def process() -> None:
@@ -175,7 +177,7 @@ async def run(load: Load, size: int, rng: Callable[[], float]) -> Outcome:
 
 
 def main() -> None:
-    """Run each fleet and print what became of it."""
+    """Run each fleet and print its result."""
     parser = argparse.ArgumentParser(description="10,000 processes that start at once against 40 calls a second.")
     parser.add_argument("--size", type=int, default=10_000, help="processes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the random numbers (default: %(default)s)")

@@ -1,12 +1,12 @@
 """
-A Parameter Store for benchmarks: fast, in a process of its own, on loopback, on a free port.
+A Parameter Store for benchmarks: fast, in its own process, on a free port of loopback.
 
-It speaks the JSON protocol of `GetParametersByPath`, `GetParameters` and `GetParameter`, waits a set time before each
-answer as a network would, can have a quota, and counts calls, throttled calls and decryptions. The emulators that the
-tests use take milliseconds for a page, and longer the more parameters there are; here each answer is put together
-from pieces that were made when the parameter was written, so that it is the client that is measured.
+It implements the JSON protocol of `GetParametersByPath`, `GetParameters` and `GetParameter`, waits a set time before
+each answer like a network, can have a quota, and counts calls, throttled calls and decryptions. The emulators that the
+tests use take milliseconds for a page, and longer for more parameters. Here each parameter is serialized when it is
+written, so that the measured time is the client's.
 
-`Store` starts it in another process, `Control` tells it what to hold; as a script this file is that process.
+`Store` starts it in another process, and `Control` sets its contents; as a script, this file is that process.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from typing import Any, Self
 Json = dict[str, Any]
 
 REGION = "eu-central-1"
-# What a page of the service, and a call for names, holds at most.
+# The maximum of a page, and of a call by name.
 _MOST = 10
 # Bytes that KMS adds to a value: the key's id, the nonce and the tag. Only the size matters here.
 _ENVELOPE = 150
@@ -41,15 +41,15 @@ _CONTROL = "/control"
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A parameter as JSON, once as it is read decrypted and once as it is not."""
+    """A parameter as JSON, with its plaintext and with its ciphertext."""
 
     version: int
-    opened: bytes
-    sealed: bytes
+    plaintext: bytes
+    ciphertext: bytes
 
 
 class _Bucket:
-    """A quota: *rate* calls a second, and *rate* at once."""
+    """A quota of *rate* calls a second, with a burst of *rate*."""
 
     def __init__(self, rate: float) -> None:
         self._rate = self._tokens = rate
@@ -65,7 +65,7 @@ class _Bucket:
         return True
 
 
-class _Refused(Exception):
+class _ServiceError(Exception):
     """An error answer."""
 
     def __init__(self, code: str, message: str) -> None:
@@ -74,7 +74,7 @@ class _Refused(Exception):
 
 
 class _Parameters:
-    """All parameters, and what the three operations say of them."""
+    """All parameters, and the answers of the three operations."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -84,18 +84,18 @@ class _Parameters:
         self._random = random.Random(20)
         self._stored: dict[str, _Stored] = {}
         self._tokens: dict[str, int] = {}
-        # A listing is sorted when it is first asked for, and not again before a parameter comes or goes.
+        # A listing is sorted at its first request, and again only after a parameter was added or removed.
         self._below = functools.cache(self._sorted_below)
 
     def put(self, name: str) -> None:
-        """Write a parameter with a new value of 40 characters, whether or not it is there."""
+        """Create or update a parameter, with a new value of 40 characters."""
         version = self._stored[name].version + 1 if name in self._stored else 1
         value = self._random.randbytes(20).hex()
         ciphertext = base64.b64encode(self._random.randbytes(_ENVELOPE + len(value))).decode()
         shown = {
             "ARN": f"arn:aws:ssm:{REGION}:111122223333:parameter{name}",
             "DataType": "text",
-            # Seconds with milliseconds, as the service gives them.
+            # Seconds with milliseconds, as in the service's answers.
             "LastModifiedDate": round(_EPOCH + version + self._random.random(), 3),
             "Name": name,
             "Type": "SecureString",
@@ -110,51 +110,51 @@ class _Parameters:
         )
 
     def clear(self) -> None:
-        """Forget all parameters."""
+        """Remove all parameters."""
         self._stored.clear()
         self._below.cache_clear()
 
-    def answer(self, operation: str, asked: Json) -> bytes:
-        """Return the body that answers what is *asked*."""
+    def answer(self, operation: str, fields: Json) -> bytes:
+        """Return the body of the answer to a request."""
         self.calls[operation] += 1
         if self.bucket and not self.bucket.take():
             self.throttled += 1
-            raise _Refused("ThrottlingException", "Rate exceeded")
-        decrypt = bool(asked.get("WithDecryption", False))
+            raise _ServiceError("ThrottlingException", "Rate exceeded")
+        decrypt = bool(fields.get("WithDecryption", False))
         match operation:
             case "GetParametersByPath":
-                return self._by_path(asked, decrypt=decrypt)
+                return self._by_path(fields, decrypt=decrypt)
             case "GetParameters":
-                return self._by_name(asked["Names"], decrypt=decrypt)
+                return self._by_name(fields["Names"], decrypt=decrypt)
             case "GetParameter":
-                stored = self._find(asked["Name"])
+                stored = self._find(fields["Name"])
                 if stored is None:
-                    # The service gives no text.
-                    raise _Refused("ParameterNotFound", "")
-                return b'{"Parameter": %b}' % self._shown([stored], decrypt=decrypt)
-        raise _Refused("UnknownOperationException", operation)
+                    # The service sends no text here either.
+                    raise _ServiceError("ParameterNotFound", "")
+                return b'{"Parameter": %b}' % self._joined([stored], decrypt=decrypt)
+        raise _ServiceError("UnknownOperationException", operation)
 
-    def _by_path(self, asked: Json, *, decrypt: bool) -> bytes:
-        size = asked.get("MaxResults", _MOST)
+    def _by_path(self, fields: Json, *, decrypt: bool) -> bytes:
+        size = fields.get("MaxResults", _MOST)
         if not 1 <= size <= _MOST:
-            raise _Refused("ValidationException", "MaxResults is from 1 to 10")
-        below = self._below(asked["Path"].rstrip("/"), bool(asked.get("Recursive", False)))
+            raise _ServiceError("ValidationException", "MaxResults is from 1 to 10")
+        below = self._below(fields["Path"].rstrip("/"), bool(fields.get("Recursive", False)))
         begin = 0
-        if "NextToken" in asked:
-            if asked["NextToken"] not in self._tokens:
-                raise _Refused("InvalidNextToken", "The specified token isn't valid.")
-            begin = self._tokens[asked["NextToken"]]
+        if "NextToken" in fields:
+            if fields["NextToken"] not in self._tokens:
+                raise _ServiceError("InvalidNextToken", "The specified token isn't valid.")
+            begin = self._tokens[fields["NextToken"]]
         end = begin + size
-        page = self._shown([self._stored[name] for name in below[begin:end]], decrypt=decrypt)
+        page = self._joined([self._stored[name] for name in below[begin:end]], decrypt=decrypt)
         if end >= len(below):
             return b'{"Parameters": [%b]}' % page
         return b'{"Parameters": [%b], "NextToken": "%b"}' % (page, self._token(end))
 
     def _by_name(self, names: list[str], *, decrypt: bool) -> bytes:
         if not 1 <= len(names) <= _MOST:
-            raise _Refused("ValidationException", "Names has 1 to 10 members")
+            raise _ServiceError("ValidationException", "Names has 1 to 10 members")
         found = {name: self._find(name) for name in sorted(names)}
-        page = self._shown([stored for stored in found.values() if stored], decrypt=decrypt)
+        page = self._joined([stored for stored in found.values() if stored], decrypt=decrypt)
         unknown = json.dumps([name for name, stored in found.items() if stored is None]).encode()
         return b'{"Parameters": [%b], "InvalidParameters": %b}' % (page, unknown)
 
@@ -163,10 +163,10 @@ class _Parameters:
         stored = self._stored.get(base)
         return None if stored is None or version not in ("", str(stored.version)) else stored
 
-    def _shown(self, page: list[_Stored], *, decrypt: bool) -> bytes:
+    def _joined(self, page: list[_Stored], *, decrypt: bool) -> bytes:
         if decrypt:
             self.decrypted += len(page)
-        return b", ".join([stored.opened if decrypt else stored.sealed for stored in page])
+        return b", ".join([stored.plaintext if decrypt else stored.ciphertext for stored in page])
 
     def _token(self, offset: int) -> bytes:
         token = base64.b64encode(hashlib.sha512(b"%d" % offset).digest() * 3).decode()
@@ -185,7 +185,7 @@ class _Parameters:
 
 
 class _Server:
-    """What all connections share."""
+    """The state that all connections share."""
 
     def __init__(self) -> None:
         self._parameters = _Parameters()
@@ -193,14 +193,14 @@ class _Server:
         self.delay = 0.0
 
     def answer(self, path: str, target: str, body: bytes) -> tuple[float, int, bytes]:
-        """Return after how many seconds to answer a request, with which status and what."""
-        asked = json.loads(body)
+        """Return the delay in seconds, the status and the body of the answer to a request."""
+        fields = json.loads(body)
         if path == _CONTROL:
-            return 0.0, 200, json.dumps(self._control(asked)).encode()
+            return 0.0, 200, json.dumps(self._control(fields)).encode()
         try:
-            return self.delay, 200, self._parameters.answer(target.rpartition(".")[2], asked)
-        except _Refused as refused:
-            return self.delay, 400, refused.body
+            return self.delay, 200, self._parameters.answer(target.rpartition(".")[2], fields)
+        except _ServiceError as error:
+            return self.delay, 400, error.body
 
     def _control(self, order: Json) -> Json:
         parameters = self._parameters
@@ -230,9 +230,9 @@ class _Server:
 
 class _Connection(asyncio.Protocol):
     """
-    As much of HTTP as the SDKs use: requests with a length, one after the other, on a connection that stays open.
+    The part of HTTP that the SDKs use: requests with a length, one after the other, on a persistent connection.
 
-    A server of aiohttp takes half a millisecond for each call, which those who call concurrently would wait for.
+    An aiohttp server takes half a millisecond for each call, and concurrent clients would wait for it.
     """
 
     def __init__(self, server: _Server) -> None:
@@ -241,12 +241,12 @@ class _Connection(asyncio.Protocol):
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep what answers are written to."""
+        """Store the transport for the answers."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer when a request is whole."""
+        """Answer when a request is complete."""
         self._received += data
         head, end, rest = self._received.partition(b"\r\n\r\n")
         request, *lines = head.decode("latin-1").split("\r\n")
@@ -258,7 +258,7 @@ class _Connection(asyncio.Protocol):
         path, target = request.split(" ")[1], headers.get("x-amz-target", "")
         delay, status, body = self._server.answer(path, target, rest[:length])
         if delay:
-            # Asleep, and not at work: what is asked for at the same time is answered at the same time.
+            # Use a timer, not a blocking sleep: concurrent requests are answered at the same time.
             self._loop.call_later(delay, self._send, status, body)
         else:
             self._send(status, body)
@@ -271,10 +271,10 @@ class _Connection(asyncio.Protocol):
 @dataclass(frozen=True, slots=True)
 class Counts:
     """
-    What arrived since the last `reset()`.
+    What arrived since the last reset.
 
-    *calls*: by operation. *throttled*: of them. *decrypted*: `SecureString`s that were read decrypted, each of which
-    is a call of KMS. *processor*: seconds of processor time that the store itself took.
+    *calls*: by operation. *throttled*: the throttled calls among them. *decrypted*: the `SecureString`s that were
+    decrypted, each of which is a KMS call. *processor*: the store's own processor time in seconds.
     """
 
     calls: dict[str, int]
@@ -284,28 +284,28 @@ class Counts:
 
     @property
     def total(self) -> int:
-        """All calls."""
+        """The sum of all calls."""
         return sum(self.calls.values())
 
 
 def relative_name(path: str, number: int) -> str:
-    """Return what the *number*th parameter that the store puts under *path* is called there, from 0."""
-    # The path's end is in it, so that no two paths have one key.
+    """Return the name, relative to *path*, of the parameter with this number, from 0."""
+    # The name contains the last part of the path, so that no two paths share a key.
     return f"{path.rpartition('/')[2]}-{number % 50:02d}/setting-{number:05d}"
 
 
 def parameter_name(path: str, number: int) -> str:
-    """Return its whole name."""
+    """Return the full name of that parameter."""
     return f"{path}/{relative_name(path, number)}"
 
 
 def parameter_key(path: str, number: int) -> str:
-    """Return the key that `load_env()` makes of it."""
+    """Return the key that `load_env()` gives that parameter."""
     return relative_name(path, number).replace("-", "_").replace("/", "_").upper()
 
 
 class Control:
-    """What is done to the store on this port. The methods wait for HTTP."""
+    """Controls the store on a port. Its methods block on HTTP."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -314,7 +314,7 @@ class Control:
 
     def environment(self, scheme: str = "http") -> dict[str, str]:
         """
-        Return the variables with which any SDK finds this store, and nothing else of this machine's configuration.
+        Return the variables with which any SDK finds this store, and none of this machine's other configuration.
 
         *scheme*: `https` for the port with TLS, which only the `Store` itself knows.
         """
@@ -329,16 +329,16 @@ class Control:
             "AWS_CA_BUNDLE": self.bundle,
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
-            # No proxy for loopback; and macOS cannot look for one after a fork.
+            # No proxy for loopback; and on macOS the proxy lookup fails after a fork.
             "NO_PROXY": "*",
         }
 
     def configure(self, paths: dict[str, int] | None = None, *, delay: float = 0.0, quota: float | None = None) -> None:
         """
-        Begin anew, with all counts at 0.
+        Start again with all counts at 0.
 
-        *paths*: path -> how many `SecureString`s there are under it; `None`: as before. *delay*: seconds before each
-        answer. *quota*: calls a second, and as many at once; beyond it a call is throttled; `None`: no quota.
+        *paths*: the number of `SecureString`s under each path; `None` keeps them. *delay*: seconds before each answer.
+        *quota*: calls per second, and the size of the burst; a call beyond it is throttled; `None` means no quota.
         """
         more = {} if paths is None else {"fill": paths}
         self._order({"delay": delay, "quota": quota, "reset": True, **more})
@@ -348,7 +348,7 @@ class Control:
         self._order({"put": list(names)})
 
     def counts(self) -> Counts:
-        """Return what was counted since this was last asked."""
+        """Return the counts since the last call."""
         return Counts(**self._order({"reset": True}))
 
     def _order(self, order: Json) -> Json:
@@ -362,27 +362,27 @@ class Control:
 
 
 class Store(Control):
-    """A Parameter Store in a process of its own, until the block ends."""
+    """A Parameter Store in its own process, until the block ends."""
 
     def __init__(self) -> None:
         super().__init__(0)
 
     def __enter__(self) -> Self:
-        # Not at the top, for the process that is started here needs neither.
+        # Imported here, because the process that is started below needs neither.
         sys.path.append(str(Path(__file__).parents[1] / "support"))
         from botocore.httpsession import get_cert_path
 
         from certificates import Authority
 
         self._folder = tempfile.TemporaryDirectory()
-        # A key as long as AWS's, for the longer one takes longer.
+        # RSA with 2048 bits like AWS, because a longer key takes longer.
         authority = Authority(Path(self._folder.name), "RSA")
         certificate = authority.issue()
-        # What a client trusts is more than our authority, as it is in production: to read that is what takes its time.
+        # As in production, a client trusts more than our authority; reading the large bundle is what takes time.
         bundle = authority.folder / "bundle.pem"
         bundle.write_bytes(Path(get_cert_path(True)).read_bytes() + authority.bundle.read_bytes())
         self.bundle = str(bundle)
-        # The process reads from this pipe and ends when it is closed: it cannot outlive us, however we end.
+        # The process reads from this pipe and ends when it closes, so it ends even if this process is killed.
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__)), str(certificate)],
             stdin=subprocess.PIPE,
@@ -392,7 +392,7 @@ class Store(Control):
         assert self._process.stdout
         ports = self._process.stdout.readline().split()
         if not ports:
-            # It has printed why.
+            # The process has printed the reason.
             raise SystemExit(self._process.wait())
         self.port, self.tls_port = map(int, ports)
         return self

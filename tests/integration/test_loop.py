@@ -1,11 +1,11 @@
-"""The loop that tests run on."""
+"""The event loop on which the tests run."""
 
 import asyncio
 import os
 
 
 async def test_loop() -> None:
-    """The loop is of the kind that the run was told to use."""
+    """The loop is of the type that TEST_LOOP names."""
     expected = os.environ.get("TEST_LOOP", "asyncio")
 
     assert expected == type(asyncio.get_running_loop()).__module__.partition(".")[0]

@@ -96,12 +96,12 @@ LEAKS: dict[str, Callable[[LeakDetector, str], object]] = {
     "warned": lambda _, text: warnings.warn(quote(text), ResourceWarning, stacklevel=1),
     "logged": lambda _, text: logging.getLogger("some.library").debug("%r", {"body": text.encode()}),
     "logged in an argument": lambda _, text: logging.getLogger("some.library").debug("%.0s", text),
-    "encoded": lambda detector, text: detector.check_repr(base64.b64encode(b"user:" + text.encode())),
-    "encoded otherwise": lambda detector, text: detector.check_repr(text.encode().hex().upper()),
+    "encoded as base64": lambda detector, text: detector.check_repr(base64.b64encode(b"user:" + text.encode())),
+    "encoded as hex": lambda detector, text: detector.check_repr(text.encode().hex().upper()),
     "shown": lambda detector, text: detector.check_repr({"a": [text]}),
     "raised": lambda detector, text: detector.check_exception(ValueError(text)),
-    "raised before": lambda detector, text: detector.check_exception(chained(ValueError(), KeyError(text))),
-    "raised together": lambda detector, text: detector.check_exception(ExceptionGroup("", [KeyError(text)])),
+    "raised as a cause": lambda detector, text: detector.check_exception(chained(ValueError(), KeyError(text))),
+    "raised in a group": lambda detector, text: detector.check_exception(ExceptionGroup("", [KeyError(text)])),
 }
 
 

@@ -53,11 +53,11 @@ class LeakDetector(logging.Handler):
         self.ran: set[types.CodeType] = set()
         self.seen: set[type] = set()
 
-    def search(self, kind: str, said: str) -> None:
+    def search(self, kind: str, shown: str) -> None:
         """Search one text."""
-        text = said.casefold()
+        text = shown.casefold()
         for at in {text.find(shape) for shape in SHAPES} - {-1}:
-            self.found.append(f"{kind}: ...{said[max(0, at - 300) : at + 100]}...")
+            self.found.append(f"{kind}: ...{shown[max(0, at - 300) : at + 100]}...")
 
     def emit(self, record: logging.LogRecord) -> None:
         """Search a log record of any logger, its fields and the frames of its exception."""
@@ -132,7 +132,7 @@ class LeakDetector(logging.Handler):
         """Search everything that is logged, printed or warned until the block ends."""
         out, root = io.StringIO(), logging.getLogger()
         before = root.level, root.handlers, sys.unraisablehook, sys.getprofile()
-        sys.unraisablehook = lambda said: self.check_exception(said.exc_value)
+        sys.unraisablehook = lambda shown: self.check_exception(shown.exc_value)
         root.handlers = [self]
         root.setLevel(logging.DEBUG)
         sys.setprofile(self._ran)

@@ -24,8 +24,8 @@ def holds(error: BaseException, secret: str) -> list[str]:
     """Return the places reachable from *error* that hold *secret* in any shape; frames of the tests are ignored."""
     sought = [shape.casefold() for shape in shapes(secret)]
     found = []
-    for place, said in reached(error):
-        text = said.decode("latin-1") if isinstance(said, bytes) else said
+    for place, content in reached(error):
+        text = content.decode("latin-1") if isinstance(content, bytes) else content
         if any(shape in text.casefold() for shape in sought):
             found.append(f"{place}: {text[:200]}")
     shown: traceback.TracebackException | None
@@ -64,9 +64,9 @@ def reached(error: BaseException) -> Iterator[tuple[str, str | bytes]]:
             names = ("args", "exceptions", "__cause__", "__context__", "__traceback__")
             more: dict[str, object] = {name: getattr(thing, name, None) for name in names} | vars(thing)
             left += [(f"{place}.{name}", value) for name, value in more.items() if value is not None]
-            yield place, _said(thing)
+            yield place, _text_of(thing)
         else:
-            yield place, _said(thing)
+            yield place, _text_of(thing)
 
 
 def _frames(place: str, thing: TracebackType | FrameType) -> Iterator[tuple[str, object]]:
@@ -79,7 +79,7 @@ def _frames(place: str, thing: TracebackType | FrameType) -> Iterator[tuple[str,
                 yield f"{place} {name}:{line} {variable}", value
 
 
-def _said(thing: object) -> str:
+def _text_of(thing: object) -> str:
     try:
         return f"{thing!r} {thing}"
     except Exception as error:  # the repr of a half-initialised object

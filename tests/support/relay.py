@@ -102,13 +102,13 @@ class Relay:
 
         logins: list[Login] = []
 
-        def greeted(data: bytes) -> bool:
+        def from_server(data: bytes) -> bool:
             greeting.append(data)
             if logins and logins[0].succeeded == float("inf") and 0x00 in _kinds(data):
                 logins[0].succeeded = time.perf_counter()
             return client not in self._lost
 
-        def asked(data: bytes) -> bool:
+        def from_client(data: bytes) -> bool:
             if len(greeting) == 1 and data[3] == 1:
                 logins.extend(_login(accepted, greeting[0], data))
                 self.logins += logins
@@ -116,7 +116,7 @@ class Relay:
                 self.packets += 1
             return client not in self._lost
 
-        await asyncio.gather(_pump(reader, server, asked), _pump(far_reader, client, greeted))
+        await asyncio.gather(_pump(reader, server, from_client), _pump(far_reader, client, from_server))
         self._open -= 1
 
 

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import aiomysql
 from sqlalchemy import text
@@ -51,14 +51,14 @@ class Source:
     The part of `Env` that `RotatingPool` uses, on the loop's clock.
 
     *snapshot* holds the values last read, *stored* the values in the store, *latency* the seconds that a read takes,
-    *asked* the number of forced refreshes.
+    *refreshes_forced* the number of forced refreshes.
     """
 
     def __init__(self, **values: str) -> None:
         self.stored = values
         self.snapshot = Snapshot({}, datetime.now(UTC))
         self.latency = 0.0
-        self.asked = 0
+        self.refreshes_forced = 0
         self._began = float("-inf")
         self._watchers: list[tuple[Callable[[Change], None], tuple[str, ...]]] = []
         self._publish()
@@ -92,7 +92,7 @@ class Source:
     async def refresh(self, *keys: str, min_gap: float = 0.0) -> None:
         """See `Env`."""
         assert set(keys) <= self.stored.keys()
-        self.asked += 1
+        self.refreshes_forced += 1
         await asyncio.sleep(self._began + min_gap - asyncio.get_running_loop().time())
         await self.read()
 
@@ -169,9 +169,9 @@ class Account:
         for number, user, *_ in await self._server.execute("SHOW PROCESSLIST"):
             if user.startswith(self.name):
                 await self._server.execute(f"KILL {number}")
-        assert not await self.gone()
+        assert not await self.remaining_connections()
 
-    async def gone(self) -> int:
+    async def remaining_connections(self) -> int:
         """Wait up to 2 s until the account has no connection, and return how many are left."""
         for _ in range(200):
             if not await self.connections():
@@ -198,7 +198,7 @@ class Role(Account):
     async def kill(self) -> None:
         """See `Account`."""
         await self._server.kill(self.name)
-        assert not await self.gone()
+        assert not await self.remaining_connections()
 
     async def drop(self) -> None:
         """See `Account`."""
@@ -215,6 +215,26 @@ async def new_account(server: AnyServer) -> AsyncIterator[Account]:
         yield account
     finally:
         await account.drop()
+
+
+async def scalar(pool: RotatingPool, statement: str) -> Any:
+    """Run a statement on a connection of the pool, and return the first column of its first row."""
+    async with pool.acquire() as connection:
+        return await execute(connection, statement)
+
+
+async def execute(connection: aiomysql.Connection, statement: str) -> Any:
+    """Run a statement, and return the first column of its first row."""
+    async with connection.cursor(aiomysql.Cursor) as cursor:
+        await cursor.execute(statement)
+        row = await cursor.fetchone()
+        return row[0] if row else None
+
+
+def error_code(error: BaseException | None) -> int:
+    """Return the server's error number."""
+    assert isinstance(error, aiomysql.MySQLError)
+    return int(error.args[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -705,7 +725,7 @@ async def rotate_under_load(
                             load.outcome.rotations += 1
                 load.outcome.swaps = target.generation - 1
             load.outcome.stale_logins = rotator.stale_logins(relay.logins)
-        load.outcome.left = await account.gone()
+        load.outcome.left = await account.remaining_connections()
         load.outcome.refused = await server.refused() - refused
         load.outcome.rows = (await server.execute(f"SELECT COUNT(*) FROM app.{account.name}"))[0][0]
         await server.execute(f"DROP TABLE app.{account.name}")

@@ -94,17 +94,17 @@ async def loads(context: Context) -> None:
 async def changes(context: Context) -> None:
     """Refresh, and pass the changes to callbacks that quote them in the errors that they raise."""
     detector, store = context.detector, MemoryStore({"/C/A": SECRET, "/C/B": SECRET}, clock=ManualClock())
-    told: list[object] = []
+    received: list[object] = []
 
     def broken(change: aiossmenv.Change) -> None:
-        told.append(change)
+        received.append(change)
         raise RuntimeError(repr(change.new and change.new.value))
 
     async def broken_too(change: aiossmenv.Change) -> None:
         broken(change)
 
     async with load_env("/C", ttl=60, environ={}, store=store) as env:
-        for callback in (broken, broken_too, lambda change: broken_too(change), told.append):  # noqa: PLW0108 - the lambda hides that it is async
+        for callback in (broken, broken_too, lambda change: broken_too(change), received.append):  # noqa: PLW0108 - the lambda hides that it is async
             detector.check_repr(env.on_change(callback, "A", "B"))
         detector.check_repr(env.group("A", "B"))
         reader = env.changes()
@@ -113,8 +113,8 @@ async def changes(context: Context) -> None:
         detector.check_repr(await env.refresh(), await env.refresh("A"), await env.ensure_fresh(0), reader)
         detector.check_repr(await anext(reader), *diff(before, env.snapshot), env.snapshot.taken_at)
         await asyncio.sleep(0)
-        assert 4 == len(told)
-        detector.check_repr(*told, told)
+        assert 4 == len(received)
+        detector.check_repr(*received, received)
         detector.check_all_objects()
 
 
@@ -256,7 +256,7 @@ WIRE: dict[str, tuple[Fault, type[AiossmenvError]]] = {
     "garbage": (raw(SECRET.encode()), StoreUnavailable),
     "binary": (raw(b"\xff\x00" + SECRET.encode()), StoreUnavailable),
     "nonsense": (raw(json.dumps(SECRET).encode()), StoreUnavailable),
-    "refused_garbage": (raw(QUOTED[:-9], status=400), StoreUnavailable),
+    "rejected_garbage": (raw(QUOTED[:-9], status=400), StoreUnavailable),
     "forbidden_garbage": (raw(QUOTED[:-9], status=403), AccessDenied),
     "failed_garbage": (raw(QUOTED[:-9], status=502), StoreUnavailable),
     "failed_whole": (raw(QUOTED, status=503), StoreUnavailable),
@@ -322,7 +322,7 @@ async def faults(context: Context) -> None:
 
 
 @scenario
-async def refusals(context: Context) -> None:
+async def rejections(context: Context) -> None:
     """Fail before and after the reads: paths, keys, an environment, names."""
     detector = context.detector
     store = MemoryStore({f"/R/K{number:03d}": SECRET for number in range(120)})

@@ -38,7 +38,7 @@ class Held(MemoryStore):
         self.store = self
 
     @property
-    def asked(self) -> list[str]:
+    def names_read(self) -> list[str]:
         """The names that were read."""
         return [name for call in self.calls if call.action == "ssm:GetParameters" for name in call.names]
 
@@ -61,7 +61,7 @@ def assert_hidden(error: BaseException) -> None:
     assert MARK not in "".join(trace.format()) + repr(error) + repr(vars(error))
 
 
-async def refused(settings: type[BaseSettings], held: Held) -> AiossmenvError:
+async def load_error(settings: type[BaseSettings], held: Held) -> AiossmenvError:
     """Return the error that loading the settings raises."""
     with pytest.raises(AiossmenvError) as caught:
         await load_settings(settings, "/app", environ={}, store=held.store)

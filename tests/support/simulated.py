@@ -22,7 +22,7 @@ from aiossmenv.testing import ManualClock
 Request = GetParametersByPath | GetParameters | GetParameter
 
 # Faults that pass on their own.
-PASSING = ("throttled", "failed", "reset", "left out", "token refused", "token repeated")
+PASSING = ("throttled", "failed", "reset", "left out", "token rejected", "token repeated")
 
 
 @dataclass(eq=False)
@@ -130,7 +130,7 @@ class Simulated:
         return Page(tuple(there), None, unknown)
 
     def _listed(self, request: GetParametersByPath, held: dict[str, Parameter], kind: str) -> Page:
-        if kind == "token refused" and request.next_token:
+        if kind == "token rejected" and request.next_token:
             raise ServiceError("InvalidNextToken")
         if kind == "token repeated" and request.next_token:
             return Page((), request.next_token)
@@ -143,8 +143,8 @@ class Simulated:
         items = tuple(self._given(held[name], request) for name in page)
         return Page(items, page[-1] if len(names) > len(page) else None)
 
-    def _find(self, asked: str, held: dict[str, Parameter]) -> Parameter | None:
-        name, _, number = asked.partition(":")
+    def _find(self, requested: str, held: dict[str, Parameter]) -> Parameter | None:
+        name, _, number = requested.partition(":")
         found = held.get(name)
         if not number or not found:
             return found
@@ -177,8 +177,8 @@ class Simulated:
         else:
             resources = (request.name,) if isinstance(request, GetParameter) else request.names
         for resource in resources:
-            asked = f"{operation} {resource.partition(':')[0]}"
-            if any(pattern == operation or fnmatchcase(asked, pattern) for pattern in self.denied):
+            requested = f"{operation} {resource.partition(':')[0]}"
+            if any(pattern == operation or fnmatchcase(requested, pattern) for pattern in self.denied):
                 arn = f"arn:aws:ssm:eu-central-1:111122223333:parameter{resource}"
                 text = f"User: r is not authorized to perform: ssm:{operation} on resource: {arn}"
                 raise ServiceError("AccessDeniedException", text)

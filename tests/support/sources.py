@@ -179,7 +179,7 @@ AT_ONCE: dict[str, tuple[Setup, type[AiossmenvError], list[str], str | None]] = 
         [PROCESS],
         "AttributeError",
     ),
-    "process with old keys": (
+    "process with expired keys": (
         lambda at, _: process(at, printed(**OK_KEYS, Expiration="2001-01-01T00:00:00Z")),
         AccessDenied,
         [PROCESS, "expired"],
@@ -210,7 +210,7 @@ AT_ONCE: dict[str, tuple[Setup, type[AiossmenvError], list[str], str | None]] = 
         ["AWS_CREDENTIAL_EXPIRATION", "expired"],
         "RuntimeError",
     ),
-    "keys with a nonsense of a date": (
+    "keys with an invalid date": (
         variables(AWS_CREDENTIAL_EXPIRATION=SECRET),
         AccessDenied,
         ["AWS_CREDENTIAL_EXPIRATION"],
@@ -253,7 +253,7 @@ AT_ONCE: dict[str, tuple[Setup, type[AiossmenvError], list[str], str | None]] = 
         ["certificates", "AWS_CA_BUNDLE"],
         "IsADirectoryError",
     ),
-    "certificates that are none": (
+    "invalid certificates": (
         lambda at, _: os.environ.update(AWS_CA_BUNDLE=str(token_of(at)), AWS_ENDPOINT_URL_SSM="https://127.0.0.1:9"),
         StoreUnavailable,
         ["certificates", "AWS_CA_BUNDLE"],
@@ -286,13 +286,13 @@ AT_ONCE: dict[str, tuple[Setup, type[AiossmenvError], list[str], str | None]] = 
         ["AWS_ENDPOINT_URL_SSM"],
         "ValueError",
     ),
-    "endpoint with a nonsense of a port": (
+    "endpoint with an invalid port": (
         variables(AWS_ENDPOINT_URL_SSM="http://127.0.0.1:99999"),
         StoreUnavailable,
         ["AWS_ENDPOINT_URL_SSM"],
         "ValueError",
     ),
-    "proxy with a nonsense of a port": (
+    "proxy with an invalid port": (
         variables(HTTPS_PROXY=f"http://user:{SECRET}@proxy.test:99999", AWS_ENDPOINT_URL_SSM="https://ssm.test"),
         StoreUnavailable,
         ["HTTPS_PROXY"],
@@ -302,28 +302,28 @@ AT_ONCE: dict[str, tuple[Setup, type[AiossmenvError], list[str], str | None]] = 
 
 # Answers of a service or a proxy that no retry fixes.
 REFUSED: dict[str, tuple[Setup, bytes, type[AiossmenvError], list[str], str]] = {
-    "STS refuses": (
+    "STS rejects": (
         lambda at, _: web_identity(token_of(at)),
         sts_error("AccessDenied", 403, "Not authorized to perform sts:AssumeRoleWithWebIdentity"),
         AccessDenied,
         [WEB, "Not authorized to perform", FILE, "AWS_ROLE_ARN"],
         "ClientError",
     ),
-    "STS refuses the token": (
+    "STS rejects the token": (
         lambda at, _: web_identity(token_of(at)),
         sts_error("InvalidIdentityToken", 400, "No OpenIDConnect provider found in your account"),
         AccessDenied,
         [WEB, "InvalidIdentityToken"],
         "InvalidIdentityTokenException",
     ),
-    "STS refuses the role": (
+    "STS rejects the role": (
         lambda at, _: assumed(at),
         sts_error("AccessDenied", 403, "not authorized to perform: sts:AssumeRole"),
         AccessDenied,
         ["STS (AssumeRole)", "role_arn", "source_profile"],
         "ClientError",
     ),
-    "STS refuses the keys": (
+    "STS rejects the keys": (
         lambda at, _: assumed(at),
         sts_error("ExpiredToken", 403),
         AccessDenied,
@@ -337,28 +337,28 @@ REFUSED: dict[str, tuple[Setup, bytes, type[AiossmenvError], list[str], str]] = 
         [WEB],
         "ClientError",
     ),
-    "container refuses": (
+    "container rejects": (
         lambda _, url: container(url),
         http(SECRET, 403),
         AccessDenied,
         [ENDPOINT, "403"],
         "CredentialRetrievalError",
     ),
-    "proxy wants a login": (
+    "proxy requires a login": (
         lambda _, url: os.environ.update(HTTPS_PROXY=with_login(url), AWS_ENDPOINT_URL_SSM="https://ssm.test"),
         http(SECRET, 407),
         StoreUnavailable,
         ["proxy", "407", "login", "HTTPS_PROXY"],
         "ProxyConnectionError",
     ),
-    "proxy wants a login in plain": (
+    "proxy requires a login without TLS": (
         lambda _, url: os.environ.update(HTTP_PROXY=with_login(url), AWS_ENDPOINT_URL_SSM="http://ssm.test"),
         http(SECRET, 407),
         StoreUnavailable,
         ["proxy", "407", "login", "HTTP_PROXY"],
         "ClientError",
     ),
-    "proxy wants a login on the way to STS": (
+    "proxy requires a login on the way to STS": (
         lambda at, url: (
             web_identity(token_of(at)),
             os.environ.update(HTTPS_PROXY=with_login(url), AWS_ENDPOINT_URL_STS="https://sts.test"),
@@ -368,7 +368,7 @@ REFUSED: dict[str, tuple[Setup, bytes, type[AiossmenvError], list[str], str]] = 
         ["proxy", "407", "login", "HTTPS_PROXY"],
         "ProxyConnectionError",
     ),
-    "proxy refuses": (
+    "proxy rejects": (
         lambda _, url: os.environ.update(HTTPS_PROXY=with_login(url), AWS_ENDPOINT_URL_SSM="https://ssm.test"),
         http(SECRET, 403),
         StoreUnavailable,
@@ -397,21 +397,26 @@ MAY_PASS: dict[str, tuple[Setup, bytes | None, list[str], str | None]] = {
         [WEB, "502"],
         "ClientError",
     ),
-    "STS talks nonsense": (
+    "STS sends an invalid answer": (
         lambda at, _: web_identity(token_of(at)),
         http(f"<AssumeRoleWithWebIdentityResponse>{SECRET}"),
         [WEB, "answer that cannot be read"],
         "ResponseParserError",
     ),
-    "STS answers something else": (
+    "STS sends another document": (
         lambda at, _: web_identity(token_of(at)),
         http(f"<html><body>{SECRET}</body></html>"),
         [WEB, "answer that cannot be read"],
         "KeyError",
     ),
-    "STS hangs up": (lambda at, _: web_identity(token_of(at)), b"", [WEB, "reached"], "ConnectionClosedError"),
+    "STS closes the connection": (
+        lambda at, _: web_identity(token_of(at)),
+        b"",
+        [WEB, "reached"],
+        "ConnectionClosedError",
+    ),
     "STS hangs": (lambda at, _: web_identity(token_of(at)), None, [WEB, "did not arrive"], None),
-    "STS is not there": (
+    "STS unreachable": (
         lambda at, _: (
             web_identity(token_of(at)),
             os.environ.update(AWS_ENDPOINT_URL_STS="http://127.0.0.1:9"),
@@ -427,19 +432,19 @@ MAY_PASS: dict[str, tuple[Setup, bytes | None, list[str], str | None]] = {
         [ENDPOINT, "500", "AWS_CONTAINER_CREDENTIALS_FULL_URI"],
         "CredentialRetrievalError",
     ),
-    "container talks nonsense": (
+    "container sends an invalid answer": (
         lambda _, url: container(url),
         http(SECRET),
         [ENDPOINT],
         "CredentialRetrievalError",
     ),
-    "container answers something else": (
+    "container sends another document": (
         lambda _, url: container(url),
         http(json.dumps({"AccessKeyId": SECRET})),
         [ENDPOINT, "answer that cannot be read"],
         "KeyError",
     ),
-    "container is not there": (
+    "container unreachable": (
         lambda _, __: container("http://127.0.0.1:9"),
         b"",
         [ENDPOINT],
@@ -451,7 +456,7 @@ MAY_PASS: dict[str, tuple[Setup, bytes | None, list[str], str | None]] = {
         ["proxy", "503", "HTTPS_PROXY"],
         "ProxyConnectionError",
     ),
-    "proxy is not there": (
+    "proxy unreachable": (
         variables(HTTPS_PROXY=f"http://user:{SECRET}@127.0.0.1:9", AWS_ENDPOINT_URL_SSM="https://ssm.test"),
         b"",
         ["proxy", "HTTPS_PROXY", "127.0.0.1:9"],
@@ -484,8 +489,8 @@ def check(error: AiossmenvError, texts: list[str], cause: str | None) -> None:
     if error.__cause__:
         assert error.__cause__.__traceback__ is None
         assert error.__cause__.__context__ is None
-    for said in (error, error.__cause__):
-        assert SECRET not in f"{said} {said!r} {vars(said) if said else ''}"
+    for shown in (error, error.__cause__):
+        assert SECRET not in f"{shown} {shown!r} {vars(shown) if shown else ''}"
 
 
 def granted(seconds: float = 3600) -> bytes:
@@ -508,10 +513,10 @@ class Patched(aioboto3.Session):  # type: ignore[misc] # untyped base
         """Return a client with a method that raises, or raise at once."""
         if self.where == "client":
             raise TypeError("patched at client")
-        return Opened(super().client(*args, **options))
+        return BrokenClient(super().client(*args, **options))
 
 
-class Opened:
+class BrokenClient:
     """A context manager that opens a client and breaks it."""
 
     def __init__(self, opening: Any) -> None:

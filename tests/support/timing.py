@@ -7,7 +7,7 @@ from typing import TypeVar
 from aiossmenv.testing import ManualClock
 from aiossmenv.testing import _settle as settle
 
-__all__ = ["eventually", "our_tasks", "passing", "settle"]
+__all__ = ["eventually", "our_tasks", "passing", "run_scenario", "settle"]
 
 T = TypeVar("T")
 
@@ -50,3 +50,13 @@ async def passing(clock: ManualClock, work: Awaitable[T]) -> T:
         if waits() and due:
             await clock.advance(min(due) - clock.now() + 1e-9)
     return await doing
+
+
+def run_scenario(scenario: Callable[[], Awaitable[None]]) -> None:
+    """Run *scenario*, and check that it leaves no task."""
+
+    async def whole() -> None:
+        await scenario()
+        assert set() == await our_tasks()
+
+    asyncio.run(whole())

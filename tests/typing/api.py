@@ -1,8 +1,8 @@
 # mypy: disallow-any-expr
 """
-The public face as type checkers see it: checked by two, never run.
+The public API for type checkers: two of them check this file, and it never runs.
 
-An ignore that is not needed is an error, too, for either of them; and so is every expression with an Any in its type.
+An unnecessary ignore is an error for both, and so is each expression with an Any in its type.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ assert_type(__version__, str)
 
 
 async def loads() -> None:
-    """Load in each of the ways there are."""
+    """Load with each form of `load_env`."""
     assert_type(await load_env(), Env)
     assert_type(await load_env("/A", "/B", ttl=60, required={"X"}), Env)
     async with load_env("/A", ttl=60.0) as env:
@@ -94,7 +94,7 @@ async def options(store: ParameterStore, environ: dict[str, str]) -> None:
 
 
 class Recorder:
-    """A transport of one's own, in front of another."""
+    """A custom transport in front of another one."""
 
     def __init__(self, inner: Transport) -> None:
         self.inner = inner
@@ -105,7 +105,7 @@ class Recorder:
         return self.inner.region
 
     async def send(self, request: GetParametersByPath | GetParameters | GetParameter) -> Page:
-        """Look at each part of a request and of its page."""
+        """Read each field of a request and of its page."""
         match request:
             case GetParametersByPath(path, recursive, with_decryption, next_token):
                 assert_type((path, recursive, with_decryption, next_token), tuple[str, bool, bool, str | None])
@@ -131,7 +131,7 @@ class Recorder:
 
 
 def transports(inner: Transport, clock: Clock) -> None:
-    """Pass a transport of one's own, to one store and to all."""
+    """Pass a custom transport, to one store and to all."""
     ParameterStore(transport=Recorder(inner), clock=clock)
     ParameterStore(transport=object())  # type: ignore[arg-type]
     with ParameterStore.override_defaults(transport=Recorder(inner), clock=clock, random=lambda: 0.5):
@@ -139,7 +139,7 @@ def transports(inner: Transport, clock: Clock) -> None:
 
 
 async def reads(env: Env) -> None:
-    """Use an `Env` as the mapping it is, and all it has besides."""
+    """Use an `Env` as a mapping, and use its other methods."""
     assert_type(env["X"], str)
     assert_type(env.get("X"), str | None)
     assert_type(env.get("X", ""), str)
@@ -183,7 +183,7 @@ def states(status: Status) -> None:
 
 
 async def follows(env: Env) -> None:
-    """Follow changes in each of the ways there are."""
+    """Register callbacks of each form."""
     assert_type(env.status, Status)
     assert_type(env.changes(), AsyncIterator[Change])
     async for change in env.changes():
@@ -212,7 +212,7 @@ def snapshots(old: Snapshot, new: Snapshot) -> None:
 
 
 def parameters() -> None:
-    """Make a parameter and read all of it."""
+    """Create a parameter, and read all its fields."""
     parameter = Parameter(name="/A/X", value="x", type="SecureString", version=1)
     assert_type(parameter.name, str)
     assert_type(parameter.value, str)
@@ -228,7 +228,7 @@ def parameters() -> None:
 
 
 async def stores() -> None:
-    """Read single parameters, several and all."""
+    """Read one, several and all parameters."""
     async with ParameterStore(region="eu-west-1", endpoint_url=None, max_concurrency=4, ttl=10, deadline=5) as store:
         assert_type(store, ParameterStore)
         assert_type(await store.get("/A/X:3"), Parameter)
@@ -242,7 +242,7 @@ class Pool:
     """A resource."""
 
     async def check(self) -> bool:
-        """Prove that it works."""
+        """Check that it works."""
         return True
 
     async def close(self) -> None:
@@ -250,12 +250,12 @@ class Pool:
 
     @asynccontextmanager
     async def acquire(self) -> AsyncGenerator[int]:
-        """Take a connection, which is a number here."""
+        """Acquire a connection; here it is a number."""
         yield 1
 
 
 async def rotates(env: Env) -> None:
-    """Build a resource that follows its keys, and lease it whole and in part."""
+    """Rotate a resource, and use all of it and a part of it."""
 
     async def create(values: Mapping[str, str]) -> Pool:
         return Pool()
@@ -285,7 +285,7 @@ async def rotates(env: Env) -> None:
 
 
 async def serves() -> None:
-    """Hand an `Env` to a FastAPI app, with the options of `load_env` and no others."""
+    """Give an `Env` to a FastAPI app, with the options of `load_env` and no others."""
     assert_type(
         lifespan("/A", "/B", ttl=60, keys=["X"], to_key=str), Callable[[FastAPI], AbstractAsyncContextManager[None]]
     )
@@ -299,20 +299,20 @@ async def serves() -> None:
         assert_type(env, Env)
         return env["X"]
 
-    # Not given to the app, whose decorators have an Any in their types.
+    # The route is not registered: the app's decorators have an Any in their types.
     routes: list[Callable[[Env], Awaitable[object]]] = [route, health]
     assert_type(len(routes), int)
-    said = await health(get_env(app))
-    assert_type(said, Health)
-    assert_type(said.fresh, bool)
-    assert_type(said.age, float)
-    assert_type(said.failures, int)
-    assert_type(said.last_error, str | None)
-    said.fresh = True  # type: ignore[misc]
+    answer = await health(get_env(app))
+    assert_type(answer, Health)
+    assert_type(answer.fresh, bool)
+    assert_type(answer.age, float)
+    assert_type(answer.failures, int)
+    assert_type(answer.last_error, str | None)
+    answer.fresh = True  # type: ignore[misc]
 
 
 def errors(error: AiossmenvError, denial: AccessDenied, collision: KeyCollision, missing: MissingParameters) -> None:
-    """Read the attributes of errors; all have the same, and three have one more."""
+    """Read the attributes of errors: those that all have, and those that three of them have."""
     assert_type(denial.action, str | None)
     assert_type(error.parameter, str | None)
     assert_type(error.path, str | None)
@@ -324,7 +324,7 @@ def errors(error: AiossmenvError, denial: AccessDenied, collision: KeyCollision,
 
 
 async def tests() -> None:
-    """Write a parameter, break the store, and let time pass."""
+    """Write a parameter, break the store, and advance the clock."""
     clock = ManualClock()
     store = MemoryStore({"/A/X": "x"}, clock=clock, max_concurrency=4, ttl=10)
     store.put("/A/X", "y")
@@ -388,7 +388,7 @@ class Settings(BaseSettings):
 
 
 async def typed_settings(env: Env) -> None:
-    """Load settings in each of the ways there are, and follow them."""
+    """Load settings with each form, and follow them."""
     assert_type(await load_settings(Settings, "/A", "/B", deadline=5), Settings)
     async with live_settings(Settings, "/A", ttl=60, keys=None, environ={}) as live:
         assert_type(live, LiveSettings[Settings])

@@ -1,8 +1,8 @@
 """
-What an Any that is not ours gets into, as a type checker sees it: checked, never run.
+Code whose types contain an Any of another library: type checkers check it, and it never runs.
 
-`aiossmenv.mysql` lends what is aiomysql's, and passes options on to it; it is untyped. And to mypy a lambda's argument
-is an Any until it knows better.
+`aiossmenv.mysql` lends objects of aiomysql and passes options to it, and aiomysql has no types. To mypy, the argument
+of a lambda is an Any at first.
 """
 
 from contextlib import AbstractAsyncContextManager
@@ -13,7 +13,7 @@ from aiossmenv.mysql import RotatingPool
 
 
 async def follows_mysql(env: Env) -> None:
-    """Lend connections of a pool."""
+    """Acquire connections of a pool."""
     async with RotatingPool(
         env,
         {"host": "HOST"},
@@ -41,11 +41,11 @@ class Pool(Protocol):
     """A resource."""
 
     def acquire(self) -> AbstractAsyncContextManager[int]:
-        """Take a connection, which is a number here."""
+        """Acquire a connection; here it is a number."""
         ...
 
 
 async def enters(rotating: Rotating[Pool]) -> None:
-    """Lease a part of a resource."""
+    """Use a part of a resource."""
     async with rotating.use(lambda pool: pool.acquire()) as connection:
         assert_type(connection, int)

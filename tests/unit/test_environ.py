@@ -18,19 +18,19 @@ SECRET = "hunter2"
 class Refusing(dict[str, str]):
     """An environment that rejects one key, on assignment and on removal."""
 
-    def __init__(self, variables: Mapping[str, str], refused: str) -> None:
+    def __init__(self, variables: Mapping[str, str], rejected: str) -> None:
         """Take *variables*, and the key to reject."""
         super().__init__(variables)
-        self.refused = refused
+        self.rejected = rejected
 
     def __setitem__(self, key: str, value: str) -> None:
-        if key == self.refused:
+        if key == self.rejected:
             raise OSError(f"no room for {value}")
         super().__setitem__(key, value)
 
     def pop(self, key: str, *default: object) -> object:  # type: ignore[override]
         """Remove a key, unless it is the rejected one."""
-        if key == self.refused and key in self:
+        if key == self.rejected and key in self:
             raise OSError(f"cannot part with {self[key]}")
         return super().pop(key, *default)
 
@@ -166,16 +166,16 @@ def test_own_variables_are_updated_without_override() -> None:
 
 
 @given(VARIABLES, VARIABLES, VARIABLES, st.sampled_from(KEYS))
-def test_all_or_nothing(target: dict[str, str], owned: dict[str, str], before: dict[str, str], refused: str) -> None:
+def test_all_or_nothing(target: dict[str, str], owned: dict[str, str], before: dict[str, str], rejected: str) -> None:
     """If the environment rejects one key, every variable keeps its old value, and the error names the key."""
-    environ = Refusing(before, refused)
+    environ = Refusing(before, rejected)
     edit = plan_edit(target, owned, environ, override=True)
-    assume(refused in edit.assign or refused in edit.unset)
+    assume(rejected in edit.assign or rejected in edit.unset)
 
     fault = applied(edit, environ)
 
     assert before == environ
-    assert f"the environment refused '{refused}': OSError" == fault
+    assert f"the environment refused '{rejected}': OSError" == fault
 
 
 def test_failed_undo_of_one_variable() -> None:

@@ -129,7 +129,7 @@ def test_only_an_answer_older_in_version_and_date_is_ignored(version: int, minut
     assert frozenset() == merged.missing_once
 
 
-def test_what_a_selector_found_never_lags() -> None:
+def test_parameter_found_by_selector_never_lags() -> None:
     """A label that moves back to an older version is accepted."""
     back = made("/P/X", version=1, minute=0, selector=":live")
 

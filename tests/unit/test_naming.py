@@ -264,7 +264,7 @@ def test_secrets_manager_references() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "name", "arn", "is_answer"),
+    ("requested", "name", "arn", "is_answer"),
     [
         ("/A/X", "/A/X", f"{ARN}/A/X", True),
         ("/A/X:3", "/A/X", f"{ARN}/A/X", True),
@@ -283,11 +283,11 @@ def test_secrets_manager_references() -> None:
         (f"{ARN}/A/X", "/A/X", f"{ARN}/A/X".replace("111122223333", "444455556666"), False),
     ],
 )
-def test_answers_are_matched_by_name_or_arn(asked: str, name: str, arn: str, *, is_answer: bool) -> None:
+def test_answers_are_matched_by_name_or_arn(requested: str, name: str, arn: str, *, is_answer: bool) -> None:
     """An answer matches by name, with or without the first slash, or by ARN; selectors are ignored."""
     read = Parameter(name=name, value="x", type="String", version=1, arn=arn)
 
-    assert is_answer == answers(asked, read)
+    assert is_answer == answers(requested, read)
 
 
 ENCRYPTED = EncryptedParameter(
@@ -356,12 +356,12 @@ def test_parameter_found_by_selector_is_never_older() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "selector", "asked"),
+    ("name", "selector", "requested"),
     [("/P/A", "", "/P/A"), ("/P/A", ":3", "/P/A:3"), (f"{REFERENCE}/db:AWSPREVIOUS", ":AWSPREVIOUS", None)],
 )
-def test_requested_name(name: str, selector: str, asked: str | None) -> None:
+def test_requested_name(name: str, selector: str, requested: str | None) -> None:
     """A parameter is requested by its name and selector; the name of a secret includes its selector."""
-    assert (asked or name) == asked_name(dataclasses.replace(PARAMETER, name=name, selector=selector))
+    assert (requested or name) == asked_name(dataclasses.replace(PARAMETER, name=name, selector=selector))
 
 
 def test_encrypted_parameter_has_no_value() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +24,7 @@ from aiossmenv._ssm.reader import Reader, ReadStats
 from aiossmenv._ssm.transport import Query
 from aiossmenv.testing import ManualClock
 from simulated import PASSING, Simulated
-from timing import our_tasks, passing
+from timing import passing, run_scenario
 
 # From the chosen profile: 100, or 20 in the fast profile.
 EXAMPLES = settings().max_examples
@@ -103,18 +102,6 @@ CASES = st.builds(
     max_in_flight=st.integers(1, 20),
     page=st.integers(1, 10),
 )
-
-Scenario = Callable[[], Awaitable[None]]
-
-
-def run_scenario(scenario: Callable[[], Awaitable[None]]) -> None:
-    """Run *scenario*, and check that it leaves no task."""
-
-    async def whole() -> None:
-        await scenario()
-        assert set() == await our_tasks()
-
-    asyncio.run(whole())
 
 
 async def read(reader: Reader, case: Case, known: StoreState, decrypt: Decrypt, **options: object) -> Results:

@@ -292,7 +292,7 @@ async def test_version_that_a_replica_lacks_is_read_by_number(store: Simulated) 
     assert ("/Q/A:2",) in [one.names for one in store.sent if isinstance(one, GetParameters)]
 
 
-@pytest.mark.parametrize("fault", ["token refused", "token repeated"])
+@pytest.mark.parametrize("fault", ["token rejected", "token repeated"])
 async def test_failed_listing_starts_again(store: Simulated, fault: str) -> None:
     """If a token is rejected or repeats, the listing starts again after a pause, and is complete."""
     store.faults, store.fault, store.left = (fault,), 1.0, 2
@@ -303,7 +303,7 @@ async def test_failed_listing_starts_again(store: Simulated, fault: str) -> None
 
 async def test_listing_that_keeps_failing(store: Simulated) -> None:
     """At the deadline the error says that the service did not continue the listing, and why."""
-    store.faults, store.fault, store.left = ("token refused",), 1.0, 10**6
+    store.faults, store.fault, store.left = ("token rejected",), 1.0, 10**6
 
     with pytest.raises(StoreUnavailable, match="did not continue a listing") as caught:
         await read(store, Query(path="/P"), deadline=10.0)

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import pytest
@@ -13,7 +12,7 @@ from aiossmenv import Change, StaleEnv, StoreUnavailable
 from aiossmenv._refresher import Refresh, Refreshed, Refresher, Scope
 from aiossmenv._schedule import Schedule
 from aiossmenv.testing import ManualClock
-from timing import our_tasks, settle
+from timing import run_scenario, settle
 
 EXAMPLES = settings().max_examples
 
@@ -90,16 +89,6 @@ def refresher_of(source: Source, *, ttl: float | None = None, max_stale: float |
     return Refresher(source, schedule, source.clock, background=ttl is not None, needs_check=max_stale is not None)
 
 
-def run_scenario(scenario: Callable[[], Awaitable[None]]) -> None:
-    """Run *scenario*, and check that it leaves no task."""
-
-    async def whole() -> None:
-        await scenario()
-        assert set() == await our_tasks()
-
-    asyncio.run(whole())
-
-
 CALLS = st.lists(
     st.tuples(
         st.floats(0, 1),
@@ -128,13 +117,13 @@ def test_refresh_reads_after_its_call(
         source.failing = failing
 
         async def call(keys: frozenset[str], min_gap: float) -> None:
-            asked = clock.now()
+            called = clock.now()
             try:
                 await refresher.refresh(keys, min_gap)
             except StoreUnavailable:
                 return
             scope: Scope = keys if keys and source.has(keys) else "list"
-            after = [read for read in source.reads if read.ended is not None and read.began >= asked]
+            after = [read for read in source.reads if read.ended is not None and read.began >= called]
             covering = [read for read in after if read.refresh.covers(scope)]
             assert covering
 
@@ -198,20 +187,20 @@ def test_failures_back_off_for_every_caller() -> None:
         before = len(source.reads)
         for _ in range(3600):
             began = clock.now()
-            asking = asyncio.create_task(refresher.ensure_fresh(60, 5.0))
+            waiting_call = asyncio.create_task(refresher.ensure_fresh(60, 5.0))
             await clock.advance(1)
-            while not asking.done():
+            while not waiting_call.done():
                 await clock.advance(0.5)
-            assert () == asking.result()
+            assert () == waiting_call.result()
             assert clock.now() - began <= 6
         assert 5 < len(source.reads) - before < 500
         assert refresher.status.failures == len(source.reads) - before
 
         source.failing = 0.0
         await clock.advance(300)
-        asking = asyncio.create_task(refresher.ensure_fresh(60, 5.0))
+        waiting_call = asyncio.create_task(refresher.ensure_fresh(60, 5.0))
         await clock.advance(5)
-        await asking
+        await waiting_call
         assert 0 == refresher.status.failures
         await refresher.aclose(in_callback=False)
 
@@ -229,10 +218,10 @@ async def test_stale_values_are_rejected() -> None:
     source.failing = 1.0
     await clock.advance(101)
 
-    asking = asyncio.create_task(refresher.ensure_fresh(60, 5.0))
+    waiting_call = asyncio.create_task(refresher.ensure_fresh(60, 5.0))
     await clock.advance(6)
     with pytest.raises(StaleEnv, match=r"10\d s old.*no answer"):
-        await asking
+        await waiting_call
     await refresher.aclose(in_callback=False)
 
 
@@ -245,11 +234,11 @@ async def test_min_gap_counts_from_the_start_of_a_refresh() -> None:
     await clock.advance(2)
     await starting
     began = source.reads[-1].began
-    asking = asyncio.create_task(refresher.refresh(frozenset("A"), 30.0))
+    waiting_call = asyncio.create_task(refresher.refresh(frozenset("A"), 30.0))
     await clock.advance(25)
-    assert not asking.done()
+    assert not waiting_call.done()
     await clock.advance(8)
     await settle()
-    assert asking.done()
+    assert waiting_call.done()
     assert source.reads[-1].began >= began + 25
     await refresher.aclose(in_callback=False)

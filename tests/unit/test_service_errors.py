@@ -23,7 +23,7 @@ BY_NAME = GetParameters(("/FAKEBOOK/TEST/DB_URL", "/FAKEBOOK/TEST/DB_USER"))
 ONE = GetParameter("/FAKEBOOK/TEST/DB_URL")
 
 
-def refusal(code: str, text: str = "", status: int = 400, request: Request = ONE) -> AiossmenvError:
+def translate(code: str, text: str = "", status: int = 400, request: Request = ONE) -> AiossmenvError:
     """Translate an answer in botocore's format."""
     return error_of_answer(ServiceError(code, text, status), request)
 
@@ -44,7 +44,7 @@ def test_every_modelled_error_is_translated() -> None:
 
     assert {"ParameterNotFound", "InvalidKeyId", "InvalidNextToken"} < {code for _, code, _ in walked}
     for request, code, status in walked:
-        error = refusal(code, "", status, request)
+        error = translate(code, "", status, request)
         assert type(error) is not AiossmenvError, code
         # A listing with a rejected token starts again.
         begins_again = code == "InvalidNextToken"
@@ -95,7 +95,7 @@ KMS_RATE = (
 )
 def test_translation(code: str, text: str, status: int, kind: type[AiossmenvError], *, transient: bool) -> None:
     """Each error becomes the class that says what to do; only some of them say to wait."""
-    error = refusal(code, text, status)
+    error = translate(code, text, status)
 
     assert kind is type(error)
     assert transient == error.transient
@@ -119,13 +119,13 @@ ALIKE = {
 @pytest.mark.parametrize(("kind", "code"), [(kind, code) for kind, codes in ALIKE.items() for code in codes.split()])
 def test_equivalent_codes(kind: type[AiossmenvError], code: str) -> None:
     """Each code gives its error, whatever the text, and with any status below 500."""
-    assert {kind} == {type(refusal(code, text, status)) for text in ("", "words") for status in (400, 403, 0)}
+    assert {kind} == {type(translate(code, text, status)) for text in ("", "words") for status in (400, 403, 0)}
 
 
 def test_expired_credentials_and_missing_permissions() -> None:
     """The remedy for expired credentials differs from the one for a missing permission."""
-    assert "Renew" in str(refusal("ExpiredTokenException"))
-    assert "Allow" in str(refusal("AccessDeniedException"))
+    assert "Renew" in str(translate("ExpiredTokenException"))
+    assert "Allow" in str(translate("AccessDeniedException"))
 
 
 @pytest.mark.parametrize(
@@ -139,23 +139,23 @@ def test_expired_credentials_and_missing_permissions() -> None:
 )
 def test_each_mark_of_a_denied_key(text: str) -> None:
     """Each of the markers that KMS puts in the text of a denial makes it `DecryptionFailed`."""
-    assert type(refusal("AccessDeniedException", text)) is DecryptionFailed
+    assert type(translate("AccessDeniedException", text)) is DecryptionFailed
 
 
 def test_denial_by_a_proxy_has_no_action() -> None:
     """A 403 without an error code of the service is not recorded as a missing permission."""
-    forbidden, said = refusal("403", "", 403), refusal("AccessDeniedException", "no", 400)
+    forbidden, denied = translate("403", "", 403), translate("AccessDeniedException", "no", 400)
 
     assert isinstance(forbidden, AccessDenied)
-    assert isinstance(said, AccessDenied)
+    assert isinstance(denied, AccessDenied)
     assert (None, "proxy" in str(forbidden)) == (forbidden.action, True)
-    assert said.action
+    assert denied.action
 
 
 def test_text_of_the_service_is_kept() -> None:
     """The code and text of the service are in our text, so that users can search for them."""
-    assert str(refusal("SomethingNew", "nobody knows")).startswith("SomethingNew: nobody knows. ")
-    assert str(refusal("SomethingNew")).startswith("SomethingNew. ")
+    assert str(translate("SomethingNew", "nobody knows")).startswith("SomethingNew: nobody knows. ")
+    assert str(translate("SomethingNew")).startswith("SomethingNew. ")
 
 
 def test_denied_path_names_both_arns() -> None:
@@ -166,7 +166,7 @@ def test_denied_path_names_both_arns() -> None:
     action = "ssm:GetParametersByPath"
     text = f"{ROLE}: {action} on resource: {resource} {NO_POLICY} {action} action"
 
-    error = refusal("AccessDeniedException", text, request=BY_PATH)
+    error = translate("AccessDeniedException", text, request=BY_PATH)
 
     assert type(error) is AccessDenied
     assert f"Allow {action} on both {resource} and {resource}/*." == error.remedy
@@ -184,7 +184,7 @@ def test_denied_names_are_named(request_: Request, grant: str) -> None:
     stem = "arn:aws:ssm:eu-west-1:111122223333:parameter/FAKEBOOK/TEST/"
     text = f"{ROLE}: ssm:GetParameters on resource: {stem}DB_USER with an explicit deny"
 
-    assert f"Allow {grant.format(stem)}" == refusal("AccessDeniedException", text, request=request_).remedy
+    assert f"Allow {grant.format(stem)}" == translate("AccessDeniedException", text, request=request_).remedy
 
 
 @pytest.mark.parametrize("name", ["/A/X:3", "/A/X:live", "arn:aws:ssm:eu-west-1:111122223333:parameter/A/X"])
@@ -193,14 +193,14 @@ def test_denied_selector_is_named_without_it(name: str) -> None:
     resource = "arn:aws:ssm:eu-west-1:111122223333:parameter/A/X"
     text = f"{ROLE}: ssm:GetParameter on resource: {resource} {NO_POLICY} ssm:GetParameter action"
 
-    error = refusal("AccessDeniedException", text, request=GetParameter(name))
+    error = translate("AccessDeniedException", text, request=GetParameter(name))
 
     assert f"Allow ssm:GetParameter on {resource}." == error.remedy
 
 
 def test_denial_without_a_resource() -> None:
     """If the text names no resource, the remedy has ARNs with placeholders."""
-    error = refusal("AccessDeniedException", "no", request=BY_PATH)
+    error = translate("AccessDeniedException", "no", request=BY_PATH)
 
     arn = "arn:aws:ssm:REGION:ACCOUNT:parameter/FAKEBOOK/TEST"
     assert f"Allow ssm:GetParametersByPath on both {arn} and {arn}/*." == error.remedy
@@ -210,13 +210,13 @@ def test_denial_on_everything_may_be_a_mistyped_name() -> None:
     """A denial whose resource ends in `:*` may mean a name that does not exist, and the remedy says so."""
     text = f"{ROLE}: ssm:GetParameter on resource: arn:aws:ssm:eu-west-1:111122223333:* {NO_POLICY} action"
 
-    remedy = refusal("AccessDeniedException", text).remedy or ""
+    remedy = translate("AccessDeniedException", text).remedy or ""
 
     arn = "arn:aws:ssm:eu-west-1:111122223333:parameter/FAKEBOOK/TEST/DB_URL"
     assert remedy.startswith(f"Allow ssm:GetParameter on {arn}. ")
     assert "mistyped" in remedy
     named = text.replace(":*", ":parameter/FAKEBOOK/TEST/DB_URL")
-    assert "mistyped" not in (refusal("AccessDeniedException", named).remedy or "")
+    assert "mistyped" not in (translate("AccessDeniedException", named).remedy or "")
 
 
 def test_denied_key_names_its_arn() -> None:
@@ -227,8 +227,8 @@ def test_denied_key_names_its_arn() -> None:
         " (Service: AWSKMS; Status Code: 400; Error Code: AccessDeniedException; Request ID: 1)"
     )
 
-    error = refusal("AccessDeniedException", text, request=BY_PATH)
+    error = translate("AccessDeniedException", text, request=BY_PATH)
 
     assert type(error) is DecryptionFailed
     assert f"Allow kms:Decrypt on {key} for this role." == error.remedy
-    assert (refusal("AccessDeniedException", OLD_KMS).remedy or "").startswith("Allow kms:Decrypt for this role. ")
+    assert (translate("AccessDeniedException", OLD_KMS).remedy or "").startswith("Allow kms:Decrypt for this role. ")

@@ -47,7 +47,7 @@ async def account(server: Server) -> AsyncIterator[Account]:
     """Give a new user with the password "first"; fail if the test leaves a connection or a task."""
     async with new_account(server) as account:
         yield account
-    assert 0 == await account.gone()
+    assert 0 == await account.remaining_connections()
     assert set() == await our_tasks()
 
 

@@ -18,7 +18,7 @@ from aiossmenv import RotationFailed
 from aiossmenv.mysql import RotatingPool
 from embedded import MySQL, Server
 from relay import Relay
-from rotations import Account, Source
+from rotations import Account, Source, execute, scalar
 from timing import eventually
 
 WORDS = ("first", "second", "third")
@@ -30,20 +30,6 @@ async def login_relay(server: Server, source: Source) -> AsyncIterator[Relay]:
     async with Relay("127.0.0.1", server.port).running() as relay:
         source.publish(DB_URL=relay.address)
         yield relay
-
-
-async def ask(pool: RotatingPool, statement: str) -> Any:
-    """Run a statement on a connection of the pool, and return the first column of its first row."""
-    async with pool.acquire() as connection:
-        return await answer(connection, statement)
-
-
-async def answer(connection: aiomysql.Connection, statement: str) -> Any:
-    """Run a statement, and return the first column of its first row."""
-    async with connection.cursor(aiomysql.Cursor) as cursor:
-        await cursor.execute(statement)
-        row = await cursor.fetchone()
-        return row[0] if row else None
 
 
 async def sessions(account: Account, server: Server) -> list[int]:
@@ -74,10 +60,10 @@ async def test_no_login_with_old_credentials_before_swap(source: Source, account
         await account.set_password("second")
         login_relay.hold()
         source.publish(DB_PASSWORD="second")
-        asking = [asyncio.create_task(ask(pool, "SELECT 1")) for _ in range(2)]
+        pending = [asyncio.create_task(scalar(pool, "SELECT 1")) for _ in range(2)]
         await asyncio.sleep(0.2)
         login_relay.resume()
-        assert [1, 1] == await asyncio.gather(*asking)
+        assert [1, 1] == await asyncio.gather(*pending)
     assert 1 == [login.password(*WORDS) for login in login_relay.logins].count("first")
     assert 0 == pool.status.auth_failures
 
@@ -86,7 +72,7 @@ async def test_old_credentials_serve_while_new_ones_fail(source: Source, account
     """After the new credentials are rejected, new logins use the old ones and do not wait."""
     async with RotatingPool(source, maxsize=2, minsize=1, retry_deadline=5) as pool, pool.acquire():
         source.publish(DB_PASSWORD="wrong")
-        assert 1 == await ask(pool, "SELECT 1")
+        assert 1 == await scalar(pool, "SELECT 1")
         assert "DEGRADED" == pool.state
     assert 2 == [login.password(*WORDS) for login in login_relay.logins].count("first")
 
@@ -95,13 +81,13 @@ async def test_swap_during_login(source: Source, account: Account, login_relay: 
     """If a login fails because its pool was replaced meanwhile, the acquire logs in to the new pool."""
     async with RotatingPool(source, maxsize=2, minsize=1, drain_timeout=0.2, retry_deadline=5) as pool, pool.acquire():
         login_relay.hold()
-        asking = asyncio.create_task(ask(pool, "SELECT 1"))
+        pending = asyncio.create_task(scalar(pool, "SELECT 1"))
         await asyncio.sleep(0.1)
         await account.set_password("second")
         source.publish(DB_PASSWORD="second")
         await asyncio.sleep(0.1)
         login_relay.resume()
-        assert 1 == await asking
+        assert 1 == await pending
     # The server rejects the one login that started before the swap; no login with the old password starts after it.
     assert 2 >= [login.password(*WORDS) for login in login_relay.logins].count("first")
 
@@ -188,7 +174,7 @@ async def test_secret_without_mysql_host(source: Source, secret: str, fault: str
     with pytest.raises(RotationFailed, match=f"nothing could be built from DSN: {fault}") as caught:
         await RotatingPool(source, {"dsn": "DSN"}).__aenter__()
     assert "s3cret" not in f"{caught.value} {caught.value.__cause__}"
-    assert 0 == source.asked
+    assert 0 == source.refreshes_forced
 
 
 async def test_keys_without_a_host(source: Source) -> None:
@@ -205,7 +191,7 @@ async def test_secret_of_mysql_engine(source: Source, account: Account, server: 
     source.publish(DSN=f'{{"username": "{account.name}", "password": "first", "engine": "{engine}"}}')
     await server.execute(f"CREATE USER '{account.name}'@'localhost' IDENTIFIED BY 'first'")
     async with RotatingPool(source, {"dsn": "DSN"}, unix_socket=server.socket) as pool:
-        assert f"{account.name}@localhost" == await ask(pool, "SELECT USER()")
+        assert f"{account.name}@localhost" == await scalar(pool, "SELECT USER()")
     await server.execute(f"DROP USER '{account.name}'@'localhost'")
 
 
@@ -264,33 +250,33 @@ async def test_session_state_is_reset(
         read_only="@@transaction_read_only" if of_mysql else "@@tx_read_only",
     )
     async with RotatingPool(source, maxsize=1, **options) as pool:
-        number, before = await ask(pool, "SELECT CONNECTION_ID()"), await ask(pool, f"SELECT {expression}")
+        number, before = await scalar(pool, "SELECT CONNECTION_ID()"), await scalar(pool, f"SELECT {expression}")
         async with pool.acquire() as connection:
-            await (answer(connection, leave) if isinstance(leave, str) else leave(connection))
-            assert before != await answer(connection, f"SELECT {expression}")
+            await (execute(connection, leave) if isinstance(leave, str) else leave(connection))
+            assert before != await execute(connection, f"SELECT {expression}")
         async with pool.acquire() as connection:
-            assert before == await answer(connection, f"SELECT {expression}")
+            assert before == await execute(connection, f"SELECT {expression}")
             assert options.get("autocommit", True) is connection.get_autocommit()
-            assert ("ANSI" in options.get("sql_mode", "")) == ("ANSI" in await answer(connection, "SELECT @@sql_mode"))
+            assert ("ANSI" in options.get("sql_mode", "")) == ("ANSI" in await execute(connection, "SELECT @@sql_mode"))
         # The connection is reset, not replaced, except where only a new login can restore "no database selected".
         if options or expression != "DATABASE()":
-            assert number == await ask(pool, "SELECT CONNECTION_ID()")
+            assert number == await scalar(pool, "SELECT CONNECTION_ID()")
 
 
 async def test_temporary_table_is_dropped(source: Source) -> None:
     """A temporary table does not survive the release of its connection."""
     async with RotatingPool(source, db="app", maxsize=1) as pool:
-        await ask(pool, "CREATE TEMPORARY TABLE mine (n INT)")
+        await scalar(pool, "CREATE TEMPORARY TABLE mine (n INT)")
         with pytest.raises(aiomysql.ProgrammingError, match="1146"):
-            await ask(pool, "SELECT * FROM mine")
+            await scalar(pool, "SELECT * FROM mine")
 
 
 async def test_init_command_runs_after_reset(source: Source) -> None:
     """The init command takes effect for every acquire, whatever the previous user of the connection changed."""
     async with RotatingPool(source, maxsize=1, init_command="SET @tenant = 1") as pool:
-        assert 1 == await ask(pool, "SELECT @tenant")
-        await ask(pool, "SET @tenant = 2")
-        assert 1 == await ask(pool, "SELECT @tenant")
+        assert 1 == await scalar(pool, "SELECT @tenant")
+        await scalar(pool, "SET @tenant = 2")
+        assert 1 == await scalar(pool, "SELECT @tenant")
 
 
 @pytest.mark.parametrize("end", ["returns", "fails", "is cancelled"])
@@ -305,14 +291,14 @@ async def test_an_open_transaction_is_rolled_back(
         """Leave a transaction open."""
         async with pool.acquire() as connection:
             await connection.begin()
-            await answer(connection, f"INSERT INTO {account.name} VALUES (1)")
+            await execute(connection, f"INSERT INTO {account.name} VALUES (1)")
             if end == "fails":
                 raise LookupError
             if end == "is cancelled":
                 await asyncio.sleep(60)
 
     async with RotatingPool(source, db="app", maxsize=1, autocommit=autocommit) as pool:
-        number = await ask(pool, "SELECT CONNECTION_ID()")
+        number = await scalar(pool, "SELECT CONNECTION_ID()")
         leaving = asyncio.create_task(leave())
         await asyncio.wait({leaving}, timeout=0.2 if end == "is cancelled" else None)
         leaving.cancel()
@@ -320,9 +306,9 @@ async def test_an_open_transaction_is_rolled_back(
             await leaving
         async with pool.acquire() as connection:
             assert not connection.get_transaction_status()
-            assert 0 == await answer(connection, f"SELECT COUNT(*) FROM {account.name}")
+            assert 0 == await execute(connection, f"SELECT COUNT(*) FROM {account.name}")
             # After a cancellation the pool closes the connection, because a rollback would need another round trip.
-            assert (end == "is cancelled") == (number != await answer(connection, "SELECT CONNECTION_ID()"))
+            assert (end == "is cancelled") == (number != await execute(connection, "SELECT CONNECTION_ID()"))
         await server.execute(f"DROP TABLE app.{account.name}")
 
 
@@ -330,9 +316,9 @@ async def test_release_drops_the_read_snapshot(source: Source, account: Account,
     """Without autocommit, a block that only reads leaves no read snapshot to the next acquire."""
     await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
     async with RotatingPool(source, db="app", maxsize=1, autocommit=False) as pool:
-        assert 0 == await ask(pool, f"SELECT COUNT(*) FROM {account.name}")
+        assert 0 == await scalar(pool, f"SELECT COUNT(*) FROM {account.name}")
         await server.execute(f"INSERT INTO app.{account.name} VALUES (1)")
-        assert 1 == await ask(pool, f"SELECT COUNT(*) FROM {account.name}")
+        assert 1 == await scalar(pool, f"SELECT COUNT(*) FROM {account.name}")
     await server.execute(f"DROP TABLE app.{account.name}")
 
 
@@ -344,10 +330,10 @@ async def test_reset_costs_no_round_trip_without_changes(
     async with RotatingPool(source, db="app", maxsize=1) as pool:
         before = login_relay.packets
         for _ in range(10):
-            await ask(pool, "SELECT 1")
+            await scalar(pool, "SELECT 1")
             async with pool.acquire() as connection:
                 await connection.begin()
-                await answer(connection, f"INSERT INTO {account.name} VALUES (1)")
+                await execute(connection, f"INSERT INTO {account.name} VALUES (1)")
                 await connection.commit()
         assert 10 * 4 == login_relay.packets - before
         async with pool.acquire() as connection:
@@ -367,9 +353,9 @@ async def test_server_closes_idle_sessions_while_loop_is_blocked(source: Source,
     await server.execute("SET GLOBAL wait_timeout = 1")
     try:
         async with RotatingPool(source, maxsize=2) as pool:
-            number = await ask(pool, "SELECT CONNECTION_ID()")
+            number = await scalar(pool, "SELECT CONNECTION_ID()")
             time.sleep(3)  # noqa: ASYNC251 - the test blocks the loop
-            assert number != await ask(pool, "SELECT CONNECTION_ID()")
+            assert number != await scalar(pool, "SELECT CONNECTION_ID()")
     finally:
         await server.execute(f"SET GLOBAL wait_timeout = {before}")
 
@@ -388,7 +374,7 @@ async def test_sessions_killed_while_loop_is_blocked(source: Source, account: Ac
             )
             subprocess.run([sys.executable, "-c", script, server.socket, *killing], check=True)  # noqa: ASYNC221 - blocks the loop
             async with asyncio.TaskGroup() as group:
-                answers = [group.create_task(ask(pool, "SELECT 1")) for _ in range(3)]
+                answers = [group.create_task(scalar(pool, "SELECT 1")) for _ in range(3)]
             assert [1, 1, 1] == [answer.result() for answer in answers]
 
 
@@ -399,7 +385,7 @@ async def test_connections_lost_by_the_network(source: Source, login_relay: Rela
         await asyncio.sleep(0.1)
         began = time.monotonic()
         for _ in range(3):
-            assert 1 == await ask(pool, "SELECT 1")
+            assert 1 == await scalar(pool, "SELECT 1")
         assert 1.9 < time.monotonic() - began < 3.9
 
 
@@ -423,38 +409,38 @@ async def test_pings(source: Source, login_relay: Relay) -> None:
     async with RotatingPool(source, maxsize=1) as pool:
         before = login_relay.packets
         for _ in range(10):
-            await ask(pool, "SELECT 1")
+            await scalar(pool, "SELECT 1")
         assert 10 == login_relay.packets - before
         clock.ahead = timedelta(seconds=9)
-        await ask(pool, "SELECT 1")
+        await scalar(pool, "SELECT 1")
         assert 11 == login_relay.packets - before
         clock.ahead = timedelta(seconds=20)
-        await ask(pool, "SELECT 1")
+        await scalar(pool, "SELECT 1")
         assert 13 == login_relay.packets - before
 
 
 async def test_pool_recycle(source: Source) -> None:
     """A connection that idled longer than `pool_recycle` is replaced, as in aiomysql."""
     async with RotatingPool(source, maxsize=1, pool_recycle=0.1) as pool:
-        number = await ask(pool, "SELECT CONNECTION_ID()")
-        assert number == await ask(pool, "SELECT CONNECTION_ID()")
+        number = await scalar(pool, "SELECT CONNECTION_ID()")
+        assert number == await scalar(pool, "SELECT CONNECTION_ID()")
         await asyncio.sleep(0.15)
-        assert number != await ask(pool, "SELECT CONNECTION_ID()")
+        assert number != await scalar(pool, "SELECT CONNECTION_ID()")
 
 
 async def test_server_becomes_read_only(source: Source, account: Account, server: Server) -> None:
-    """After error 1290 no session that was open is lent again, so the next logins resolve the host name anew."""
+    """After error 1290 no session that was open is lent again, so the next logins resolve the host name again."""
     await server.execute(f"CREATE TABLE app.{account.name} (n INT)")
     async with RotatingPool(source, db="app", maxsize=3) as pool:
         before = set(await sessions(account, server))
         await server.execute("SET GLOBAL read_only = 1")
         try:
             with pytest.raises(aiomysql.OperationalError, match="1290"):
-                await ask(pool, f"INSERT INTO {account.name} VALUES (1)")
+                await scalar(pool, f"INSERT INTO {account.name} VALUES (1)")
         finally:
             await server.execute("SET GLOBAL read_only = 0")
-        await ask(pool, f"INSERT INTO {account.name} VALUES (1)")
-        assert not before & {await ask(pool, "SELECT CONNECTION_ID()") for _ in range(4)}
+        await scalar(pool, f"INSERT INTO {account.name} VALUES (1)")
+        assert not before & {await scalar(pool, "SELECT CONNECTION_ID()") for _ in range(4)}
     await server.execute(f"DROP TABLE app.{account.name}")
 
 
@@ -463,11 +449,11 @@ async def test_read_only_error_that_the_block_catches(source: Source, number: in
     """A read-only error closes the connection on release even if the block catches it; other errors do not."""
     async with RotatingPool(source, maxsize=1) as pool:
         async with pool.acquire() as connection:
-            before = await answer(connection, "SELECT CONNECTION_ID()")
+            before = await execute(connection, "SELECT CONNECTION_ID()")
             with pytest.raises(aiomysql.MySQLError, match=str(number)):
-                await answer(connection, f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {number}")
-            assert 1 == await answer(connection, "SELECT 1")
-        assert closed == (before != await ask(pool, "SELECT CONNECTION_ID()"))
+                await execute(connection, f"SIGNAL SQLSTATE 'HY000' SET MYSQL_ERRNO = {number}")
+            assert 1 == await execute(connection, "SELECT 1")
+        assert closed == (before != await scalar(pool, "SELECT CONNECTION_ID()"))
 
 
 # Waiting
@@ -478,8 +464,8 @@ async def test_acquire_timeout(source: Source, way_in: str) -> None:
     """An acquire that times out names the pool, its size and the number of connections in use."""
     async with RotatingPool(source, maxsize=2) as pool, pool.acquire(timeout=0), pool.acquire():
         began = time.monotonic()
-        wanted = r"no connection within 0\.1 s from <RotatingPool DB_URL, .*>: 2 of 2 are in use"
-        with pytest.raises(TimeoutError, match=wanted) as caught:
+        expected = r"no connection within 0\.1 s from <RotatingPool DB_URL, .*>: 2 of 2 are in use"
+        with pytest.raises(TimeoutError, match=expected) as caught:
             async with getattr(pool, way_in)(timeout=0.1):
                 pytest.fail("the pool lent a connection")
         assert 0.09 <= time.monotonic() - began < 2
@@ -502,7 +488,7 @@ async def test_timeout_covers_the_login(source: Source, login_relay: Relay) -> N
             async with pool.acquire(timeout=0.2):
                 pytest.fail("the login succeeded")
         login_relay.resume()
-        assert 1 == await ask(pool, "SELECT 1")
+        assert 1 == await scalar(pool, "SELECT 1")
 
 
 # Other loops and processes
@@ -526,7 +512,7 @@ async def test_pool_rejects_another_loop(source: Source) -> None:
 
     async with RotatingPool(source, maxsize=1) as pool:
         await asyncio.to_thread(asyncio.run, elsewhere())
-        assert 1 == await ask(pool, "SELECT 1")
+        assert 1 == await scalar(pool, "SELECT 1")
         # It fails at once even if all connections are in use.
         async with pool.acquire():
             await asyncio.to_thread(asyncio.run, elsewhere())

@@ -25,23 +25,8 @@ from aiossmenv.mysql import RotatingPool
 from embedded import MySQL, Server, Store, free_port, mariadb
 from embedded import mysql as mysql_server
 from relay import Relay
-from rotations import Account, Source
+from rotations import Account, Source, error_code, scalar
 from timing import eventually
-
-
-async def ask(pool: RotatingPool, statement: str) -> Any:
-    """Run a statement on a connection of the pool, and return the first column of its first row."""
-    async with pool.acquire() as connection, connection.cursor(aiomysql.Cursor) as cursor:
-        await cursor.execute(statement)
-        row = await cursor.fetchone()
-        return row[0] if row else None
-
-
-def code(error: BaseException | None) -> int:
-    """Return the server's error number."""
-    assert isinstance(error, aiomysql.MySQLError)
-    return int(error.args[0])
-
 
 # Use
 
@@ -49,7 +34,7 @@ def code(error: BaseException | None) -> int:
 async def test_acquire_and_execute(source: Source, account: Account) -> None:
     """A connection of the pool is logged in as the user of the keys."""
     async with RotatingPool(source, maxsize=2) as pool:
-        assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
+        assert f"{account.name}@127.0.0.1" == await scalar(pool, "SELECT USER()")
         assert (1, "READY") == (pool.generation, pool.state)
 
 
@@ -81,7 +66,7 @@ async def test_a_cursor_for_one_statement(source: Source) -> None:
         with pytest.raises(aiomysql.ProgrammingError):
             async with pool.cursor() as cursor:
                 await cursor.execute("SELEKT")
-        assert 1 == await ask(pool, "SELECT 1")
+        assert 1 == await scalar(pool, "SELECT 1")
 
 
 async def test_a_real_env(ssm: Store, server: Server, account: Account) -> None:
@@ -96,15 +81,15 @@ async def test_a_real_env(ssm: Store, server: Server, account: Account) -> None:
         await account.set_password("second")
         await asyncio.to_thread(ssm.put, "/FAKEBOOK/TEST/DB_PASSWORD", "second")
 
-        assert 42 == await ask(pool, "SELECT 6 * 7")
+        assert 42 == await scalar(pool, "SELECT 6 * 7")
         assert 2 == pool.generation
 
 
-@pytest.mark.parametrize(("options", "wanted"), [({}, True), ({"autocommit": False}, False)])
-async def test_autocommit_is_on_by_default(source: Source, options: dict[str, Any], *, wanted: bool) -> None:
+@pytest.mark.parametrize(("options", "expected"), [({}, True), ({"autocommit": False}, False)])
+async def test_autocommit_is_on_by_default(source: Source, options: dict[str, Any], *, expected: bool) -> None:
     """By default a connection commits each statement."""
     async with RotatingPool(source, maxsize=1, **options) as pool, pool.acquire() as connection:
-        assert wanted is connection.get_autocommit()
+        assert expected is connection.get_autocommit()
 
 
 async def test_options_go_to_aiomysql(source: Source) -> None:
@@ -134,7 +119,7 @@ async def test_tls(source: Source, server: Server, tmp_path: Path) -> None:
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     (tmp_path / "key").write_bytes(key.private_bytes(pem, pkcs8, serialization.NoEncryption()))
     (tmp_path / "certificate").write_bytes(certificate.public_bytes(pem))
-    # The server may run as another user, who must be able to read the files.
+    # The server may run as another user, so the directory must be readable for all.
     tmp_path.chmod(0o755)
 
     another = mysql_server if isinstance(server, MySQL) else mariadb
@@ -163,27 +148,27 @@ async def test_maxsize_is_at_least_one(source: Source) -> None:
     assert "<RotatingPool>" == repr(object.__new__(RotatingPool))
 
 
-@pytest.mark.parametrize(("minsize", "wanted"), [(None, 3), (0, 1), (2, 2), (9, 3)])
+@pytest.mark.parametrize(("minsize", "expected"), [(None, 3), (0, 1), (2, 2), (9, 3)])
 async def test_minsize_connections_are_opened_in_advance(
-    source: Source, account: Account, minsize: int | None, wanted: int
+    source: Source, account: Account, minsize: int | None, expected: int
 ) -> None:
     """A new pool opens *minsize* connections in advance: at least one, and at most *maxsize*, which is the default."""
     async with RotatingPool(source, maxsize=3, minsize=minsize) as pool:
-        assert wanted == await account.connections()
-        await ask(pool, "SELECT 1")
-        assert wanted == await account.connections()
+        assert expected == await account.connections()
+        await scalar(pool, "SELECT 1")
+        assert expected == await account.connections()
 
 
 async def test_outside_of_the_block(source: Source) -> None:
     """Before it is entered and after it is closed the pool lends nothing; a second close does nothing."""
     pool = RotatingPool(source, maxsize=1)
     with pytest.raises(RotationFailed, match="not open"):
-        await ask(pool, "SELECT 1")
+        await scalar(pool, "SELECT 1")
     async with pool:
-        await ask(pool, "SELECT 1")
+        await scalar(pool, "SELECT 1")
     await pool.aclose()
     with pytest.raises(RotationFailed, match="not open"):
-        await ask(pool, "SELECT 1")
+        await scalar(pool, "SELECT 1")
 
 
 async def test_status(source: Source, account: Account) -> None:
@@ -191,10 +176,10 @@ async def test_status(source: Source, account: Account) -> None:
     async with RotatingPool(source, maxsize=2, minsize=1, min_gap=0.02) as pool:
         async with pool.acquire():
             await account.set_password("second")
-            asking = asyncio.create_task(ask(pool, "SELECT 1"))
+            pending = asyncio.create_task(scalar(pool, "SELECT 1"))
             await eventually(lambda: pool.status.auth_failures)
             source.store(DB_PASSWORD="second")
-            await asking
+            await pending
             status = pool.status
             assert ("READY", 2, 1, 0, None) == (
                 status.state,
@@ -203,7 +188,7 @@ async def test_status(source: Source, account: Account) -> None:
                 status.failures,
                 status.last_error,
             )
-            assert 1 <= status.refreshes == source.asked
+            assert 1 <= status.refreshes == source.refreshes_forced
         source.publish(DB_PASSWORD="s3cret")
         await eventually(lambda: pool.state == "DEGRADED")
         failed = f"{pool.status.failures} failed: OperationalError 1045"
@@ -234,7 +219,7 @@ async def test_an_address_with_a_port(relay: Relay, source: Source) -> None:
     """The host may include a port, also with an IPv6 address."""
     source.publish(DB_URL=relay.address)
     async with RotatingPool(source, maxsize=1) as pool:
-        assert 1 == await ask(pool, "SELECT 1")
+        assert 1 == await scalar(pool, "SELECT 1")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
@@ -243,7 +228,7 @@ async def test_a_host_and_a_port_key(source: Source, server: Server, host: str) 
     source.publish(HOST=host, PORT=f"{server.port}")
     keys = {"host": "HOST", "port": "PORT", "user": "DB_USER", "password": "DB_PASSWORD"}
     async with RotatingPool(source, keys, maxsize=1) as pool:
-        assert server.port == await ask(pool, "SELECT @@port")
+        assert server.port == await scalar(pool, "SELECT @@port")
 
 
 async def test_a_host_alone(relay: Relay, source: Source) -> None:
@@ -252,7 +237,7 @@ async def test_a_host_alone(relay: Relay, source: Source) -> None:
     for text in (host, host.strip("[]")):
         source.publish(DB_URL=text)
         async with RotatingPool(source, maxsize=1, port=int(port)) as pool:
-            assert 1 == await ask(pool, "SELECT 1")
+            assert 1 == await scalar(pool, "SELECT 1")
 
 
 async def test_other_keys(source: Source, server: Server, account: Account) -> None:
@@ -260,7 +245,7 @@ async def test_other_keys(source: Source, server: Server, account: Account) -> N
     source.publish(RW_USER=account.name, RW_PASSWORD="first", RW_SCHEMA="app")
     keys = {"user": "RW_USER", "password": "RW_PASSWORD", "db": "RW_SCHEMA"}
     async with RotatingPool(source, keys, maxsize=1, host="127.0.0.1", port=server.port) as pool:
-        assert "app" == await ask(pool, "SELECT DATABASE()")
+        assert "app" == await scalar(pool, "SELECT DATABASE()")
 
 
 # One parameter
@@ -290,8 +275,8 @@ async def test_one_parameter_holds_all_credentials(source: Source, account: Acco
         while pool.generation < generation:
             await asyncio.sleep(0.005)
         # A value of the key overrides the option.
-        assert "app" == await ask(pool, "SELECT DATABASE()")
-        assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
+        assert "app" == await scalar(pool, "SELECT DATABASE()")
+        assert f"{account.name}@127.0.0.1" == await scalar(pool, "SELECT USER()")
     await pool.aclose()
 
 
@@ -299,16 +284,16 @@ async def test_a_secret_without_an_address(source: Source, account: Account, ser
     """A secret that AWS manages has no address, so the address may have its own key or be an option."""
     source.publish(SECRET=f'{{"username": "{account.name}", "password": "first"}}')
     async with RotatingPool(source, {"host": "DB_URL", "dsn": "SECRET"}, maxsize=1) as pool:
-        assert server.port == await ask(pool, "SELECT @@port")
+        assert server.port == await scalar(pool, "SELECT @@port")
     async with RotatingPool(source, {"dsn": "SECRET"}, maxsize=1, host="127.0.0.1", port=server.port) as pool:
-        assert server.port == await ask(pool, "SELECT @@port")
+        assert server.port == await scalar(pool, "SELECT @@port")
 
 
 async def test_a_charset_of_a_url(source: Source, account: Account) -> None:
     """The only option that a URL may have, `charset`, reaches the server."""
     source.publish(DATABASE_URL=f"mysql://{account.name}:first@{source.stored['DB_URL']}?charset=latin1")
     async with RotatingPool(source, {"dsn": "DATABASE_URL"}, maxsize=1) as pool:
-        assert "latin1" == await ask(pool, "SELECT @@character_set_client")
+        assert "latin1" == await scalar(pool, "SELECT @@character_set_client")
 
 
 @pytest.mark.parametrize(
@@ -369,8 +354,8 @@ async def test_a_wrong_password_at_the_start(source: Source) -> None:
     with pytest.raises(RotationFailed, match="DB_URL, DB_USER, DB_PASSWORD: OperationalError 1045") as caught:
         await RotatingPool(source, start_deadline=1).__aenter__()
     # The pool refreshes in between, because a process may start in the middle of a rotation.
-    assert 1 <= source.asked
-    assert 1045 == code(caught.value.__cause__)
+    assert 1 <= source.refreshes_forced
+    assert 1045 == error_code(caught.value.__cause__)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
@@ -379,8 +364,8 @@ async def test_no_server_at_the_start(source: Source, host: str) -> None:
     source.publish(DB_URL=f"{host}:{free_port()}")
     with pytest.raises(RotationFailed, match="OperationalError 2003") as caught:
         await RotatingPool(source, start_deadline=1).__aenter__()
-    assert 2003 == code(caught.value.__cause__)
-    assert 0 == source.asked
+    assert 2003 == error_code(caught.value.__cause__)
+    assert 0 == source.refreshes_forced
 
 
 async def test_a_start_before_the_server(source: Source, server: Server, account: Account) -> None:
@@ -393,7 +378,7 @@ async def test_a_start_before_the_server(source: Source, server: Server, account
     await eventually(lambda: pool.status.failures)
     async with relay.running():
         await entering
-        assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
+        assert f"{account.name}@127.0.0.1" == await scalar(pool, "SELECT USER()")
         await pool.aclose()
 
 
@@ -402,7 +387,7 @@ async def test_a_start_in_the_window_of_a_rotation(source: Source, account: Acco
     await account.set_password("second")
     pool = RotatingPool(source, maxsize=2, min_gap=0.02)
     entering = asyncio.create_task(pool.__aenter__())
-    await eventually(lambda: source.asked)
+    await eventually(lambda: source.refreshes_forced)
     assert not entering.done()
     source.store(DB_PASSWORD="second")
     await entering
@@ -421,7 +406,7 @@ async def test_a_server_that_never_answers(source: Source, account: Account) -> 
             with pytest.raises(RotationFailed, match="TimeoutError"):
                 await RotatingPool(source, build_timeout=0.1, start_deadline=1).__aenter__()
             await eventually(lambda: pool.state == "DEGRADED")
-            assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
+            assert f"{account.name}@127.0.0.1" == await scalar(pool, "SELECT USER()")
 
             source.publish(DB_URL=address)
             await eventually(lambda: pool.state == "READY")
@@ -445,6 +430,6 @@ async def test_a_server_with_few_connections_left(source: Source, account: Accou
         await account.set_password("second")
         source.publish(DB_PASSWORD="second")
         await eventually(lambda: pool.generation == 2)
-        await ask(pool, "SELECT 1")
-    assert 0 == await account.gone()
+        await scalar(pool, "SELECT 1")
+    assert 0 == await account.remaining_connections()
     assert before == await aborted()

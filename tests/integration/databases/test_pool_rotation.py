@@ -14,23 +14,8 @@ from aiossmenv import RotationFailed
 from aiossmenv.mysql import RotatingPool
 from embedded import MySQL, Server
 from relay import Relay
-from rotations import Account, Source
+from rotations import Account, Source, error_code, scalar
 from timing import eventually
-
-
-async def ask(pool: RotatingPool, statement: str) -> Any:
-    """Run a statement on a connection of the pool, and return the first column of its first row."""
-    async with pool.acquire() as connection, connection.cursor(aiomysql.Cursor) as cursor:
-        await cursor.execute(statement)
-        row = await cursor.fetchone()
-        return row[0] if row else None
-
-
-def code(error: BaseException | None) -> int:
-    """Return the server's error number."""
-    assert isinstance(error, aiomysql.MySQLError)
-    return int(error.args[0])
-
 
 # Rejected logins
 
@@ -51,13 +36,13 @@ async def test_rejected_login_is_retried(source: Source, account: Account, serve
         await server.execute(harm)
         with pytest.raises(RotationFailed) as caught:
             await RotatingPool(source, db="app", start_deadline=1).__aenter__()
-        assert (number or server.locked) == code(caught.value.__cause__)
+        assert (number or server.locked) == error_code(caught.value.__cause__)
 
-        asking = asyncio.create_task(ask(pool, "SELECT 1"))
-        await eventually(lambda: source.asked)
-        assert not asking.done()
+        pending = asyncio.create_task(scalar(pool, "SELECT 1"))
+        await eventually(lambda: source.refreshes_forced)
+        assert not pending.done()
         await server.execute(heal)
-        assert 1 == await asking
+        assert 1 == await pending
         assert 1 == pool.generation
 
 
@@ -67,8 +52,8 @@ async def test_rejected_login_fails_at_the_deadline(source: Source, account: Acc
         await account.set_password("second")
         began = time.monotonic()
         with pytest.raises(aiomysql.OperationalError) as caught:
-            await ask(pool, "SELECT 1")
-        assert 1045 == code(caught.value)
+            await scalar(pool, "SELECT 1")
+        assert 1045 == error_code(caught.value)
         assert 0.1 < time.monotonic() - began < 2
 
 
@@ -81,12 +66,12 @@ async def test_a_blocked_account_is_not_built_again(source: Source, account: Acc
         await eventually(lambda: pool.status.last_error == f"OperationalError {server.blocked}")
         # The pool still refreshes, but makes no login while the values are unchanged.
         failed = await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_connects'")
-        asked = source.asked
-        await eventually(lambda: source.asked > asked + 3)
+        refreshes_forced = source.refreshes_forced
+        await eventually(lambda: source.refreshes_forced > refreshes_forced + 3)
         assert failed == await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_connects'")
         # MariaDB rejects the third password as wrong; MySQL already answers that the account is blocked.
         assert (2 if isinstance(server, MySQL) else 3, "DEGRADED") == (pool.status.auth_failures, pool.state)
-        assert f"{account.name}@127.0.0.1" == await ask(pool, "SELECT USER()")
+        assert f"{account.name}@127.0.0.1" == await scalar(pool, "SELECT USER()")
 
         # Correct values end the failure.
         await account.unblock()
@@ -102,14 +87,14 @@ async def test_a_blocked_account_is_not_retried(source: Source, account: Account
         for _ in range(2):
             with pytest.raises(aiomysql.OperationalError) as caught:
                 await aiomysql.connect(host="127.0.0.1", port=server.port, user=account.name, password="wrong")
-        assert server.blocked == code(caught.value)
+        assert server.blocked == error_code(caught.value)
 
         began = time.monotonic()
         with pytest.raises(aiomysql.OperationalError) as caught:
-            await ask(pool, "SELECT 1")
-        assert server.blocked == code(caught.value)
+            await scalar(pool, "SELECT 1")
+        assert server.blocked == error_code(caught.value)
         assert 1 > time.monotonic() - began
-        assert 0 == source.asked
+        assert 0 == source.refreshes_forced
 
 
 async def test_too_many_connections_are_waited_out(source: Source, account: Account) -> None:
@@ -117,11 +102,11 @@ async def test_too_many_connections_are_waited_out(source: Source, account: Acco
     await account.alter("WITH MAX_USER_CONNECTIONS 1")
     async with RotatingPool(source, maxsize=2, minsize=1) as pool:
         async with pool.acquire():
-            asking = asyncio.create_task(ask(pool, "SELECT 1"))
+            pending = asyncio.create_task(scalar(pool, "SELECT 1"))
             await asyncio.sleep(0.1)
-            assert not asking.done()
-        assert 1 == await asking
-        assert 0 == source.asked
+            assert not pending.done()
+        assert 1 == await pending
+        assert 0 == source.refreshes_forced
 
 
 async def test_wrong_password_does_not_replace_the_pool(source: Source, account: Account) -> None:
@@ -129,7 +114,7 @@ async def test_wrong_password_does_not_replace_the_pool(source: Source, account:
     async with RotatingPool(source, maxsize=2) as pool:
         source.publish(DB_PASSWORD="garbage")
         await eventually(lambda: pool.state == "DEGRADED")
-        assert 1 == await ask(pool, "SELECT 1")
+        assert 1 == await scalar(pool, "SELECT 1")
         assert 1 == pool.generation
 
         await account.set_password("second")
@@ -151,7 +136,7 @@ async def test_a_transaction_outlives_a_swap(source: Source, account: Account, s
             await account.set_password("second")
             source.publish(DB_PASSWORD="second")
             await eventually(lambda: pool.generation == 2)
-            assert 1 == await ask(pool, "SELECT 1")
+            assert 1 == await scalar(pool, "SELECT 1")
             await asyncio.sleep(0.1)
             await cursor.execute(f"INSERT INTO {account.name} VALUES (2)")
         await connection.commit()
@@ -179,7 +164,7 @@ async def test_retired_pool_closes_with_com_quit(source: Source, account: Accoun
         await account.set_password("second")
         source.publish(DB_PASSWORD="second")
         await eventually(lambda: pool.generation == 2)
-    assert 0 == await account.gone()
+    assert 0 == await account.remaining_connections()
     assert aborted == await server.execute("SHOW GLOBAL STATUS LIKE 'Aborted_clients'")
 
 
@@ -193,8 +178,8 @@ async def test_drain_timeout_closes_connections(
             source.publish(DB_PASSWORD="second")
             await eventually(lambda: pool.generation == 2 and "0 retiring" in repr(pool))
             assert connection.closed
-            assert 1 == await ask(pool, "SELECT 1")
-        assert 1 == await ask(pool, "SELECT 1")
+            assert 1 == await scalar(pool, "SELECT 1")
+        assert 1 == await scalar(pool, "SELECT 1")
         assert 1 == sum("closed under 1 users" in message for message in caplog.messages)
 
 
@@ -239,7 +224,7 @@ async def test_waiters_get_a_connection_after_a_bad_release(source: Source, spoi
     """
     async with RotatingPool(source, maxsize=1) as pool:
         async with pool.acquire() as connection:
-            tasks = [asyncio.create_task(ask(pool, "SELECT 1")) for _ in range(3)]
+            tasks = [asyncio.create_task(scalar(pool, "SELECT 1")) for _ in range(3)]
             await asyncio.sleep(0.01)
             await spoil(connection)
         async with asyncio.timeout(5):
@@ -251,7 +236,7 @@ async def test_cancelled_waiter_does_not_lose_the_wakeup(source: Source, turns: 
     """If a waiter is cancelled while a connection is released, the next waiter gets it: aiomysql loses that wake-up."""
     async with RotatingPool(source, maxsize=1) as pool:
         async with pool.acquire():
-            first, second = (asyncio.create_task(ask(pool, "SELECT 1")) for _ in range(2))
+            first, second = (asyncio.create_task(scalar(pool, "SELECT 1")) for _ in range(2))
             await asyncio.sleep(0.01)
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -264,10 +249,10 @@ async def test_cancelled_waiter_does_not_lose_the_wakeup(source: Source, turns: 
 async def test_a_killed_connection_is_replaced(source: Source, server: Server) -> None:
     """A connection that the server closed while it was idle is not lent again."""
     async with RotatingPool(source, maxsize=1) as pool:
-        number = await ask(pool, "SELECT CONNECTION_ID()")
+        number = await scalar(pool, "SELECT CONNECTION_ID()")
         await server.execute(f"KILL {number}")
         await asyncio.sleep(0.05)
-        assert number != await ask(pool, "SELECT CONNECTION_ID()")
+        assert number != await scalar(pool, "SELECT CONNECTION_ID()")
 
 
 # Cancellation and close
@@ -291,7 +276,7 @@ async def test_cancelled_start_leaves_no_connection(source: Source, account: Acc
         entering.cancel()
         await asyncio.wait({entering})
         await pool.aclose()
-    assert 0 == await account.gone()
+    assert 0 == await account.remaining_connections()
 
 
 @unclosed
@@ -306,7 +291,7 @@ async def test_close_during_a_build_leaves_no_connection(source: Source, account
                 await asyncio.sleep(0 if turns % 2 else 0.00005)
             assert pool.generation in {1, 2}
         source.publish(DB_URL=source.stored["DB_URL"].replace("localhost", "127.0.0.1"))
-    assert 0 == await account.gone()
+    assert 0 == await account.remaining_connections()
 
 
 @unclosed
@@ -314,7 +299,7 @@ async def test_cancelled_users_leave_nothing(source: Source, account: Account) -
     """Wherever an acquire is cancelled, all slots become free again and the connections still work."""
     async with RotatingPool(source, maxsize=2, minsize=1) as pool:
         for turns in range(60):
-            tasks = [asyncio.create_task(ask(pool, "SELECT SLEEP(0.001)")) for _ in range(4)]
+            tasks = [asyncio.create_task(scalar(pool, "SELECT SLEEP(0.001)")) for _ in range(4)]
             for _ in range(turns):
                 await asyncio.sleep(0 if turns % 2 else 0.00005)
             for task in tasks:
@@ -328,22 +313,22 @@ async def test_cancelled_users_leave_nothing(source: Source, account: Account) -
         await account.set_password("second")
         source.publish(DB_PASSWORD="second")
         await eventually(lambda: pool.generation == 2 and "0 retiring" in repr(pool))
-    assert 0 == await account.gone()
+    assert 0 == await account.remaining_connections()
 
 
 async def test_closing_leaves_no_connection(source: Source, account: Account) -> None:
     """After the block the server has no connection of the pool."""
     async with RotatingPool(source, maxsize=5) as pool:
-        await ask(pool, "SELECT 1")
+        await scalar(pool, "SELECT 1")
         assert 5 == await account.connections()
-    assert 0 == await account.gone()
+    assert 0 == await account.remaining_connections()
 
 
 async def test_waiters_fail_when_the_pool_closes(source: Source) -> None:
     """`aclose()` lets a block finish, and fails the tasks that wait for a connection."""
     pool = RotatingPool(source, maxsize=1)
     async with pool, pool.acquire() as connection:
-        waiting = asyncio.create_task(ask(pool, "SELECT 1"))
+        waiting = asyncio.create_task(scalar(pool, "SELECT 1"))
         await asyncio.sleep(0.01)
         closing = asyncio.create_task(pool.aclose())
         await asyncio.sleep(0.05)
@@ -360,8 +345,8 @@ async def test_a_reset_of_all_connections(relay: Relay, source: Source, account:
     async with RotatingPool(source, maxsize=3) as pool:
         relay.cut()
         await asyncio.sleep(0.05)
-        assert 1 == await ask(pool, "SELECT 1")
-    assert 0 == await account.gone()
+        assert 1 == await scalar(pool, "SELECT 1")
+    assert 0 == await account.remaining_connections()
 
 
 @pytest.mark.parametrize("most", [1, 3])
@@ -412,7 +397,7 @@ async def test_a_hanging_login_ends_at_the_deadline(source: Source, server: Serv
     async with RotatingPool(source, maxsize=3, minsize=1, retry_deadline=0.5) as pool:
         async with pool.acquire():
             silent.set()
-            outside = asyncio.create_task(ask(pool, "SELECT 1"))
+            outside = asyncio.create_task(scalar(pool, "SELECT 1"))
             await eventually(lambda: hanging)
         with pytest.raises(TimeoutError):
             await outside

@@ -1,7 +1,7 @@
 """
-A process that forks: what a child finds of its parent's `Env` and `ParameterStore`, printed line by line.
+A process that forks, and prints line by line what a child can do with its parent's `Env` and `ParameterStore`.
 
-Run by `test_forks.py`, in an interpreter of its own: the test's has threads, and forking those is another subject.
+`test_forks.py` runs it in a new interpreter, because the test's own interpreter has threads.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 async def values(env: Env, store: ParameterStore) -> None:
-    """Say what becomes of every way to the values, and of a read of the store."""
+    """Print the result of each way to read the values, and of a read of the store."""
     uses: dict[str, Callable[[], object]] = {
         "env[]": lambda: env["A"],
         "get": lambda: env.get("A"),
@@ -52,13 +52,13 @@ async def values(env: Env, store: ParameterStore) -> None:
 
 
 def child(env: Env, store: ParameterStore) -> None:
-    """Use the parent's in a child, on a loop of its own."""
+    """Use the parent's objects in a child, on the child's own loop."""
     asyncio.run(values(env, store))
     sys.stdout.flush()
 
 
 def fork(env: Env, store: ParameterStore) -> None:
-    """Fork such a child and wait for its end."""
+    """Fork a child, and wait for its end."""
     sys.stdout.flush()
     process = FORK.Process(target=child, args=(env, store))
     process.start()
@@ -66,8 +66,8 @@ def fork(env: Env, store: ParameterStore) -> None:
     print("child ended", process.exitcode, flush=True)
 
 
-async def live_settings() -> None:
-    """Fork under a running loop, with a TTL and requests under way."""
+async def with_ttl() -> None:
+    """Fork under a running loop, with a TTL and a request in flight."""
     async with ParameterStore() as store, load_env("/R", ttl=3600, store=store) as env:
         under_way = asyncio.create_task(store.get("/R/A"))
         await asyncio.sleep(0)
@@ -77,8 +77,8 @@ async def live_settings() -> None:
         print("parent", env["A"], env.status.failures)
 
 
-async def busy() -> None:
-    """Fork while a refresh is under way, without a TTL."""
+async def without_ttl() -> None:
+    """Fork during a refresh, without a TTL."""
     async with ParameterStore() as store:
         env = await load_env("/R", store=store)
         under_way = asyncio.create_task(env.refresh())
@@ -89,7 +89,7 @@ async def busy() -> None:
 
 
 def preloaded() -> None:
-    """Fork with a loop that is not running, as a server does that loads its app before it forks workers."""
+    """Fork while no loop runs, like a server that loads its app before it forks workers."""
     with asyncio.Runner() as runner:
         store = ParameterStore()
 
@@ -106,9 +106,9 @@ def preloaded() -> None:
 
 if __name__ == "__main__":
     match sys.argv[1]:
-        case "following":
-            asyncio.run(live_settings())
-        case "busy":
-            asyncio.run(busy())
+        case "with_ttl":
+            asyncio.run(with_ttl())
+        case "without_ttl":
+            asyncio.run(without_ttl())
         case "preloaded":
             preloaded()

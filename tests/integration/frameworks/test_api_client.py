@@ -14,20 +14,20 @@ from embedded import Store
 
 @dataclass
 class Api:
-    """A server; *token* is the only one that it accepts now."""
+    """A server that accepts only *token*."""
 
     url: str = ""
     token: str = "t0"
-    refused: int = 0
+    rejected: int = 0
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Api"]:
         """Listen until the block ends."""
 
         async def answer(request: web.Request) -> web.Response:
-            """Answer whoever has the token."""
+            """Answer a request with the token, and reject any other."""
             if request.headers["Authorization"] != f"Bearer {self.token}":
-                self.refused += 1
+                self.rejected += 1
                 raise web.HTTPUnauthorized
             return web.json_response({"path": request.path})
 
@@ -44,9 +44,7 @@ class Api:
 
 
 async def test_no_request_fails(ssm: Store) -> None:
-    """
-    While the token is replaced again and again, each request is answered, and what is refused is the reason to read it.
-    """
+    """While the token changes many times, every request is answered, and each rejection causes a refresh."""
     async with Api().running() as server:
         for key, value in {"API_URL": server.url, "API_TOKEN": server.token}.items():
             await asyncio.to_thread(ssm.put, f"/FAKEBOOK/TEST/{key}", value)
@@ -71,6 +69,6 @@ async def test_no_request_fails(ssm: Store) -> None:
                     await asyncio.sleep(0.05)
             status = api.status
         assert (9, "READY") == (status.generation, status.state)
-        assert 8 <= status.auth_failures == server.refused
+        assert 8 <= status.auth_failures == server.rejected
         assert 8 <= status.refreshes
         assert 50 < answers

@@ -1,4 +1,4 @@
-"""What the README and the package's page say of defaults, through public names only."""
+"""Defaults that the README and the package's docstring state, through public names only."""
 
 import subprocess
 import sys
@@ -10,12 +10,12 @@ from aiossmenv.testing import ManualClock, MemoryStore
 
 PATH = "/FAKEBOOK/TEST"
 TTL = 60.0
-# Seconds from one refresh to the next, at most.
+# The longest time between two refreshes, in seconds.
 LATEST = 0.95 * TTL
 
 
-async def test_listings_are_due_within_five_ttls() -> None:
-    """By default a listing is due 80 to 95 % of five TTLs after the one before; the next refresh makes it."""
+async def test_default_listing_interval() -> None:
+    """By default the first refresh after 80 to 95 % of five TTLs is a listing."""
     clock = ManualClock()
     store = MemoryStore({f"{PATH}/DB_URL": "db.test"}, clock=clock)
     listed: list[float] = []
@@ -32,8 +32,8 @@ async def test_listings_are_due_within_five_ttls() -> None:
     assert all(0.8 * 5 * TTL - 1 <= gap <= 0.95 * 5 * TTL + LATEST + 1 for gap in gaps)
 
 
-async def test_everything_is_decrypted_again_within_twelve_hours() -> None:
-    """By default everything is decrypted again after 80 to 95 % of 12 hours, and nothing before that."""
+async def test_default_revalidation_interval() -> None:
+    """By default everything is decrypted again after 80 to 95 % of 12 hours, and not earlier."""
     clock = ManualClock()
     store = MemoryStore({f"{PATH}/DB_URL": "db.test", f"{PATH}/DB_USER": "app"}, clock=clock)
 
@@ -44,8 +44,8 @@ async def test_everything_is_decrypted_again_within_twelve_hours() -> None:
         assert 4 == store.decrypted
 
 
-async def test_a_refresh_without_a_required_key_changes_nothing() -> None:
-    """A refresh that misses a required key for the second time fails: all values stay, and `status` names the key."""
+async def test_refresh_without_a_required_key_changes_nothing() -> None:
+    """The second refresh in a row that misses a required key fails: all values stay, and `status` names the key."""
     clock = ManualClock()
     store = MemoryStore({f"{PATH}/DB_URL": "db.test", f"{PATH}/DB_USER": "app"}, clock=clock)
     environ: dict[str, str] = {}
@@ -63,7 +63,7 @@ async def test_a_refresh_without_a_required_key_changes_nothing() -> None:
         assert {"DB_URL": "db.test", "DB_USER": "app"} == environ == dict(env)
 
 
-# It prints the files that it opened to write. Imports write none, because Python runs it with -B.
+# The program prints the files that it opens for writing; with -B, imports write none.
 _SERVICE = """
 import asyncio, os, sys
 
@@ -91,7 +91,7 @@ print(written)
 
 
 def test_nothing_is_written_to_a_file(tmp_path: Path) -> None:
-    """A process that loads and refreshes over HTTP opens no file to write."""
+    """A process that loads and refreshes over HTTP opens no file for writing."""
     (tmp_path / "service.py").write_text(_SERVICE)
     demo = Path(__file__).parents[3] / "examples" / "demo.py"
 

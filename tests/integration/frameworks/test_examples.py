@@ -1,4 +1,4 @@
-"""The examples and the README's code, run as they are written."""
+"""The examples, and the code of the README, run unchanged."""
 
 import asyncio
 import json
@@ -19,13 +19,13 @@ from aiossmenv.testing import MemoryStore
 ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-# A Python block and what it prints, which is the block that follows.
+# A Python block, and its output in the next block.
 EXAMPLES = [(code, printed) for (kind, code), (_, printed) in pairwise(BLOCKS) if kind == "python"]
 _ARN = "arn:aws:ssm:eu-central-1:111122223333"
 
 
 def run(*arguments: str, folder: str | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run the demo's program with this interpreter, and with temporary files in *folder*."""
+    """Run the demo with this interpreter, and with temporary files in *folder*."""
     return subprocess.run(
         [sys.executable, str(ROOT / "examples" / "demo.py"), *arguments],
         capture_output=True,
@@ -40,7 +40,7 @@ def run(*arguments: str, folder: str | None = None) -> "subprocess.CompletedProc
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 def test_readme_example(number: int, tmp_path: Path) -> None:
-    """Each Python example of the README is a whole program and prints the block that follows it."""
+    """Each Python block of the README is a complete program, and prints the block that follows it."""
     code, printed = EXAMPLES[number]
     (tmp_path / "example.py").write_text(code)
 
@@ -52,12 +52,12 @@ def test_readme_example(number: int, tmp_path: Path) -> None:
 
 
 def test_readme_blocks() -> None:
-    """Each code block of the README is of a kind that a test here runs: Python, what it prints, or the policy."""
+    """A test covers each code block of the README: Python, its output, or the policy."""
     assert ["python", "", "python", "", "python", "", "json"] == [kind for kind, _ in BLOCKS]
 
 
 async def test_readme_policy() -> None:
-    """The policy in the README allows the requests of a load and its refreshes, `kms:Decrypt`, and nothing else."""
+    """The README's policy allows the requests of a load and its refreshes, and `kms:Decrypt`, and nothing else."""
     allowed = {
         (action, resource)
         for statement in json.loads(BLOCKS[-1][1])["Statement"]
@@ -88,7 +88,7 @@ def _several(item: str | list[str]) -> list[str]:
 
 
 def test_readme_links() -> None:
-    """Each file that the README links to is there."""
+    """Each file that the README links to exists."""
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
 
     assert links
@@ -97,7 +97,7 @@ def test_readme_links() -> None:
 
 @pytest.mark.parametrize("options", [[], ["--mimic"]])
 def test_quickstart(options: list[str]) -> None:
-    """The quickstart logs in, to MariaDB and to the server in Python."""
+    """The quickstart logs in, to MariaDB and to the pure-Python server."""
     done = run(*options, "python", str(ROOT / "examples" / "quickstart.py"))
 
     first, second = done.stdout.splitlines()
@@ -108,7 +108,7 @@ def test_quickstart(options: list[str]) -> None:
 
 
 def test_exit_status_of_a_command() -> None:
-    """The exit status of a command is that of the run."""
+    """The exit status of the run is that of the command."""
     assert 3 == run("--mimic", "python", "-c", "raise SystemExit(3)").returncode
 
 

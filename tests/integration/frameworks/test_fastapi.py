@@ -35,7 +35,7 @@ ROTATIONS = 20
 
 @asynccontextmanager
 async def serving(app: FastAPI) -> AsyncIterator[aiohttp.ClientSession]:
-    """Serve *app* on a free port of loopback; gives a client whose paths are the app's."""
+    """Serve *app* on a free port of loopback; yield a client of the app."""
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, lifespan="on", log_config=None))
     task = asyncio.create_task(server.serve())
     try:
@@ -49,7 +49,7 @@ async def serving(app: FastAPI) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def fetched(client: aiohttp.ClientSession, path: str) -> tuple[int, Any]:
-    """Return status and JSON of a GET."""
+    """Return the status and the JSON of a GET."""
     async with client.get(path) as response:
         return response.status, await response.json()
 
@@ -58,13 +58,13 @@ async def fetched(client: aiohttp.ClientSession, path: str) -> tuple[int, Any]:
 
 
 def blocks() -> list[str]:
-    """Return the code of the module's docstring, block by block."""
+    """Return the code blocks of the module's docstring."""
     page = aiossmenv.fastapi.__doc__ or ""
     return [textwrap.dedent(block) for block in re.findall(r"(?:^(?:    .*)?\n)+", page, re.MULTILINE) if block.strip()]
 
 
 async def test_page_example(ssm: Store) -> None:
-    """The first example of the page, as it stands, serves values that follow the store, and its health."""
+    """The first example of the docstring, unchanged, serves current values and its health."""
     ssm.put("/FAKEBOOK/TEST/DB_URL", "first")
     names: dict[str, Any] = {}
     exec(blocks()[0], names)
@@ -74,13 +74,13 @@ async def test_page_example(ssm: Store) -> None:
         ssm.put("/FAKEBOOK/TEST/DB_URL", "second")
         await get_env(names["app"]).refresh()
         assert (200, "second") == await fetched(client, "/database")
-        status, said = await fetched(client, "/health")
-        assert (200, True, 0, None) == (status, said["fresh"], said["failures"], said["last_error"])
+        status, body = await fetched(client, "/health")
+        assert (200, True, 0, None) == (status, body["fresh"], body["failures"], body["last_error"])
 
 
 @pytest.mark.parametrize("number", [1, 2])
 async def test_page_lifespans(ssm: Store, server: MariaDB, number: int) -> None:
-    """The other examples of the page, as they stand, hand the `Env` to routes as well, and close what they opened."""
+    """The other examples of the docstring, unchanged, give the `Env` to routes too, and close what they opened."""
     await server.set_user("page", "password")
     for key, value in {"DB_URL": server.address, "DB_USER": "page", "DB_PASSWORD": "password"}.items():
         ssm.put(f"/FAKEBOOK/TEST/{key}", value)
@@ -103,7 +103,7 @@ async def test_page_lifespans(ssm: Store, server: MariaDB, number: int) -> None:
 
 
 def test_without_fastapi() -> None:
-    """Where fastapi is missing the import says how to install it."""
+    """Without fastapi, the import says how to install it."""
     script = "import sys; sys.modules['fastapi'] = None; import aiossmenv.fastapi"
     run = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     assert "ImportError: aiossmenv.fastapi needs fastapi: pip install 'aiossmenv[fastapi]'" in run.stderr
@@ -113,7 +113,7 @@ def test_without_fastapi() -> None:
 
 
 async def test_no_env() -> None:
-    """An app that has no `Env` says what to do, and a route that needs one fails so."""
+    """An app without an `Env` says what to do, and a route that needs one fails with that error."""
     app = FastAPI(title="lonely")
 
     with pytest.raises(LookupError, match=r"'lonely' has no Env.*FastAPI\(lifespan=lifespan\(PATH, ttl=60\)\)"):
@@ -123,8 +123,8 @@ async def test_no_env() -> None:
         get_env(app)
 
 
-async def test_env_lives_as_long_as_the_app(ssm: Store) -> None:
-    """The `Env` is there while the app runs; afterwards it is closed, and the app has none; then it can run again."""
+async def test_lifetime_of_the_env(ssm: Store) -> None:
+    """The app has its `Env` while it runs; afterwards the `Env` is closed and removed, and the app can start again."""
     ssm.put("/R/A", "1")
     app = FastAPI(lifespan=lifespan("/R", ttl=60))
     for _ in range(2):
@@ -138,7 +138,7 @@ async def test_env_lives_as_long_as_the_app(ssm: Store) -> None:
 
 
 async def test_websocket_and_nested_dependency(ssm: Store) -> None:
-    """The dependency works for WebSockets, for dependencies of dependencies, and for an app that is mounted."""
+    """The dependency works in WebSockets, in nested dependencies and in mounted apps."""
     ssm.put("/R/A", "1")
     app, mounted = FastAPI(lifespan=lifespan("/R")), FastAPI()
     app.mount("/mounted", mounted)
@@ -176,7 +176,7 @@ async def test_websocket_and_nested_dependency(ssm: Store) -> None:
 
 
 async def test_schema_shows_no_env() -> None:
-    """Neither the `Env` nor what it holds is in the OpenAPI schema: no parameter, no body, no component."""
+    """The OpenAPI schema shows neither the `Env` nor its values: no parameter, no body, no component."""
     app = FastAPI()
     app.get("/health")(health)
 
@@ -194,7 +194,7 @@ async def test_schema_shows_no_env() -> None:
 
 
 async def test_health_of_an_outage(ssm: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock) -> None:
-    """An outage shows in the health, in one line without values; the answer stays 200, and recovers."""
+    """During an outage the health has one line without values; the status stays 200, and the health recovers."""
     ssm.put("/R/A", MARKER)
     app = FastAPI(lifespan=lifespan("/R", ttl=60, deadline=5, store=store))
     app.get("/health")(health)
@@ -206,13 +206,13 @@ async def test_health_of_an_outage(ssm: Store, proxy: FaultProxy, store: Paramet
         await clock.advance(40)
         await eventually(lambda: env.status.failures > 1 and env.status.next_refresh)
 
-        status, said = await fetched(client, "/health")
-        assert (200, False) == (status, said["fresh"])
-        assert env.status.age == said["age"] > 60
-        assert env.status.failures == said["failures"]
-        assert re.fullmatch(r"AccessDenied: .*The security token is expired \(parameter /R/A, .*", said["last_error"])
-        assert MARKER not in json.dumps(said)
-        assert Health(**said) == await health(env)
+        status, body = await fetched(client, "/health")
+        assert (200, False) == (status, body["fresh"])
+        assert env.status.age == body["age"] > 60
+        assert env.status.failures == body["failures"]
+        assert re.fullmatch(r"AccessDenied: .*The security token is expired \(parameter /R/A, .*", body["last_error"])
+        assert MARKER not in json.dumps(body)
+        assert Health(**body) == await health(env)
 
         proxy.clear()
         await env.refresh()
@@ -222,8 +222,8 @@ async def test_health_of_an_outage(ssm: Store, proxy: FaultProxy, store: Paramet
 # --- An app that cannot load
 
 
-async def test_no_start_without_an_environment(ssm: Store, caplog: pytest.LogCaptureFixture) -> None:
-    """A lifespan that cannot load raises what the load raised, after one line of the log, and leaves nothing."""
+async def test_no_start_without_an_env(ssm: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """A lifespan that cannot load raises the error of the load, logs one line, and leaves nothing open."""
     app = FastAPI(lifespan=lifespan("/NOTHING/HERE", ttl=60))
 
     with pytest.raises(EmptyPath):
@@ -238,8 +238,8 @@ async def test_no_start_without_an_environment(ssm: Store, caplog: pytest.LogCap
     assert "\n" not in line.getMessage()
 
 
-def test_server_exits_without_an_environment(moto: Store, tmp_path: Path) -> None:
-    """A server whose app cannot load ends with a status that says so, and serves nothing."""
+def test_server_exits_without_an_env(moto: Store, tmp_path: Path) -> None:
+    """A server whose app cannot load serves nothing, and its exit status is not zero."""
     (tmp_path / "empty.py").write_text(
         "from fastapi import FastAPI\nfrom aiossmenv.fastapi import lifespan\n"
         "app = FastAPI(lifespan=lifespan('/NOTHING/HERE', ttl=60))\n"
@@ -263,7 +263,7 @@ def test_server_exits_without_an_environment(moto: Store, tmp_path: Path) -> Non
 
 
 class Example:
-    """`examples/fastapi_app.py` in a process of its own, and what rotates its password."""
+    """`examples/fastapi_app.py` in its own process, and the rotation of its password."""
 
     def __init__(self, ssm: Store, server: MariaDB) -> None:
         self._ssm = ssm
@@ -273,7 +273,7 @@ class Example:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Example"]:
-        """Run it until the block ends; its end is in order, and it has complained of nothing."""
+        """Run the example until the block ends; it must shut down cleanly and print no error."""
         await self.rotate()
         for key, value in {"DB_URL": self._server.address, "DB_USER": self._user}.items():
             await asyncio.to_thread(self._ssm.put, f"/WEB/{key}", value)
@@ -295,14 +295,14 @@ class Example:
             yield self
         finally:
             process.terminate()
-            said = (await process.stderr.read()).decode()
-            # It shuts down in order, and then dies of the signal as if it had not caught it.
-            assert -signal.SIGTERM == await process.wait(), said
-            assert [] == [line for line in said.splitlines() if not line.startswith("INFO")]
+            body = (await process.stderr.read()).decode()
+            # The server shuts down cleanly, and then raises the signal again.
+            assert -signal.SIGTERM == await process.wait(), body
+            assert [] == [line for line in body.splitlines() if not line.startswith("INFO")]
             await self._server.drop_user(self._user)
 
     async def rotate(self) -> None:
-        """Change the password in the database, and a moment later in Parameter Store."""
+        """Change the password in the database, and shortly after in Parameter Store."""
         password = secrets.token_hex(8)
         await self._server.set_user(self._user, password)
         await asyncio.sleep(0.02)
@@ -310,7 +310,7 @@ class Example:
 
 
 async def test_no_request_fails_while_passwords_rotate(ssm: Store, server: MariaDB) -> None:
-    """Twenty passwords are used up under load over HTTP, each by a pool of its own, and every request is answered."""
+    """Twenty passwords are used under load, each by its own pool, and every HTTP request is answered."""
     answered, ended = 0, False
     async with Example(ssm, server).running() as example, aiohttp.ClientSession(example.url) as client:
 
@@ -332,30 +332,30 @@ async def test_no_request_fails_while_passwords_rotate(ssm: Store, server: Maria
             for number in range(8):
                 group.create_task(ask(number))
             group.create_task(rotate())
-        said = (await fetched(client, "/database"))[1]
+        body = (await fetched(client, "/database"))[1]
 
-    assert server.address == said["host"]
-    assert ROTATIONS + 1 == said["password_version"]
-    assert ROTATIONS + 1 <= said["generation"]
+    assert server.address == body["host"]
+    assert ROTATIONS + 1 == body["password_version"]
+    assert ROTATIONS + 1 <= body["generation"]
     assert answered > 20 * ROTATIONS
 
 
 async def reached(ask: Callable[[], Awaitable[tuple[int, Any]]], version: int, generation: int) -> None:
-    """Return once the example knows that version of the password and serves that generation of its pool."""
+    """Wait until the example has read this version of the password and serves this generation of its pool."""
     async with asyncio.timeout(20):
         while True:
-            status, said = await ask()
+            status, body = await ask()
             assert 200 == status
-            if said["password_version"] >= version and said["generation"] >= generation:
+            if body["password_version"] >= version and body["generation"] >= generation:
                 return
             await asyncio.sleep(0.02)
 
 
-# --- By hand
+# --- Without the lifespan
 
 
-async def test_plain_style(ssm: Store) -> None:
-    """An `Env` that was loaded by hand is found where a test or a mounted app puts it."""
+async def test_env_set_by_hand(ssm: Store) -> None:
+    """An `Env` that a test or a mounted app sets by hand is found."""
     ssm.put("/R/A", "1")
     app = FastAPI()
     app.state.aiossmenv = env = await load_env("/R", environ=None)
@@ -364,8 +364,8 @@ async def test_plain_style(ssm: Store) -> None:
     assert isinstance(env, Env)
 
 
-async def test_a_second_lifespan_of_one_app_is_refused(ssm: Store) -> None:
-    """A router's lifespan is given the app that includes it: it cannot take the place of the app's own `Env` unseen."""
+async def test_second_lifespan_of_one_app_is_rejected(ssm: Store) -> None:
+    """FastAPI passes the including app to a router's lifespan, which must not silently replace the app's own `Env`."""
     await asyncio.to_thread(ssm.put, "/R/A", "1")
     app = FastAPI(title="shop")
     async with lifespan("/R")(app):
@@ -377,8 +377,8 @@ async def test_a_second_lifespan_of_one_app_is_refused(ssm: Store) -> None:
         assert "1" == get_env(app)["A"]
 
 
-async def test_iterators_are_there_for_each_start(ssm: Store) -> None:
-    """Options that can be iterated over once hold for every start of the app, not for the first alone."""
+async def test_iterator_options_work_for_each_start(ssm: Store) -> None:
+    """Options that can be iterated only once are used for every start of the app, not only for the first."""
     for name in ("A", "B", "C"):
         ssm.put(f"/R/{name}", "1")
     app = FastAPI()

@@ -1,4 +1,4 @@
-"""Processes that fork: a copy that nothing refreshes says so, and no child touches its parent's connections."""
+"""Processes that fork: a child's copy that nothing refreshes raises, and no child uses its parent's connections."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ FORKING = str(Path(__file__).with_name("forking.py"))
 
 
 def peers(proxy: FaultProxy) -> list[int]:
-    """Note at the proxy the client's port of each request from now on: a connection, and whose it is."""
+    """Record the client's port of each request from now on; one port is one connection."""
     ports: list[int] = []
 
     def note(call: Call) -> bool:
@@ -25,10 +25,10 @@ def peers(proxy: FaultProxy) -> list[int]:
 
 
 async def run(which: str) -> list[str]:
-    """Run such a process; it has complained of nothing."""
+    """Run forking.py; it must print no error or warning."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "always::ResourceWarning", FORKING, which),
-        env=dict(os.environ),  # uvloop takes nothing else
+        env=dict(os.environ),  # uvloop needs a dict
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -38,15 +38,15 @@ async def run(which: str) -> list[str]:
     return out.decode().splitlines()
 
 
-async def test_env_that_follows_is_refused(ssm: Store, proxy: FaultProxy) -> None:
-    """In a child an `Env` with a TTL is refused with an error that says what to do; the parent's follows on."""
+async def test_env_with_a_ttl_fails_in_a_child(ssm: Store, proxy: FaultProxy) -> None:
+    """In a child, an `Env` with a TTL raises an error with the remedy; the parent's own still refreshes."""
     ssm.put("/R/A", "1")
     ports = peers(proxy)
     proxy.add(hang(0.3), operation="GetParameters", times=1)
 
-    said = await run("following")
+    lines = await run("with_ttl")
 
-    refused = (
+    error = (
         "StaleEnv this Env was made before a fork, and nothing refreshes it in this process"
         " (path /R, region eu-central-1)."
         " Load in each worker: in the app's lifespan, gunicorn's post_fork, or the process's own function."
@@ -54,9 +54,9 @@ async def test_env_that_follows_is_refused(ssm: Store, proxy: FaultProxy) -> Non
     assert [
         *(f"{name} StaleEnv" for name in ("env[]", "get", "in", "values", "parameters", "snapshot")),
         *("changes StaleEnv", "on_change StaleEnv", "keys ['A']", "next_refresh None"),
-        *(f"refresh {refused}", f"ensure_fresh {refused}"),
+        *(f"refresh {error}", f"ensure_fresh {error}"),
         *("get 1", "closed", "child ended 0", "parent 1 0"),
-    ] == said
+    ] == lines
     assert 2 <= len(set(ports))
 
 
@@ -68,23 +68,23 @@ WORKS = [
 
 
 async def test_env_without_a_ttl_works(ssm: Store, proxy: FaultProxy) -> None:
-    """In a child an `Env` without a TTL works, refreshes and all, on connections of the child's own."""
+    """In a child, an `Env` without a TTL works, including refreshes, on the child's own connections."""
     ssm.put("/R/A", "1")
     ports = peers(proxy)
 
-    said = await run("preloaded")
+    lines = await run("preloaded")
 
-    assert WORKS == said
-    # The parent's first load, its connection that is open when it forks, the child's, and the parent's again.
+    assert WORKS == lines
+    # The parent's first load, its connection that is open at the fork, the child's, and the parent's again.
     load, before, *childs, after = ports
     assert before == after
     assert before not in childs
     assert load not in childs
 
 
-async def test_refresh_under_way(ssm: Store, proxy: FaultProxy) -> None:
-    """A refresh that the parent has under way when it forks is none of the child's, which makes its own."""
+async def test_refresh_in_flight_at_the_fork(ssm: Store, proxy: FaultProxy) -> None:
+    """A child does not wait for a refresh that its parent has in flight, and makes its own."""
     ssm.put("/R/A", "1")
     proxy.add(hang(0.3), operation="GetParametersByPath", when=lambda call: call.number == 1)
 
-    assert WORKS == await run("busy")
+    assert WORKS == await run("without_ttl")

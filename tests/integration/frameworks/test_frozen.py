@@ -1,6 +1,4 @@
-"""
-Runtimes that freeze between two calls, as AWS Lambda does, and machines that sleep: `ensure_fresh`, and what age is.
-"""
+"""Processes that freeze between two calls, as on AWS Lambda, and machines that suspend: `ensure_fresh` and the age."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -14,7 +12,7 @@ from timing import our_tasks
 
 
 class FreezingClock(ManualClock):
-    """A clock that stands still while the process is frozen, but for its time of day."""
+    """A clock whose monotonic time stops while the process is frozen; only its wall time advances."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,7 +23,7 @@ class FreezingClock(ManualClock):
         return super().wall() + self._frozen
 
     def freeze(self, seconds: float) -> None:
-        """Let time of day pass, and nothing else; below 0: set it back."""
+        """Advance only the wall time; a negative value sets it back."""
         self._frozen += timedelta(seconds=seconds)
 
 
@@ -41,9 +39,10 @@ def memory(freezing: FreezingClock) -> MemoryStore:
     return MemoryStore({"/R/A": "1"}, clock=freezing)
 
 
-async def test_young_values_cost_nothing(memory: MemoryStore, freezing: FreezingClock) -> None:
+async def test_fresh_values_cost_nothing(memory: MemoryStore, freezing: FreezingClock) -> None:
     """
-    Below the age there is no request; from the age on there is one, by name and undecrypted, and it says what changed.
+    Below the age there is no request; from the age on there is one, by name and undecrypted, and its changes are
+    returned.
     """
     env = await load_env("/R", environ=None, store=memory)
     memory.put("/R/A", "2")
@@ -67,7 +66,7 @@ async def test_young_values_cost_nothing(memory: MemoryStore, freezing: Freezing
 
 
 async def test_frozen_process_is_not_fresh(memory: MemoryStore, freezing: FreezingClock) -> None:
-    """Time that passed while the process was frozen is part of the age: it is refreshed, reported, and too stale."""
+    """The time of a freeze counts towards the age: the values are refreshed, and too old beyond `max_stale`."""
     env = await load_env("/R", environ=None, max_stale=600, store=memory)
     memory.put("/R/A", "2")
     await freezing.advance(10)
@@ -80,8 +79,8 @@ async def test_frozen_process_is_not_fresh(memory: MemoryStore, freezing: Freezi
     assert ("2", 0) == (env["A"], env.status.age)
 
 
-async def test_time_of_day_that_is_set_back(memory: MemoryStore, freezing: FreezingClock) -> None:
-    """A time of day that is set back, or is slewed by less than a second, makes nothing younger or older."""
+async def test_wall_time_that_is_set_back(memory: MemoryStore, freezing: FreezingClock) -> None:
+    """A wall time that is set back, or adjusted by less than a second, changes no age."""
     env = await load_env("/R", environ=None, store=memory)
     freezing.freeze(0.9)
     assert 0 == env.status.age
@@ -94,7 +93,7 @@ async def test_time_of_day_that_is_set_back(memory: MemoryStore, freezing: Freez
 
 
 async def test_callers_share(memory: MemoryStore, freezing: FreezingClock) -> None:
-    """Any number of requests that find the values too old share one refresh."""
+    """Any number of callers that find the values too old share one refresh."""
     env = await load_env("/R", environ=None, store=memory)
     freezing.freeze(3600)
     memory.calls.clear()
@@ -104,7 +103,9 @@ async def test_callers_share(memory: MemoryStore, freezing: FreezingClock) -> No
 
 
 async def test_kinds_fall_due_while_frozen(memory: MemoryStore, freezing: FreezingClock) -> None:
-    """Listings and decryptions of everything come after `relist` and `revalidate` seconds, most of them frozen ones."""
+    """
+    Listings and full decryptions are due after `relist` and `revalidate` seconds, even if most of them were frozen.
+    """
     env = await load_env("/R", environ=None, list_interval=3600, revalidate_interval=7200, store=memory)
     memory.put("/R/B", "new")
     kinds = []
@@ -122,7 +123,7 @@ async def test_kinds_fall_due_while_frozen(memory: MemoryStore, freezing: Freezi
 
 
 async def test_failure_keeps_the_last_good_values(memory: MemoryStore, freezing: FreezingClock) -> None:
-    """Values that cannot be refreshed stay, and `status` says so; after a freeze the next call tries again."""
+    """Values that cannot be refreshed stay, and `status` has the error; after a freeze the next call tries again."""
     env = await load_env("/R", environ=None, store=memory)
     memory.deny("ssm:*")
     for failures in (1, 2):
@@ -137,8 +138,8 @@ async def test_failure_keeps_the_last_good_values(memory: MemoryStore, freezing:
     assert 0 == env.status.failures
 
 
-async def test_beside_a_ttl(memory: MemoryStore, freezing: FreezingClock) -> None:
-    """With a TTL it works as well, and puts off the refresh that was planned; a closed `Env` says so."""
+async def test_ensure_fresh_with_a_ttl(memory: MemoryStore, freezing: FreezingClock) -> None:
+    """With a TTL it works too, and postpones the scheduled refresh; on a closed `Env` it raises."""
     async with load_env("/R", environ=None, ttl=60, store=memory) as env:
         freezing.freeze(3600)
         before = env.status
@@ -150,15 +151,15 @@ async def test_beside_a_ttl(memory: MemoryStore, freezing: FreezingClock) -> Non
 
 
 @pytest.mark.parametrize("max_age", [-1, float("nan")])
-async def test_no_age(memory: MemoryStore, max_age: float) -> None:
-    """An age that is none is refused."""
+async def test_invalid_age(memory: MemoryStore, max_age: float) -> None:
+    """An invalid age is rejected."""
     env = await load_env("/R", environ=None, store=memory)
     with pytest.raises(ValueError, match=f"max_age is a number of seconds, not {max_age}"):
         await env.ensure_fresh(max_age)
 
 
-def test_a_loop_for_each_call(memory: MemoryStore, freezing: FreezingClock) -> None:
-    """As in Lambda's own handlers, which are no coroutines: one loop loads, each call has its own."""
+def test_one_loop_per_call(memory: MemoryStore, freezing: FreezingClock) -> None:
+    """As in synchronous Lambda handlers: one loop loads, and each call has its own loop."""
 
     async def load() -> Env:
         return await load_env("/R", environ=None, store=memory)
@@ -174,8 +175,8 @@ def test_a_loop_for_each_call(memory: MemoryStore, freezing: FreezingClock) -> N
         assert value == asyncio.run(handle())
 
 
-def test_waking_twice_counts_once() -> None:
-    """However often one asks after a sleep, it is counted once; a refresh begins a new count."""
+def test_suspend_counts_once() -> None:
+    """However often the age is read after a suspend, the suspended time counts once; a refresh restarts the age."""
     noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
     schedule = Schedule(ttl=60, list_interval=None, revalidate_interval=None, max_stale=None, random=lambda: 0.5)
     schedule.loaded(now=5.0, wall=noon)

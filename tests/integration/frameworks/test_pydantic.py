@@ -1,4 +1,4 @@
-"""Typed settings: what fills them, what follows, and what is said of what does not fit."""
+"""Typed settings: what fills them, what they follow, and what the errors of invalid values say."""
 
 import ast
 import asyncio
@@ -28,15 +28,15 @@ from aiossmenv import EmptyPath, KeyCollision, MissingParameters, load_env
 from aiossmenv.pydantic import InvalidSettings, LiveSettings, ParameterSource, load_settings
 from embedded import Store
 from faults import FaultProxy
-from settings_models import MARK, Database, Held, Settings, Strict, assert_hidden, database, refused, settings_of
+from settings_models import MARK, Database, Held, Settings, Strict, assert_hidden, database, load_error, settings_of
 
-# --- The page
+# --- The documentation page
 
 
 async def test_page(ssm: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    """The example of the module's documentation runs as it stands, and tells of a change."""
+    """The example of the module's docstring runs unchanged, and reports a change."""
     page = inspect.getdoc(aiossmenv.pydantic) or ""
-    # Indented lines are code, and so is what is empty between them.
+    # Indented lines are code, and so are the empty lines between them.
     blocks = re.findall(r"(?:^ {4}.*\n|^\n(?=\n? {4}))+", page + "\n", re.MULTILINE)
     first, last = map(textwrap.dedent, blocks)
     for name, value in (("db/host", "old"), ("db/password", MARK)):
@@ -48,7 +48,7 @@ async def test_page(ssm: Store, capsys: pytest.CaptureFixture[str]) -> None:
 
     names: dict[str, Any] = {"move": move}
     program = compile(first + "    await move(live)\n", "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    await eval(program, names)  # a program with await at its top level is a coroutine
+    await eval(program, names)  # code with a top-level await evaluates to a coroutine
 
     assert "old\nfrom old to new\n" == capsys.readouterr().out
     names["ParameterSource"] = ParameterSource
@@ -62,8 +62,8 @@ async def test_page(ssm: Store, capsys: pytest.CaptureFixture[str]) -> None:
 # --- Names
 
 
-async def test_one_round_trip_without_listing(ssm: Store, proxy: FaultProxy) -> None:
-    """A typed app reads exactly the names of its fields, in one call, and nothing goes to the environment."""
+async def test_one_request_without_listing(ssm: Store, proxy: FaultProxy) -> None:
+    """Settings read exactly the names of their fields, in one call, and set no environment variable."""
     for name, value, kind in (
         ("db/host", "h", "String"),
         ("db/password", MARK, "SecureString"),
@@ -83,15 +83,15 @@ async def test_one_round_trip_without_listing(ssm: Store, proxy: FaultProxy) -> 
     assert before == dict(os.environ)
 
 
-async def test_the_environment_is_filled_if_asked_for() -> None:
-    """With `environ` the values go there, too, by the keys of `load_env`."""
+async def test_environ_is_filled_on_request() -> None:
+    """With `environ` the values are set there too, under the keys of `load_env`."""
     environ: dict[str, str] = {}
     await load_settings(Settings, "/app", environ=environ, store=database().store)
     assert {"DB_HOST": "h", "DB_PASSWORD": MARK} == environ
 
 
 def test_names_of_fields() -> None:
-    """Names are those of aliases, else of fields, by level; a model within itself is not followed for ever."""
+    """Names come from aliases, or else from fields, level by level; a recursive model ends at its first repetition."""
 
     class Node(BaseModel):
         value: int = 0
@@ -127,21 +127,23 @@ def test_names_of_fields() -> None:
 @pytest.mark.parametrize("key", ["populate_by_name", "validate_by_name", "validate_by_alias"])
 async def test_names_by_config(key: Literal["populate_by_name", "validate_by_name", "validate_by_alias"]) -> None:
     """
-    Where the model's config lets a field be filled by its name besides, or instead of, its alias, both or it are read.
+    If the model's config allows the field name besides or instead of its alias, both names or only that name are read.
     """
     config = {"validate_by_alias": False, "validate_by_name": True} if key == "validate_by_alias" else {key: True}
 
     class Named(BaseSettings):
-        model_config = SettingsConfigDict(**config)  # type: ignore[typeddict-item] # keys known to mypy only when spelled
+        model_config = SettingsConfigDict(**config)  # type: ignore[typeddict-item] # mypy knows only literal keys
         x: int = Field(alias="Y")
 
     held = Held(x="1")
     assert 1 == (await load_settings(Named, "/app", store=held.store)).x
-    assert (["x"] if key == "validate_by_alias" else ["Y", "x"]) == [name.removeprefix("/app/") for name in held.asked]
+    assert (["x"] if key == "validate_by_alias" else ["Y", "x"]) == [
+        name.removeprefix("/app/") for name in held.names_read
+    ]
 
 
 async def test_upper_case_by_alias_generator() -> None:
-    """A config that makes aliases of upper case reads names of upper case, without listing."""
+    """A config that generates upper-case aliases reads upper-case names, without a listing."""
 
     class Upper(BaseSettings):
         model_config = SettingsConfigDict(alias_generator=str.upper)
@@ -149,12 +151,12 @@ async def test_upper_case_by_alias_generator() -> None:
 
     held = Held(DB_URL="u")
     assert "u" == (await load_settings(Upper, "/app", store=held.store)).db_url
-    assert ["/app/DB_URL"] == held.asked
+    assert ["/app/DB_URL"] == held.names_read
 
 
 @pytest.mark.parametrize("name", ["db_url", "DB_URL", "db-url", "Db.Url"])
 async def test_other_spellings_when_listed(name: str) -> None:
-    """In a listed path, case makes no difference to which field is filled, nor which of `- . _`."""
+    """In a listed path, case and the choice of `- . _` make no difference to which field is filled."""
 
     class Level(BaseModel, extra="forbid"):
         db_url: str
@@ -172,12 +174,12 @@ async def test_other_spellings_when_listed(name: str) -> None:
 
 
 async def test_two_spellings_of_one_field() -> None:
-    """An exact name wins; without one, an error names both parameters, and no value."""
+    """An exact name wins; without one, the error names both parameters and shows no value."""
 
     class Url(BaseSettings):
         db_url: str
 
-    # Where pydantic-settings keeps it when the error is raised.
+    # The attribute in which pydantic-settings keeps it while it raises the error.
     os.environ["DB_URL"] = MARK
     held = Held(**{"db-url": MARK, "DB_URL": MARK})
     with pytest.raises(KeyCollision, match="several parameters fill db_url: /app/DB_URL and /app/db-url") as caught:
@@ -190,8 +192,8 @@ async def test_two_spellings_of_one_field() -> None:
     assert "exact" == (await load_settings(Url, "/app", keys=None, to_key=str, store=held.store)).db_url
 
 
-async def test_later_paths_win_and_the_root_is_a_path() -> None:
-    """Of two paths the later wins, field by field; the path may be the root."""
+async def test_later_paths_win_and_the_root_works() -> None:
+    """Of two paths the later one wins for each field; a path may be the root."""
     held = database()
     held.put("/common/db/host", "common")
     held.put("/common/debug", "true")
@@ -215,7 +217,7 @@ async def test_later_paths_win_and_the_root_is_a_path() -> None:
 
 
 async def test_alias_of_two_levels_and_of_another_store() -> None:
-    """An alias may go down the hierarchy, and may be a secret of Secrets Manager."""
+    """An alias may name a lower level, or a secret of Secrets Manager."""
     reference = "/aws/reference/secretsmanager/prod/key"
 
     class Flat(BaseSettings):
@@ -257,8 +259,8 @@ async def test_alias_of_two_levels_and_of_another_store() -> None:
         (Database | None, '{"host": "h", "password": ""}', {"host": "h", "port": 3306, "password": SecretStr("")}),
     ],
 )
-async def test_text(annotation: Any, text: str, expected: object) -> None:
-    """A field that holds several things gets what the text says in JSON, and all others the text."""
+async def test_text_values(annotation: Any, text: str, expected: object) -> None:
+    """A field of several items gets the parsed JSON of the text; any other field gets the text."""
     settings = await load_settings(settings_of(x=annotation), "/app", store=Held(x=text).store)
     assert {"x": expected} == settings.model_dump()
 
@@ -275,7 +277,7 @@ async def test_text(annotation: Any, text: str, expected: object) -> None:
 )
 async def test_string_lists(annotation: Any, expected: object) -> None:
     """
-    A `StringList` is its stripped items to a field that holds several things, and its text to another, also within.
+    A `StringList` becomes a list of stripped items for a field of several items, and text for any other, at any level.
     """
     within = type("Within", (BaseModel,), {"__annotations__": {"y": annotation}})
     held = Held()
@@ -289,7 +291,7 @@ async def test_string_lists(annotation: Any, expected: object) -> None:
 
 
 async def test_paths_of_aliases() -> None:
-    """A field with an `AliasPath` is what that finds in the JSON of the parameter it begins with."""
+    """A field with an `AliasPath` gets that part of the JSON of the parameter that the path starts with."""
 
     class Deep(BaseSettings):
         first: int = Field(validation_alias=AliasChoices("one", AliasPath("numbers", 0)))
@@ -300,7 +302,7 @@ async def test_paths_of_aliases() -> None:
 
 
 async def test_level_and_json_together() -> None:
-    """A model may be one parameter of JSON, and what is below it wins."""
+    """A model may be one JSON parameter, and parameters below its name override it."""
     held = Held(db=f'{{"host": "json", "password": "{MARK}"}}')
     assert "json" == (await load_settings(Settings, "/app", store=held.store)).db.host
     held.put("/app/db/host", "level")
@@ -309,7 +311,7 @@ async def test_level_and_json_together() -> None:
 
 
 async def test_optional_models_and_unions() -> None:
-    """A model that may be missing is, if nothing of it is there; members of a union are filled alike."""
+    """An optional model without any parameter is None; the members of a union are filled in the same way."""
 
     class Cat(BaseModel):
         kind: Literal["cat"]
@@ -328,7 +330,7 @@ async def test_optional_models_and_unions() -> None:
 
 
 async def test_dicts_by_hierarchy_when_listed() -> None:
-    """In a listed path, a dict is filled by what is below its name, too."""
+    """In a listed path, a dict is also filled by the parameters below its name."""
 
     held = Held(**{"limits/a": "1", "limits/b": "2"})
     settings = await load_settings(settings_of(limits=dict[str, int]), "/app", keys=None, store=held.store)
@@ -338,8 +340,8 @@ async def test_dicts_by_hierarchy_when_listed() -> None:
 # --- Precedence
 
 
-async def test_environment_wins() -> None:
-    """The environment wins over parameters, in part of a model too, and where a field has several names."""
+async def test_environment_overrides_parameters() -> None:
+    """The environment overrides parameters, also in parts of a model and for a field with several names."""
 
     class Both(BaseSettings):
         model_config = SettingsConfigDict(env_nested_delimiter="__")
@@ -355,7 +357,7 @@ async def test_environment_wins() -> None:
 
 
 async def test_options_of_the_environment() -> None:
-    """Prefix, delimiter and case of the environment's variables make no difference to parameters."""
+    """The prefix, delimiter and case of environment variables make no difference to parameters."""
 
     class Odd(BaseSettings):
         model_config = SettingsConfigDict(
@@ -369,9 +371,9 @@ async def test_options_of_the_environment() -> None:
     assert ("h", True) == (settings.app.db.host, settings.app.debug)
 
 
-async def test_marked_place() -> None:
+async def test_position_of_the_source() -> None:
     """
-    The source takes the place that the class marks; outside of a load it is empty, and with an `Env` it needs none.
+    The source stands where the class puts it; outside of a load it is empty, and with an `Env` it works without a load.
     """
 
     class First(BaseSettings):
@@ -379,7 +381,7 @@ async def test_marked_place() -> None:
         env: ClassVar[Any] = None
 
         @classmethod
-        def settings_customise_sources(  # type: ignore[override] # as the page shows it: they are passed by name
+        def settings_customise_sources(  # type: ignore[override] # as in the docstring: passed by name
             cls,
             settings_cls: type[BaseSettings],
             init_settings: PydanticBaseSettingsSource,
@@ -400,12 +402,12 @@ async def test_marked_place() -> None:
     assert "store" == (await load_settings(First, "/other", store=held.store)).mode
 
 
-# --- What does not fit
+# --- Invalid values
 
 
-async def test_all_that_is_missing() -> None:
+async def test_all_missing_parameters_are_named() -> None:
     """
-    All required parameters that are missing are named at once, those of a missing model too; optional ones are not.
+    One error names all required parameters that are missing, including those of a missing model, but no optional ones.
     """
 
     class Outer(BaseModel):
@@ -418,7 +420,7 @@ async def test_all_that_is_missing() -> None:
         inner: Database = Field(alias="INNER")
         spare: Database | None = None
 
-    error = await refused(More, Held(**{"INNER/host": "h"}))
+    error = await load_error(More, Held(**{"INNER/host": "h"}))
 
     assert isinstance(error, MissingParameters)
     names = ("/app/INNER/password", "/app/api-token", "/app/db/host", "/app/db/password", "/app/outer/url")
@@ -429,8 +431,8 @@ async def test_all_that_is_missing() -> None:
     ) == str(error)
 
 
-async def test_missing_model_without_needs() -> None:
-    """Of a required model that needs nothing within, its own name is what is missing."""
+async def test_missing_model_without_required_fields() -> None:
+    """If a missing required model has no required field, the error names the model."""
 
     class Pool(BaseModel):
         size: int = 1
@@ -438,23 +440,23 @@ async def test_missing_model_without_needs() -> None:
     class Pooled(BaseSettings):
         pool: Pool
 
-    error = await refused(Pooled, Held())
+    error = await load_error(Pooled, Held())
     assert isinstance(error, MissingParameters)
     assert ("/app/pool",) == error.keys
 
 
 async def test_empty_path() -> None:
-    """A path that holds nothing of settings that require nothing is `EmptyPath`, unless it may be."""
+    """A path without parameters is `EmptyPath`, even if the settings require nothing, unless `allow_empty` is set."""
 
     class Lax(BaseSettings):
         debug: bool = False
 
-    assert isinstance(await refused(Lax, Held(other="x")), EmptyPath)
+    assert isinstance(await load_error(Lax, Held(other="x")), EmptyPath)
     assert not (await load_settings(Lax, "/app", allow_empty=True, store=Held().store)).debug
 
 
-async def test_missing_optional_is_no_matter(caplog: pytest.LogCaptureFixture) -> None:
-    """Optional parameters that are missing are no error, and nothing to warn of."""
+async def test_missing_optional_parameters_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
+    """Missing optional parameters cause neither an error nor a warning."""
     with caplog.at_level(logging.INFO, "aiossmenv"):
         await load_settings(Settings, "/app", store=database().store)
 
@@ -479,9 +481,9 @@ async def test_missing_optional_is_no_matter(caplog: pytest.LogCaptureFixture) -
         ({"token": f"{MARK} broken"}, f"Strict: RuntimeError at {settings_models.__file__}:"),
     ],
 )
-async def test_what_is_wrong(values: dict[str, str], expected: str) -> None:
-    """What does not fit is said by field, type of error and parameter, never by value, key of JSON or message."""
-    error = await refused(Strict, Held(**values))
+async def test_invalid_values(values: dict[str, str], expected: str) -> None:
+    """An invalid value is described by field, type of error and parameter, never by value, JSON key or message."""
+    error = await load_error(Strict, Held(**values))
 
     assert isinstance(error, InvalidSettings)
     assert str(error).startswith(expected)
@@ -493,18 +495,18 @@ async def test_what_is_wrong(values: dict[str, str], expected: str) -> None:
     ("variable", "value", "expected"),
     [("PORT", MARK, "port: int_parsing (path"), ("LIMITS", f'{{"{MARK}": "x"}}', "limits: int_parsing (path")],
 )
-async def test_what_overrides_is_wrong(variable: str, value: str, expected: str) -> None:
-    """Of what is wrong in the environment no parameter is named, and no value or key said."""
+async def test_invalid_overrides(variable: str, value: str, expected: str) -> None:
+    """For an invalid value of the environment, the error names no parameter and shows neither value nor key."""
     os.environ[variable] = value
-    error = await refused(Strict, Held(db='{"host": "h", "password": ""}'))
+    error = await load_error(Strict, Held(db='{"host": "h", "password": ""}'))
     assert isinstance(error, InvalidSettings)
     assert str(error).startswith(expected)
 
 
-async def test_environment_that_is_no_json() -> None:
-    """What the environment has instead of JSON is named by the type of error, and not quoted."""
+async def test_environment_that_is_not_json() -> None:
+    """An environment variable that should be JSON is named with the type of error, and not quoted."""
     held = Held(port="1")
     assert Strict() == await load_settings(Strict, "/app", store=held.store)
     os.environ["ITEMS"] = MARK
-    error = await refused(Strict, held)
+    error = await load_error(Strict, held)
     assert str(error).startswith("Strict: SettingsError at ")

@@ -1,4 +1,4 @@
-"""Settings that stay current, what they tell of changes, and what belongs together."""
+"""Live settings: how they stay current, what callbacks get, and which parameters form a group."""
 
 import asyncio
 import json
@@ -21,23 +21,23 @@ from aiossmenv import MissingParameters, ParameterStore, load_env
 from aiossmenv.pydantic import InvalidSettings, LiveSettings, ParameterSource, live_settings, load_settings
 from aiossmenv.testing import MemoryStore
 from embedded import Store
-from settings_models import MARK, Database, Held, Settings, Strict, assert_hidden, database, refused
+from settings_models import MARK, Database, Held, Settings, Strict, assert_hidden, database, load_error
 from timing import our_tasks, settle
 
-# --- Following
+# --- Updates
 
 
-def refusals(live: LiveSettings[Any]) -> list[str]:
-    """Return what is said to be wrong with the newest values, without where and what to do."""
+def problems(live: LiveSettings[Any]) -> list[str]:
+    """Return the message about the newest values, without place and remedy."""
     return [live.error.args[0]] if live.error else []
 
 
 async def test_last_valid_settings_stay(caplog: pytest.LogCaptureFixture) -> None:
-    """New values that do not fit are logged and reported, and change nothing; the next ones that do fit are taken."""
+    """Invalid new values are logged and reported, and change nothing; the next valid values are used."""
     held = database()
-    told: list[tuple[str, str]] = []
+    received: list[tuple[str, str]] = []
     async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
-        live.on_change(lambda old, new: told.append((old.db.host, new.db.host)))
+        live.on_change(lambda old, new: received.append((old.db.host, new.db.host)))
         first = live.current
         held.put("/app/db/port", MARK)
         held.put("/app/db/host", "new")
@@ -45,32 +45,32 @@ async def test_last_valid_settings_stay(caplog: pytest.LogCaptureFixture) -> Non
             await live.env.refresh()
 
         assert first is live.current
-        assert [] == told
+        assert [] == received
         assert isinstance(live.error, InvalidSettings)
         assert_hidden(live.error)
-        said = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-        assert [f"the last valid Settings stay: InvalidSettings: {live.error}"] == said
+        errors_logged = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+        assert [f"the last valid Settings stay: InvalidSettings: {live.error}"] == errors_logged
         assert "<LiveSettings of Settings, newer ones are not valid>" == repr(live)
 
         held.put("/app/db/port", "1")
         await live.env.refresh()
-        assert not refusals(live)
-        assert [("h", "new")] == told
+        assert not problems(live)
+        assert [("h", "new")] == received
         assert ("new", 1) == (live.current.db.host, live.current.db.port)
         assert "h" == first.db.host
         assert "<LiveSettings of Settings, valid>" == repr(live)
 
-        # What is removed for good is missing.
+        # The second miss in a row removes a parameter, and then it is missing.
         held.delete("/app/db/host")
         for _ in range(2):
             await live.env.refresh()
-        assert ["required, and not there: /app/db/host"] == refusals(live)
+        assert ["required, and not there: /app/db/host"] == problems(live)
         assert "new" == live.current.db.host
     assert MARK not in caplog.text
 
 
-async def test_follows_by_itself(ssm: Store, store: ParameterStore, clock: Any) -> None:
-    """A change is there after the TTL, over HTTP, without anybody's asking."""
+async def test_updates_without_a_call(ssm: Store, store: ParameterStore, clock: Any) -> None:
+    """A change is applied within the TTL, over HTTP, without any call."""
     for name, value in (("db/host", "old"), ("db/password", MARK)):
         await asyncio.to_thread(ssm.put, f"/app/{name}", value)
     async with live_settings(Settings, "/app", ttl=60, store=store) as live:
@@ -82,8 +82,8 @@ async def test_follows_by_itself(ssm: Store, store: ParameterStore, clock: Any) 
         assert "new" == live.current.db.host
 
 
-async def test_one_validation_for_one_refresh() -> None:
-    """However many parameters a refresh changed, the settings are built once, and each callback called once."""
+async def test_one_validation_per_refresh() -> None:
+    """However many parameters a refresh changed, the settings are built once and each callback is called once."""
     built: list[int] = []
 
     class Counted(Settings):
@@ -93,37 +93,39 @@ async def test_one_validation_for_one_refresh() -> None:
             return self
 
     held = database()
-    told: list[str] = []
+    received: list[str] = []
     async with live_settings(Counted, "/app", ttl=60, store=held.store) as live:
-        live.on_change(lambda _, new: told.append(new.db.host))
+        live.on_change(lambda _, new: received.append(new.db.host))
         for name, value in (("db/host", "new"), ("db/port", "1"), ("debug", "true")):
             held.put(f"/app/{name}", value)
         assert 3 == len(await live.env.refresh())
     assert [1, 1] == built
-    assert ["new"] == told
+    assert ["new"] == received
 
 
-async def test_same_values_are_no_change() -> None:
-    """A parameter that was written again with its value leaves the settings the object they were, and calls nobody."""
+async def test_same_values_cause_no_change() -> None:
+    """A parameter that is written again with its old value keeps the settings object, and calls no callback."""
     held = database()
-    told: list[str] = []
+    received: list[str] = []
     async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
         first = live.current
-        live.on_change(lambda _, new: told.append(new.db.host))
+        live.on_change(lambda _, new: received.append(new.db.host))
         held.put("/app/db/host", "h")
         assert 1 == len(await live.env.refresh())
         assert first is live.current
-    assert [] == told
+    assert [] == received
 
 
 async def test_callbacks(caplog: pytest.LogCaptureFixture) -> None:
-    """One that raises is logged by name and type and hurts nobody; one that has unsubscribed is not called."""
+    """
+    A callback that raises is logged by name and type, and others still run; one that has unsubscribed is not called.
+    """
     held = database()
-    told: list[str] = []
+    received: list[str] = []
     async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
 
         def quits(old: Settings, new: Settings) -> None:
-            told.append(f"quits {old.db.host}")
+            received.append(f"quits {old.db.host}")
             unsubscribe()
 
         def raises(old: Settings, new: Settings) -> None:
@@ -135,25 +137,25 @@ async def test_callbacks(caplog: pytest.LogCaptureFixture) -> None:
         unsubscribe = live.on_change(quits)
         for callback in (raises, raises_later):
             live.on_change(callback)
-        live.on_change(lambda old, new: told.append(f"{old.db.host} {new.db.host}"))
+        live.on_change(lambda old, new: received.append(f"{old.db.host} {new.db.host}"))
         for host in ("i", "j"):
             held.put("/app/db/host", host)
             await live.env.refresh()
         await settle()
-    assert ["quits h", "h i", "i j"] == told
+    assert ["quits h", "h i", "i j"] == received
     assert 2 == caplog.text.count("raises failed on the change of db/host with ValueError")
     assert 2 == caplog.text.count("raises_later failed on the change of db/host with ValueError")
     assert MARK not in caplog.text
 
 
 async def test_slow_callback() -> None:
-    """A coroutine function is called once at a time, and then once for all that happened meanwhile."""
+    """A coroutine callback runs once at a time, and once more for all changes meanwhile."""
     held = database()
-    told: list[tuple[str, str]] = []
+    received: list[tuple[str, str]] = []
     go = asyncio.Event()
 
     async def slow(old: Settings, new: Settings) -> None:
-        told.append((old.db.host, new.db.host))
+        received.append((old.db.host, new.db.host))
         await go.wait()
 
     async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
@@ -162,17 +164,17 @@ async def test_slow_callback() -> None:
             held.put("/app/db/host", host)
             await live.env.refresh()
             await settle()
-        assert [("h", "i")] == told
+        assert [("h", "i")] == received
         go.set()
         await settle()
         held.put("/app/db/port", "x")
         await live.env.refresh()
         await settle()
-    assert [("h", "i"), ("i", "k")] == told
+    assert [("h", "i"), ("i", "k")] == received
 
 
-async def test_an_env_of_ones_own() -> None:
-    """Settings follow an `Env` that is there already, and leave it open."""
+async def test_existing_env() -> None:
+    """Settings can follow an existing `Env`, and leave it open."""
     held = database()
     async with load_env("/app", ttl=60, environ=None, store=held.store) as env:
         live = LiveSettings(Settings, env)
@@ -183,7 +185,7 @@ async def test_an_env_of_ones_own() -> None:
 
 
 async def test_settings_are_of_their_class() -> None:
-    """What is loaded is of the class that was asked for, and compares, pickles and shows as such."""
+    """The loaded settings are an instance of the class, and compare, pickle and print like one."""
 
     class Frozen(Settings):
         model_config = SettingsConfigDict(frozen=True)
@@ -197,7 +199,7 @@ async def test_settings_are_of_their_class() -> None:
 
 
 async def test_nothing_stays_open() -> None:
-    """A load with a TTL ends what that began; so does one that does not fit."""
+    """A load with a TTL closes everything that it opened, also if the values are invalid."""
     await load_settings(Settings, "/app", ttl=60, store=database().store)
     with pytest.raises(MissingParameters):
         async with live_settings(Settings, "/app", ttl=60, store=Held().store):
@@ -205,8 +207,8 @@ async def test_nothing_stays_open() -> None:
     assert set() == await our_tasks()
 
 
-async def test_what_load_env_raises() -> None:
-    """Options are those of `load_env`, and so are their errors."""
+async def test_options_of_load_env() -> None:
+    """The options are those of `load_env`, with the same errors."""
     load: Any = load_settings
     with pytest.raises(TypeError, match="unexpected keyword argument 'tll'"):
         await load(Settings, "/app", tll=60)
@@ -218,7 +220,7 @@ async def test_what_load_env_raises() -> None:
 
 
 async def test_nothing_shows_a_secret(caplog: pytest.LogCaptureFixture) -> None:
-    """No repr of ours, no line of the log at any level and no variable of a frame shows a value."""
+    """No repr of ours, no log line at any level and no variable of a frame shows a value."""
     held = database(port=MARK, token=f"{MARK} broken")
     held.put("/app/db", json.dumps({"host": MARK, "password": MARK}))
     with caplog.at_level(logging.DEBUG):
@@ -228,26 +230,28 @@ async def test_nothing_shows_a_secret(caplog: pytest.LogCaptureFixture) -> None:
             held.put("/app/debug", MARK)
             await live.env.refresh()
             shown = f"{source!r} {live!r} {live.error!r} {live.error} {live.env!r} {live.current.db.password!r}"
-        error = await refused(Strict, held)
+        error = await load_error(Strict, held)
     assert MARK not in f"{caplog.text} {shown} {error}"
     assert "parameter /app/debug" in caplog.text
 
 
 def test_without_pydantic_settings() -> None:
-    """Where pydantic-settings is missing the import says how to install it."""
+    """Without pydantic-settings, the import says how to install it."""
     script = "import sys; sys.modules['pydantic_settings'] = None; import aiossmenv.pydantic"
     run = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
     expected = "ImportError: aiossmenv.pydantic needs pydantic-settings: pip install 'aiossmenv[pydantic]'"
     assert expected in run.stderr
 
 
-# --- Secrets, and what belongs together
+# --- Secrets and groups
 
 SECRET_ID = "/aws/reference/secretsmanager/prod/db"
 
 
-async def test_a_model_behind_a_secret() -> None:
-    """A model may be one JSON secret: it alone is asked for, no path is needed, and what it lacks is said of it."""
+async def test_model_from_one_secret() -> None:
+    """
+    A model may be one JSON secret: only the secret is read, no path is needed, and missing fields are errors of it.
+    """
 
     class Login(BaseModel):
         username: str
@@ -269,8 +273,8 @@ async def test_a_model_behind_a_secret() -> None:
         await load_settings(Secrets, store=store)
 
 
-async def test_a_label_in_an_alias() -> None:
-    """An alias may say which version is read, by its number or a label."""
+async def test_label_in_an_alias() -> None:
+    """An alias may contain a version number or a label."""
 
     class Labelled(BaseSettings):
         password: str = Field(alias="password:live")
@@ -282,8 +286,8 @@ async def test_a_label_in_an_alias() -> None:
     assert "live" == (await load_settings(Labelled, "/app", store=held.store)).password
 
 
-async def test_names_that_would_be_one_variable() -> None:
-    """Where no variables are filled, names that would be one key are two fields."""
+async def test_names_that_collide_as_variables() -> None:
+    """If no environment is filled, two names that would be one variable may be two fields."""
 
     class Alike(BaseSettings):
         db: Database
@@ -295,8 +299,8 @@ async def test_names_that_would_be_one_variable() -> None:
     assert ("h", "other") == (settings.db.host, settings.db_host)
 
 
-async def test_a_model_is_read_in_one_moment() -> None:
-    """What belongs to one model is followed as a group: a refresh in several calls reads it again in one."""
+async def test_model_is_read_as_a_group() -> None:
+    """The parameters of one model are a group: a refresh of several calls reads them again in one call."""
 
     class Many(BaseSettings):
         db: Database
@@ -307,8 +311,8 @@ async def test_a_model_is_read_in_one_moment() -> None:
         assert [frozenset({"db/host", "db/password"})] == live.env._publisher.groups
 
 
-async def test_callable_objects_are_called_one_at_a_time() -> None:
-    """An object that is called like a coroutine function is one."""
+async def test_callable_objects_run_one_at_a_time() -> None:
+    """A callable object with an async `__call__` is treated like a coroutine function."""
     held = database()
     calls: list[str] = []
     go = asyncio.Event()

@@ -1,6 +1,4 @@
-"""
-`examples/worker.py` as a process of its own, against an API, a MariaDB and a Parameter Store that change and fail.
-"""
+"""`examples/worker.py` in its own process, while its API, its MariaDB and its Parameter Store change and fail."""
 
 import asyncio
 import logging
@@ -30,7 +28,7 @@ WORKER = Path(__file__).parents[3] / "examples" / "worker.py"
 
 
 class Api:
-    """Hands out jobs to whoever knows *key*: *given* so many, *done* with the results of those that came back."""
+    """An API that gives jobs to clients with *key*. *given*: the number of jobs; *done*: the results by job."""
 
     def __init__(self) -> None:
         self.key = ""
@@ -59,14 +57,14 @@ class Api:
         await asyncio.sleep(0.002)
         self.given += 1
         if self.terminate:
-            # While the job is on its way to the worker.
+            # Send the signal while the job is on its way to the worker.
             os.kill(self.terminate, signal.SIGTERM)
         return web.json_response({"id": self.given, "n": self.given})
 
     async def _done(self, request: web.Request) -> web.Response:
         self._check(request)
-        said = await request.json()
-        self.done[said["id"]] = said["result"]
+        answer = await request.json()
+        self.done[answer["id"]] = answer["result"]
         return web.json_response(None)
 
     def _check(self, request: web.Request) -> None:
@@ -75,7 +73,7 @@ class Api:
 
 
 class Site:
-    """All that a worker needs, and what rotates it."""
+    """The services that a worker needs, and the rotation of their secrets."""
 
     def __init__(self, ssm: Store, server: MariaDB, api: Api) -> None:
         self.api = api
@@ -85,13 +83,13 @@ class Site:
         self._server = server
 
     async def begin(self) -> None:
-        """Have it all in Parameter Store."""
+        """Write all parameters."""
         await self.rotate()
         for key, value in {"DB_URL": self._server.address, "DB_USER": self.user, "API_URL": self.api.url}.items():
             await self._put(key, value)
 
     async def rotate(self) -> None:
-        """Change key and password, where they count first, and a moment later in Parameter Store."""
+        """Change the key and the password in the services, and shortly after in Parameter Store."""
         self.values += [secrets.token_hex(8), secrets.token_hex(8)]
         self.api.key, password = self.values[-2:]
         await self._server.set_user(self.user, password)
@@ -100,7 +98,7 @@ class Site:
         await self._put("DB_PASSWORD", password)
 
     async def more_work(self, jobs: int = 20) -> None:
-        """Wait until so many more jobs are done."""
+        """Wait until this many more jobs are done."""
         before = len(self.api.done)
         await eventually(lambda: len(self.api.done) >= before + jobs, 30)
 
@@ -109,7 +107,7 @@ class Site:
 
 
 class Process:
-    """The worker's process; *lines*: what it has logged so far."""
+    """The worker's process; *lines*: its log so far."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.pid = process.pid
@@ -119,16 +117,16 @@ class Process:
 
     @property
     def text(self) -> str:
-        """All that it has logged."""
+        """The whole log."""
         return "".join(self.lines)
 
     async def says(self, text: str, times: int = 1) -> None:
-        """Wait until it has logged *text* so many times."""
+        """Wait until the log contains *text* this many times."""
         await eventually(lambda: self.text.count(text) >= times or self._reading.done(), 40)
         assert times <= self.text.count(text), self.text
 
     async def ended(self) -> int:
-        """Wait for its end; returns the exit status."""
+        """Wait for the end of the process; return the exit status."""
         async with asyncio.timeout(20):
             await self._reading
             return await self._process.wait()
@@ -141,7 +139,7 @@ class Process:
 
 @asynccontextmanager
 async def working(ttl: float = 0.3) -> AsyncIterator[Process]:
-    """Run a worker; nothing of it is left after the block."""
+    """Run a worker until the block ends, and make sure that its process has ended."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "always::ResourceWarning", str(WORKER)),
         env=os.environ | {"SSM_PATH": "/JOBS", "SSM_TTL": str(ttl)},
@@ -158,7 +156,7 @@ async def working(ttl: float = 0.3) -> AsyncIterator[Process]:
 
 @pytest.fixture
 async def site(ssm: Store, server: MariaDB) -> AsyncIterator[Site]:
-    """Give a site of the test's own."""
+    """Give the services of one test."""
     async with Api().running() as api:
         site = Site(ssm, server, api)
         await site.begin()
@@ -167,14 +165,12 @@ async def site(ssm: Store, server: MariaDB) -> AsyncIterator[Site]:
 
 
 def squares(numbers: Iterable[int]) -> dict[int, int]:
-    """Return the results that jobs must have."""
+    """Return the results that the jobs must have."""
     return {number: number * number for number in numbers}
 
 
-async def test_rotated_secrets_are_picked_up_between_jobs(site: Site) -> None:
-    """
-    Keys and passwords change, and each job is done, the one at hand when SIGTERM comes, too; then it ends in order.
-    """
+async def test_rotated_secrets_are_used_between_jobs(site: Site) -> None:
+    """While keys and passwords change, every job is done, even the one during SIGTERM; then the worker exits with 0."""
     async with working() as worker:
         for generation in range(2, 7):
             await site.more_work()
@@ -186,12 +182,12 @@ async def test_rotated_secrets_are_picked_up_between_jobs(site: Site) -> None:
 
     assert squares(range(1, site.api.given + 1)) == site.api.done
     assert re.search(r"worker INFO: stopped\n$", worker.text)
-    for said in ("Traceback", "ResourceWarning", "no job is done", *site.values):
-        assert said not in worker.text
+    for text in ("Traceback", "ResourceWarning", "no job is done", *site.values):
+        assert text not in worker.text
 
 
-async def test_refused_key_is_read_again(site: Site) -> None:
-    """A key that is refused is read again at once, long before the TTL is over."""
+async def test_rejected_key_forces_a_refresh(site: Site) -> None:
+    """A rejected key forces a refresh at once, long before the TTL is over."""
     async with working(ttl=3600) as worker:
         for _ in range(3):
             await site.more_work()
@@ -205,7 +201,10 @@ async def test_refused_key_is_read_again(site: Site) -> None:
 
 
 async def test_outage_is_survived(site: Site, proxy: FaultProxy) -> None:
-    """Through an outage many times the TTL it works on and says so, then follows again; in another, SIGTERM ends it."""
+    """
+    In an outage of many TTLs the worker keeps working and logs it, and follows again afterwards; SIGTERM ends it at any
+    time.
+    """
     async with working() as worker:
         await site.more_work()
         proxy.add(reset(rst=True))
@@ -223,19 +222,17 @@ async def test_outage_is_survived(site: Site, proxy: FaultProxy) -> None:
         assert 0 == await worker.ended()
 
     assert squares(range(1, site.api.given + 1)) == site.api.done
-    for said in ("Traceback", "ResourceWarning", *site.values):
-        assert said not in worker.text
+    for text in ("Traceback", "ResourceWarning", *site.values):
+        assert text not in worker.text
 
 
 async def test_outage_of_minutes(
     site: Site, proxy: FaultProxy, store: ParameterStore, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """
-    Ten minutes without Parameter Store are ten minutes of work, with a line at their beginning and one at their end.
-    """
+    """In ten minutes without Parameter Store the worker works, and logs one line at the start and one at the end."""
     caplog.set_level(logging.INFO, "worker")
 
-    def said() -> list[str]:
+    def warnings_logged() -> list[str]:
         return [r.getMessage() for r in caplog.records if r.name == "worker" and "is done" not in r.getMessage()]
 
     async with (
@@ -251,17 +248,17 @@ async def test_outage_of_minutes(
             await clock.advance(10)
             await site.more_work(2)
         assert 600 == env.status.age
-        await eventually(said)
+        await eventually(warnings_logged)
 
         proxy.clear()
         while not env.status.fresh:
             await clock.advance(10)
             await site.more_work(2)
-        await eventually(lambda: len(said()) > 1)
+        await eventually(lambda: len(warnings_logged()) > 1)
         worker.stopping.set()
         await running
 
     assert squares(range(1, site.api.given + 1)) == site.api.done
-    # The clock stops at whatever falls due on its way from 60 to 70 seconds.
-    assert re.fullmatch(r"refreshes fail: using values that are (6\d|70) s old", said()[0])
-    assert ["the environment is current again"] == said()[1:]
+    # The clock is at some timer between 60 and 70 seconds.
+    assert re.fullmatch(r"refreshes fail: using values that are (6\d|70) s old", warnings_logged()[0])
+    assert ["the environment is current again"] == warnings_logged()[1:]

@@ -1,4 +1,4 @@
-"""Closing while something is under way: what was opened is closed."""
+"""A store that closes while it connects or reads leaves nothing open."""
 
 import asyncio
 import gc
@@ -13,8 +13,8 @@ from embedded import Store
 
 @pytest.mark.parametrize("seconds", [0.0, 0.002, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2])
 @pytest.mark.parametrize("how", ["closed", "cancelled", "closed twice", "read by an Env"])
-def test_closing_while_it_connects(moto: Store, how: str, seconds: float) -> None:
-    """A store that is closed, or whose reader is cancelled, at any moment of connecting leaves nothing open."""
+def test_close_while_connecting(moto: Store, how: str, seconds: float) -> None:
+    """If a store closes or its reader is cancelled, at any moment of the connect, nothing stays open."""
     os.environ |= moto.environment
     moto.put("/CLOSING/A", "1")
 
@@ -42,8 +42,8 @@ def test_closing_while_it_connects(moto: Store, how: str, seconds: float) -> Non
     assert [] == [str(warning.message) for warning in reported]
 
 
-async def test_store_that_was_closed_by_another_is_read_on(ssm: Store) -> None:
-    """An `Env` that loads through a store that another task closes connects anew, and gets what it asked for."""
+async def test_load_continues_after_another_task_closes_the_store(ssm: Store) -> None:
+    """If another task closes the store of a load, the load connects again and succeeds."""
     ssm.put("/R/A", "1")
     store = ParameterStore()
     loading = asyncio.ensure_future(load_env("/R", environ=None, store=store))

@@ -1,4 +1,4 @@
-"""Everything that the SDK honours is honoured."""
+"""The package honours every configuration that the SDK honours."""
 
 import json
 import os
@@ -19,18 +19,18 @@ from faults import FaultProxy
 
 @pytest.fixture(autouse=True)
 def parameter(ssm: Store) -> None:
-    """Have something to load, in the embedded store's own region."""
+    """Write a parameter, and set the region of the embedded store."""
     ssm.put("/R/A", "1")
 
 
 def regions(proxy: FaultProxy) -> list[str]:
-    """Return the regions that calls were signed for."""
+    """Return the regions for which requests were signed."""
     return [call.request.headers["Authorization"].split("/")[2] for call in proxy.calls]
 
 
 @pytest.mark.parametrize("variable", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SSM"])
 async def test_endpoint_from_the_environment(proxy: FaultProxy, variable: str) -> None:
-    """`AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_SSM` lead to another store."""
+    """`AWS_ENDPOINT_URL` and `AWS_ENDPOINT_URL_SSM` select another endpoint."""
     del os.environ["AWS_ENDPOINT_URL_SSM"]
     os.environ[variable] = proxy.url
 
@@ -47,7 +47,7 @@ async def test_endpoint_from_the_environment(proxy: FaultProxy, variable: str) -
     ],
 )
 async def test_region_from_the_environment(proxy: FaultProxy, variables: dict[str, str], region: str) -> None:
-    """`AWS_REGION` comes before `AWS_DEFAULT_REGION`, as in the other SDKs."""
+    """`AWS_REGION` overrides `AWS_DEFAULT_REGION`, as in the other SDKs."""
     del os.environ["AWS_REGION"], os.environ["AWS_DEFAULT_REGION"]
     os.environ |= variables
 
@@ -72,7 +72,7 @@ async def test_profile(proxy: FaultProxy, config_file: Path) -> None:
 
 
 async def test_options_of_the_store(proxy: FaultProxy) -> None:
-    """`region` and `endpoint_url` come before the environment."""
+    """`region` and `endpoint_url` override the environment."""
     os.environ["AWS_ENDPOINT_URL_SSM"] = "http://127.0.0.1:9"
 
     async with ParameterStore(region="eu-south-1", endpoint_url=proxy.url) as store:
@@ -83,7 +83,7 @@ async def test_options_of_the_store(proxy: FaultProxy) -> None:
 
 
 async def test_session_of_aioboto3(proxy: FaultProxy) -> None:
-    """An `aioboto3.Session` is used with its own credentials and region, which come before the environment."""
+    """An `aioboto3.Session` is used with its own credentials and region, which override the environment."""
     session = aioboto3.Session(aws_access_key_id="MINE", aws_secret_access_key="s", region_name="eu-west-1")
 
     async with ParameterStore(session=session) as store:
@@ -94,7 +94,7 @@ async def test_session_of_aioboto3(proxy: FaultProxy) -> None:
 
 
 async def test_session_of_aiobotocore(proxy: FaultProxy) -> None:
-    """An `aiobotocore` session is used as well; one that has no region gets the environment's."""
+    """An `aiobotocore` session works too; if it has no region, the environment's region is used."""
     session = aiobotocore.session.get_session()
     session.set_credentials("MINE", "s")
     del os.environ["AWS_DEFAULT_REGION"]
@@ -109,8 +109,8 @@ async def test_session_of_aiobotocore(proxy: FaultProxy) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"use_fips_endpoint": True}, {"use_dualstack_endpoint": True}])
 @pytest.mark.parametrize("service", ["ssm", "sts"])
-async def test_endpoints_are_those_of_the_sdk(service: str, options: dict[str, bool]) -> None:
-    """Without the SDK's legacy endpoints, calls go where its own loader would have them go, in every partition."""
+async def test_endpoints_match_the_sdk(service: str, options: dict[str, bool]) -> None:
+    """Without the SDK's legacy endpoint data, every partition gets the same endpoint as with it."""
     operation = {"ssm": "GetParameter", "sts": "GetCallerIdentity"}[service]
 
     async def found(session: aioboto3.Session, region: str) -> object:
@@ -135,8 +135,8 @@ async def test_endpoints_are_those_of_the_sdk(service: str, options: dict[str, b
         assert expected == await found(ours, region)
 
 
-def test_our_part_of_the_model_is_the_sdks() -> None:
-    """What our operations are made of is read as the SDK has it, whole, and nothing else."""
+def test_partial_model_matches_the_sdk() -> None:
+    """The model of our operations is complete and equal to the SDK's, and contains nothing else."""
     ours, theirs = (session._session.get_component("data_loader") for session in (new_session(), aioboto3.Session()))
     part, model = (loader.load_service_model("ssm", "service-2") for loader in (ours, theirs))
 
@@ -148,14 +148,16 @@ def test_our_part_of_the_model_is_the_sdks() -> None:
 
 
 def shapes_in(model: object) -> set[str]:
-    """Return the names of all shapes that are used there."""
+    """Return the names of all shapes that are used."""
     nodes = model.values() if isinstance(model, dict) else model if isinstance(model, list) else ()
     own = model.get("shape") if isinstance(model, dict) else None
     return {own for own in (own,) if isinstance(own, str)}.union(*map(shapes_in, nodes))
 
 
-def test_a_model_that_is_written_otherwise_is_read_whole() -> None:
-    """Our part is found by how the SDK's models are written; of another, or one without our operations, none is."""
+def test_unknown_model_format_is_loaded_whole() -> None:
+    """
+    Our operations are found by the format of the SDK's model file; a model in another format is loaded as a whole.
+    """
     model = aioboto3.Session()._session.get_component("data_loader").load_service_model("ssm", "service-2")
 
     assert _part(json.dumps(model, indent=2, separators=(",", ":"))) is not None
@@ -164,8 +166,8 @@ def test_a_model_that_is_written_otherwise_is_read_whole() -> None:
     assert _part(json.dumps(model, indent=2, separators=(",", ":"))) is None
 
 
-async def test_models_of_ones_own(proxy: FaultProxy) -> None:
-    """Who has models of their own in AWS_DATA_PATH keeps the SDK's loader, which finds them."""
+async def test_custom_models_in_aws_data_path(proxy: FaultProxy) -> None:
+    """With models in AWS_DATA_PATH the SDK's own loader is used, which finds them."""
     os.environ["AWS_DATA_PATH"] = "/nowhere"
 
     assert {"A": "1"} == dict(await load_env("/R"))

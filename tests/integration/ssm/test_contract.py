@@ -1,4 +1,4 @@
-"""One contract: the store in memory answers as one over HTTP does, in what AWS documents and the emulator keeps to."""
+"""The in-memory store answers as one over HTTP, in everything that AWS documents and the emulator supports."""
 
 import asyncio
 import os
@@ -41,24 +41,24 @@ REFERENCE = "/aws/reference/secretsmanager/db/main"
 
 
 class InMemory(MemoryStore):
-    """The store in memory, which is both."""
+    """The in-memory store, as store and as backend."""
 
     @property
     def store(self) -> ParameterStore:
-        """Itself."""
+        """The store itself."""
         return self
 
     def secret(self, value: str) -> None:
-        """Write the secret of Secrets Manager that REFERENCE leads to."""
+        """Write the secret of Secrets Manager that REFERENCE names."""
         self.put(REFERENCE, value)
 
-    def asked(self) -> int:
-        """Return how many requests arrived."""
+    def request_count(self) -> int:
+        """The number of requests that arrived."""
         return len(self.calls)
 
 
 class Wire:
-    """An emulator over HTTP behind a proxy, which answers in words that AWS was seen to use."""
+    """An emulator over HTTP behind a proxy that answers with error texts recorded from AWS."""
 
     def __init__(self, ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
         self.ssm = ssm
@@ -72,7 +72,7 @@ class Wire:
             aws_secret_access_key="embedded",
         )
 
-    def put(self, name: str, value: str, type: ParameterType = "SecureString") -> None:  # noqa: A002 - as MemoryStore
+    def put(self, name: str, value: str, type: ParameterType = "SecureString") -> None:  # noqa: A002 - the name that MemoryStore uses
         """See `InMemory`."""
         self.ssm.put(name, value, type)
 
@@ -92,7 +92,7 @@ class Wire:
         except self.secrets.exceptions.ResourceExistsException:
             self.secrets.put_secret_value(SecretId="db/main", SecretString=value)
 
-    def asked(self) -> int:
+    def request_count(self) -> int:
         """See `InMemory`."""
         return self.proxy.count()
 
@@ -113,9 +113,9 @@ class Wire:
         service, _, operation = action.partition(":")
 
         def concerned(call: Call) -> bool:
-            asked = [*call.body.get("Names", ()), call.body.get("Name"), call.body.get("Path")]
+            requested = [*call.body.get("Names", ()), call.body.get("Name"), call.body.get("Path")]
             decrypts = service == "ssm" or call.body["WithDecryption"]
-            return resource in ("*", *asked) and decrypts
+            return resource in ("*", *requested) and decrypts
 
         if service == "secretsmanager":
             fault = error("ValidationException", "An error occurred while calling one AWS dependency service.")
@@ -144,7 +144,7 @@ Backend = InMemory | Wire
 
 @pytest.fixture
 def memory(clock: ManualClock) -> InMemory:
-    """Give an empty store in memory."""
+    """Give an empty in-memory store."""
     return InMemory(clock=clock)
 
 
@@ -156,13 +156,13 @@ def wire(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> Wire:
 
 @pytest.fixture(params=["memory", "wire"])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    """Give each in turn."""
+    """Run each test on both stores."""
     given: Backend = request.getfixturevalue(request.param)
     return given
 
 
 async def ask(backend: Backend, request: Request) -> Page:
-    """Send one request, through what every read goes through."""
+    """Send one request through the transport that every read uses."""
     answer = await backend.store._reader.send_once(request, ReadStats())
     if isinstance(answer, AiossmenvError):
         raise answer
@@ -170,7 +170,7 @@ async def ask(backend: Backend, request: Request) -> Page:
 
 
 async def walk(backend: Backend, path: str, *, recursive: bool = True, decrypt: bool = True) -> list[FetchedParameter]:
-    """Return all that the pages of a path hold."""
+    """Return the parameters on all pages of a path."""
     items: list[FetchedParameter] = []
     token: str | None = None
     while True:
@@ -184,16 +184,16 @@ async def walk(backend: Backend, path: str, *, recursive: bool = True, decrypt: 
 
 
 def names(items: list[FetchedParameter]) -> list[str]:
-    """Return the names in order: that of a listing is promised by nobody."""
+    """Return the sorted names, because a listing has no guaranteed order."""
     return sorted(item.name for item in items)
 
 
-# --- What it answers
+# --- Answers
 
 
 @pytest.mark.parametrize("count", [0, 1, 9, 10, 11, 25])
 async def test_pages(backend: Backend, count: int) -> None:
-    """A walk through the pages of a path meets each parameter once, however many there are."""
+    """The pages of a path contain each parameter once, however many there are."""
     written = {f"/C/K{number:02d}": f"value {number}" for number in range(count)}
     for name, value in written.items():
         backend.put(name, value)
@@ -204,8 +204,10 @@ async def test_pages(backend: Backend, count: int) -> None:
     assert written == {item.name: item.value for item in items if isinstance(item, Parameter)}
 
 
-async def test_what_is_under_a_path(backend: Backend) -> None:
-    """Under a path are its children, or all descendants; not what is only spelled alike, and not itself."""
+async def test_path_contains_children_only(backend: Backend) -> None:
+    """
+    A path contains its children, or all descendants with `recursive`; not itself, and no name with the same beginning.
+    """
     for name in ("/C", "/C/A", "/C/DEEP/B", "/CX/A", "/c/A"):
         backend.put(name, "value")
 
@@ -218,7 +220,7 @@ async def test_what_is_under_a_path(backend: Backend) -> None:
 
 
 async def test_by_name(backend: Backend) -> None:
-    """What is there comes, what is not is listed by name, and of a single one it is an error."""
+    """Names that exist are returned, unknown ones are listed as invalid, and an unknown single name is an error."""
     backend.put("/C/A", "a")
     backend.put("/C/B", "b")
 
@@ -234,14 +236,14 @@ async def test_by_name(backend: Backend) -> None:
 
 
 async def test_names_given_twice(backend: Backend) -> None:
-    """A name that is asked for twice is one parameter."""
+    """A name that is requested twice gives one parameter."""
     backend.put("/C/A", "a")
 
     assert {"/C/A": "a"} == {n: p.value for n, p in (await backend.store.get_many(["/C/A", "/C/A"])).items()}
 
 
-async def test_kinds_of_parameters(backend: Backend) -> None:
-    """A String and a StringList come as they are, a SecureString only decrypted; newlines and all letters are kept."""
+async def test_parameter_types(backend: Backend) -> None:
+    """A String and a StringList are returned in clear, a SecureString only with decryption; all characters are kept."""
     written: dict[str, tuple[ParameterType, str]] = {
         "/C/PLAIN": ("String", "a=b\nc"),
         "/C/LIST": ("StringList", "a,b,c"),
@@ -261,27 +263,27 @@ async def test_kinds_of_parameters(backend: Backend) -> None:
         assert {"/C/PLAIN", "/C/LIST"} == {item.name for item in page if isinstance(item, Parameter)}
 
 
-async def test_sealed(backend: Backend) -> None:
-    """What is sealed opens as what is read decrypted, until there is another value."""
+async def test_encrypted_parameters_match(backend: Backend) -> None:
+    """An encrypted parameter matches its decrypted version, until the value changes."""
     backend.put("/C/A", "first")
-    (sealed,) = (await ask(backend, GetParameter("/C/A", with_decryption=False))).parameters
-    (opened,) = (await ask(backend, GetParameter("/C/A"))).parameters
+    (encrypted,) = (await ask(backend, GetParameter("/C/A", with_decryption=False))).parameters
+    (decrypted,) = (await ask(backend, GetParameter("/C/A"))).parameters
     backend.put("/C/A", "second")
     (later,) = (await ask(backend, GetParameter("/C/A", with_decryption=False))).parameters
     (anew,) = (await ask(backend, GetParameter("/C/A"))).parameters
 
-    assert isinstance(opened, Parameter)
-    assert isinstance(sealed, EncryptedParameter)
+    assert isinstance(decrypted, Parameter)
+    assert isinstance(encrypted, EncryptedParameter)
     assert isinstance(later, EncryptedParameter)
     assert isinstance(anew, Parameter)
-    assert sealed.matches(opened, sealed.digest)
+    assert encrypted.matches(decrypted, encrypted.digest)
     assert later.matches(anew, None)
-    assert not later.matches(opened, None)
-    assert sealed.digest != later.digest
+    assert not later.matches(decrypted, None)
+    assert encrypted.digest != later.digest
 
 
 async def test_versions(backend: Backend) -> None:
-    """Each write, also of the same value, is a new version; deleted and made anew it begins at 1."""
+    """Each write is a new version, also of the same value; a recreated parameter starts at version 1."""
     seen = []
     for value in ("a", "b", "b"):
         backend.put("/C/A", value)
@@ -299,15 +301,15 @@ async def test_versions(backend: Backend) -> None:
 
 
 async def test_selectors(backend: Backend) -> None:
-    """A number leads to a version, a label to the one that has it now, an ARN to what its name does."""
+    """A number selects a version, a label the version that has it now, and an ARN works like its name."""
     for value in ("1", "2", "3"):
         backend.put("/C/A", value)
     backend.label("/C/A", "blue", 1)
     backend.label("/C/A", "green")
     arn = (await ask(backend, GetParameter("/C/A"))).parameters[0].arn
 
-    async def read(*asked: str) -> list[str]:
-        return [parameter.value for parameter in (await backend.store.get_many(asked)).values()]
+    async def read(*names: str) -> list[str]:
+        return [parameter.value for parameter in (await backend.store.get_many(names)).values()]
 
     assert ["3", "1", "2", "1", "3"] == await read("/C/A", "/C/A:1", "/C/A:2", "/C/A:blue", "/C/A:green")
     assert ["3", "2", "1"] == await read(arn, f"{arn}:2", f"{arn}:blue")
@@ -323,7 +325,7 @@ async def test_selectors(backend: Backend) -> None:
 
 
 async def test_references(backend: Backend) -> None:
-    """A secret of Secrets Manager comes by its reference, decrypted only, and in no listing."""
+    """A secret of Secrets Manager is read by its reference, only with decryption, and is in no listing."""
     backend.secret("first")
     backend.put("/C/A", "a")
     (first,) = (await ask(backend, GetParameter(REFERENCE))).parameters
@@ -345,7 +347,7 @@ async def test_references(backend: Backend) -> None:
 
 
 async def test_life_of_an_environment(backend: Backend) -> None:
-    """An `Env` is loaded, follows a write, a deletion and a parameter made anew, and sets what it reads."""
+    """An `Env` loads, follows a write, a deletion and a recreated parameter, and sets variables."""
     backend.put("/C/A", "first")
     backend.put("/C/B", "stays", "String")
     env = await load_env("/C/", store=backend.store)
@@ -369,19 +371,19 @@ async def test_life_of_an_environment(backend: Backend) -> None:
 
 
 async def test_environment_of_named_keys(backend: Backend) -> None:
-    """Keys that are known up front take one request."""
+    """Keys that are known in advance need one request."""
     backend.put("/C/A", "a")
     backend.put("/C/B", "b")
 
     assert {"A": "a", "B": "b"} == dict(await load_env("/C", keys=["A", "B"], store=backend.store))
-    assert 1 == backend.asked()
+    assert 1 == backend.request_count()
 
 
-# --- How it fails
+# --- Failures
 
 
-def told(fault: AiossmenvError) -> dict[str, object]:
-    """Return all that an error tells, but for the service's own words."""
+def details(fault: AiossmenvError) -> dict[str, object]:
+    """Return everything that an error says, except the service's own words."""
     return {"type": type(fault), "transient": fault.transient} | {
         name: getattr(fault, name, None) for name in ("action", "parameter", "path", "region", "remedy")
     }
@@ -410,11 +412,11 @@ FAULTS: dict[str, tuple[Callable[[Backend], object], dict[str, Any], type[Aiossm
 
 
 @pytest.mark.parametrize("name", FAULTS)
-async def test_failures_are_told_alike(memory: InMemory, wire: Wire, clock: ManualClock, name: str) -> None:
-    """A fault in memory is the error that the same fault on the wire is, in all but the service's words."""
+async def test_failures_are_equal(memory: InMemory, wire: Wire, clock: ManualClock, name: str) -> None:
+    """A fault in memory gives the same error as that fault over HTTP, except for the service's words."""
     breaks, options, kind, action = FAULTS[name]
     before = dict(os.environ)
-    said = []
+    errors = []
     backends: tuple[Backend, ...] = memory, wire
     for backend in backends:
         backend.put("/C/A", "a")
@@ -423,56 +425,56 @@ async def test_failures_are_told_alike(memory: InMemory, wire: Wire, clock: Manu
         breaks(backend)
         with pytest.raises(kind) as caught:
             await passing(clock, load_env("/C", store=backend.store, **options))
-        said.append(told(caught.value))
+        errors.append(details(caught.value))
 
-    assert said[0] == said[1]
-    assert action == said[0]["action"]
+    assert errors[0] == errors[1]
+    assert action == errors[0]["action"]
     assert before == dict(os.environ)
-    # Of two that are asked for singly, the second may be on its way when the first one's answer ends it all.
-    assert 0 <= wire.asked() - memory.asked() <= (name == "key denied")
+    # Of two single reads, the second may already be sent when the answer of the first ends the load.
+    assert 0 <= wire.request_count() - memory.request_count() <= (name == "key denied")
 
 
-async def test_hanging_is_told_alike(memory: InMemory, wire: Wire, clock: ManualClock) -> None:
-    """A request that nobody answers ends the load at its deadline, in memory and on the wire."""
+async def test_hanging_requests_are_equal(memory: InMemory, wire: Wire, clock: ManualClock) -> None:
+    """A request without an answer ends the load at its deadline, in memory and over HTTP."""
     before = dict(os.environ)
-    said = []
+    errors = []
     backends: tuple[Backend, ...] = memory, wire
     for backend in backends:
         backend.put("/C/A", "a")
         backend.hang()
         loading = asyncio.ensure_future(load_env("/C", deadline=5, store=backend.store))
-        await eventually(backend.asked)
+        await eventually(backend.request_count)
         await clock.advance(5)
         with pytest.raises(StoreUnavailable, match="did not answer before the deadline") as caught:
             await loading
-        said.append(told(caught.value))
+        errors.append(details(caught.value))
 
-    assert said[0] == said[1]
+    assert errors[0] == errors[1]
     assert before == dict(os.environ)
 
 
 @pytest.mark.parametrize("breaks", ["throttle", "fail"])
-async def test_what_passes(backend: Backend, clock: ManualClock, breaks: str) -> None:
-    """A fault of some requests costs time only."""
+async def test_temporary_faults(backend: Backend, clock: ManualClock, breaks: str) -> None:
+    """A fault of a few requests only costs time."""
     backend.put("/C/A", "a")
     getattr(backend, breaks)(2)
 
     assert {"A": "a"} == dict(await passing(clock, load_env("/C", store=backend.store)))
-    assert 3 == backend.asked()
+    assert 3 == backend.request_count()
 
 
-async def test_another_way_round_a_denial(backend: Backend) -> None:
-    """Where ten names at once are denied they are read singly, as a role that may do only that has to."""
+async def test_fallback_after_a_denial(backend: Backend) -> None:
+    """If batches are denied, names are read singly, as a role with only that permission requires."""
     backend.put("/C/A", "a")
     backend.put("/C/B", "b")
     backend.deny(NAMED)
 
     assert {"A": "a", "B": "b"} == dict(await load_env("/C", keys=["A", "B"], store=backend.store))
-    assert 3 == backend.asked()
+    assert 3 == backend.request_count()
 
 
 async def test_last_good_values_stay(backend: Backend) -> None:
-    """A refresh that is refused leaves everything as it was, and the next one that is not brings the news."""
+    """A failed refresh changes nothing, and the next successful one returns the changes."""
     backend.put("/C/A", "first")
     env = await load_env("/C", store=backend.store)
     backend.put("/C/A", "second")

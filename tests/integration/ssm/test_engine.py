@@ -1,4 +1,4 @@
-"""What a refresh asks for, and what it never does: no decryption of what did not change, no right that is not there."""
+"""The requests of a refresh: it decrypts nothing that did not change, and needs no permission that it can avoid."""
 
 import asyncio
 import json
@@ -21,20 +21,20 @@ ACCOUNT = "arn:aws:ssm:eu-central-1:111122223333"
 
 
 def deny(proxy: FaultProxy, *operations: str) -> None:
-    """Take rights away."""
+    """Deny these operations."""
     for operation in operations:
         resource = f"{ACCOUNT}:parameter/R/A"
         text = f"User: arn:aws:iam::1:user/u is not authorized to perform: ssm:{operation} on resource: {resource}"
         proxy.add(error("AccessDeniedException", text), operation=operation)
 
 
-def asked(proxy: FaultProxy) -> dict[str, int]:
+def operations(proxy: FaultProxy) -> dict[str, int]:
     """Return how often each operation was called."""
     return dict(Counter(call.operation for call in proxy.calls))
 
 
 def decrypting(proxy: FaultProxy) -> list[list[str]]:
-    """Return the names in each call that decrypts; a path's name for a listing."""
+    """Return the names in each decrypting call, or the path of a listing."""
     return [
         sorted(call.body.get("Names", [call.body.get("Name", call.body.get("Path"))]))
         for call in proxy.calls
@@ -43,23 +43,23 @@ def decrypting(proxy: FaultProxy) -> list[list[str]]:
 
 
 async def poll(env: Env) -> None:
-    """Refresh as the background does: by name, undecrypted."""
+    """Refresh as the background does: by name and without decryption."""
     await env._refresher._join_or_start(Refresh("poll"))
 
 
 @pytest.fixture
 def twelve(ssm: Store) -> Store:
-    """Write twelve secrets and a plain parameter."""
+    """Write twelve secrets and one plain parameter."""
     for n in range(12):
         ssm.put(f"/R/S{n:02d}", f"secret {n}")
     ssm.put("/R/PLAIN", "plain", "String")
     return ssm
 
 
-async def test_steady_state_costs_no_decryption(
+async def test_no_decryption_without_changes(
     twelve: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock
 ) -> None:
-    """While nothing changes, ten background refreshes and two complete ones decrypt nothing and change nothing."""
+    """While nothing changes, ten background refreshes and two complete ones decrypt nothing and report no change."""
     async with load_env("/R", ttl=60, store=store) as env:
         first = env.snapshot
         proxy.clear()
@@ -70,14 +70,14 @@ async def test_steady_state_costs_no_decryption(
             assert () == await env.refresh()
 
         assert [] == decrypting(proxy)
-        assert {TENS, LIST} == asked(proxy).keys()
+        assert {TENS, LIST} == operations(proxy).keys()
         assert 13 == len(env)
         assert dict(first) == dict(env)
         assert 12 == env.status.decrypted
 
 
 async def test_only_what_changed_is_decrypted(twelve: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """A changed secret is decrypted, alone; a changed plain parameter came in clear with the poll."""
+    """A changed secret is decrypted alone; a changed plain parameter arrives in clear with the poll."""
     env = await load_env("/R", store=store)
     twelve.put("/R/S07", "new")
     twelve.put("/R/PLAIN", "new too", "String")
@@ -89,8 +89,8 @@ async def test_only_what_changed_is_decrypted(twelve: Store, proxy: FaultProxy, 
     assert ("new", "new too") == (env["S07"], env["PLAIN"]) == (os.environ["S07"], os.environ["PLAIN"])
 
 
-async def test_ciphertext_is_no_value(twelve: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """No undecrypted text is in any `Env`, environment, parameter or change, however often it is read."""
+async def test_ciphertext_is_never_a_value(twelve: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+    """No ciphertext is in an `Env`, an environment, a parameter or a change, however often it is read."""
     seen: list[Parameter | None] = []
     env = await load_env("/R", store=store)
     env.on_change(lambda change: seen.extend([change.old, change.new]))
@@ -109,8 +109,8 @@ async def test_ciphertext_is_no_value(twelve: Store, proxy: FaultProxy, store: P
     assert "value 2" == env["S01"]
 
 
-async def test_made_anew_at_version_one(ssm: Store, store: ParameterStore) -> None:
-    """A parameter that was deleted and made anew at the same version is taken, for it differs otherwise."""
+async def test_recreated_at_version_one(ssm: Store, store: ParameterStore) -> None:
+    """A parameter that was recreated at the same version is read, because its other fields differ."""
     ssm.put("/R/A", "old")
     ssm.put("/R/B", "stays")
     env = await load_env("/R", store=store)
@@ -124,8 +124,8 @@ async def test_made_anew_at_version_one(ssm: Store, store: ParameterStore) -> No
     assert ("anew", 1) == (env["A"], env.parameters["A"].version)
 
 
-async def test_same_version_other_ciphertext(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """Where all but the ciphertext is the same, a ciphertext that differs is a change."""
+async def test_same_version_with_another_ciphertext(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+    """If only the ciphertext differs, the parameter has changed."""
     ssm.put("/R/A", "old")
     env = await load_env("/R", store=store)
     await poll(env)
@@ -155,7 +155,7 @@ async def test_older_answer_after_a_newer_one(ssm: Store, proxy: FaultProxy, sto
 
 
 async def test_decryption_at_a_lagging_replica(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """When the replica that decrypts is older than the one that was polled, the version that was seen is asked for."""
+    """If the decrypting replica is older than the polled one, the version that the poll returned is requested."""
     ssm.put("/R/A", "old")
     old = ssm.client.get_parameters(Names=["/R/A"], WithDecryption=True)["Parameters"][0]
     env = await load_env("/R", store=ParameterStore(random=lambda: 0.0))
@@ -165,7 +165,7 @@ async def test_decryption_at_a_lagging_replica(ssm: Store, proxy: FaultProxy, st
     proxy.add(
         changed(lambda _, page: page | {"Parameters": [item]}), when=lambda call: call.body["WithDecryption"], times=1
     )
-    # The next replica has not heard of that version at all.
+    # The next replica does not have that version yet.
     proxy.add(
         changed(lambda body, page: page | {"Parameters": [], "InvalidParameters": body["Names"]}),
         when=lambda call: call.body["WithDecryption"],
@@ -179,8 +179,8 @@ async def test_decryption_at_a_lagging_replica(ssm: Store, proxy: FaultProxy, st
     assert ("new", 2) == (env["A"], env.parameters["A"].version)
 
 
-async def test_decryption_that_fails(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """A decryption that fails leaves the old value, names the parameter, and is tried again with the next refresh."""
+async def test_failed_decryption(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+    """A failed decryption keeps the old value, names the parameter, and is retried by the next refresh."""
     ssm.put("/R/A", "old")
     ssm.put("/R/B", "old")
     env = await load_env("/R", store=store)
@@ -201,8 +201,8 @@ async def test_decryption_that_fails(ssm: Store, proxy: FaultProxy, store: Param
     assert ("new", "new") == (env["A"], env["B"])
 
 
-async def test_absent_once_by_name(ssm: Store, store: ParameterStore) -> None:
-    """A name that a poll does not find is gone when the next one misses it too."""
+async def test_missing_once_by_name(ssm: Store, store: ParameterStore) -> None:
+    """A name that a poll does not find is removed if the next poll misses it too."""
     ssm.put("/R/A", "1")
     ssm.put("/R/B", "1")
     env = await load_env("/R", store=store)
@@ -215,8 +215,8 @@ async def test_absent_once_by_name(ssm: Store, store: ParameterStore) -> None:
     assert "B" not in os.environ
 
 
-async def test_some_keys_prove_no_absence(ssm: Store, store: ParameterStore) -> None:
-    """A refresh of some keys finds what is new of them, and takes none for gone."""
+async def test_keyed_refresh_removes_nothing(ssm: Store, store: ParameterStore) -> None:
+    """A refresh of some keys reads their new values, and removes none."""
     ssm.put("/R/A", "1")
     ssm.put("/R/B", "1")
     env = await load_env("/R", store=store)
@@ -228,7 +228,7 @@ async def test_some_keys_prove_no_absence(ssm: Store, store: ParameterStore) -> 
 
 
 async def test_label_that_moves(ssm: Store, store: ParameterStore, clock: ManualClock) -> None:
-    """A label that moves to an older version moves the value."""
+    """If a label moves to an older version, the value follows it."""
     for value in ("1", "2"):
         ssm.put("/R/A", value)
     ssm.client.label_parameter_version(Name="/R/A", ParameterVersion=2, Labels=["live"])
@@ -241,7 +241,7 @@ async def test_label_that_moves(ssm: Store, store: ParameterStore, clock: Manual
 
 
 async def test_env_of_a_label(ssm: Store, store: ParameterStore) -> None:
-    """An `Env` may be of versions and labels; it has their parameters' keys, and follows a label wherever it moves."""
+    """An `Env` may use versions and labels; it has the bare names as keys, and follows a label that moves."""
     for value in ("1", "2", "3"):
         ssm.put("/R/A", value)
     ssm.put("/R/B", "old")
@@ -259,10 +259,10 @@ async def test_env_of_a_label(ssm: Store, store: ParameterStore) -> None:
         assert {"A": "3", "B": "old"} == dict(env)
 
 
-async def test_everything_is_decrypted_again_in_time(
+async def test_revalidation_decrypts_everything(
     twelve: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock
 ) -> None:
-    """After `revalidate` seconds, less some jitter, one refresh decrypts all, and notices a key that was taken away."""
+    """After `revalidate` seconds minus jitter, one refresh decrypts everything, and notices a revoked KMS key."""
     async with load_env("/R", ttl=3600, list_interval=7200, store=store) as env:
         proxy.clear()
         while not decrypting(proxy):
@@ -282,7 +282,7 @@ async def test_everything_is_decrypted_again_in_time(
 
 
 async def test_three_keys_in_one_round_trip(twelve: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """A forced refresh of up to ten keys is one decrypting call; of more, a poll by name."""
+    """A forced refresh of up to ten keys is one decrypting call; one of more keys polls by name."""
     env = await load_env("/R", store=store)
     twelve.put("/R/S02", "new")
     proxy.clear()
@@ -291,17 +291,17 @@ async def test_three_keys_in_one_round_trip(twelve: Store, proxy: FaultProxy, st
 
     assert ["S02"] == [change.key for change in changes]
     assert [["/R/S01", "/R/S02", "/R/S03"]] == decrypting(proxy)
-    assert {TENS: 1} == asked(proxy)
+    assert {TENS: 1} == operations(proxy)
 
     twelve.put("/R/S03", "new")
     proxy.clear()
     assert ["S03"] == [change.key for change in await env.refresh(*env)]
     assert [["/R/S03"]] == decrypting(proxy)
-    assert {TENS: 3} == asked(proxy)
+    assert {TENS: 3} == operations(proxy)
 
 
 async def test_refresh_of_an_unknown_key_lists(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """Asking for a key that is not there yet finds it if it came."""
+    """A refresh of a key that does not exist yet lists, and finds the key if it was created."""
     ssm.put("/R/A", "1")
     env = await load_env("/R", store=store)
     ssm.put("/R/B", "2")
@@ -310,11 +310,11 @@ async def test_refresh_of_an_unknown_key_lists(ssm: Store, proxy: FaultProxy, st
     await env.refresh("B")
 
     assert "2" == env["B"]
-    assert {LIST: 1, TENS: 1} == asked(proxy)
+    assert {LIST: 1, TENS: 1} == operations(proxy)
 
 
 async def test_group_is_read_together(twelve: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """When one key of a group changes, all of it is read again in one call before callbacks are told."""
+    """If one key of a group changes, the whole group is read again in one call before callbacks run."""
     env = await load_env("/R", store=store)
     env.group("S01", "S02", "PLAIN")
     seen: list[tuple[str, str]] = []
@@ -323,7 +323,7 @@ async def test_group_is_read_together(twelve: Store, proxy: FaultProxy, store: P
     late: list[Call] = []
 
     async def write_the_rest(call: Call, forward: Any) -> Any:
-        # Between the poll and the decryption the writer gets on with the second half.
+        # The writer writes its second half between the poll and the decryption.
         late.append(call)
         await asyncio.to_thread(twelve.put, "/R/S02", "password b")
         from faults import passed_on
@@ -339,7 +339,7 @@ async def test_group_is_read_together(twelve: Store, proxy: FaultProxy, store: P
 
 
 async def test_keys_are_never_listed(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """With `keys` nothing is ever listed, also not by a complete refresh, and one that was not there is found later."""
+    """With `keys` nothing is ever listed, not even by a complete refresh, and a missing one is found later."""
     ssm.put("/R/A", "1")
     env = await load_env("/R", keys=["A", "B"], store=store)
     ssm.put("/R/A", "2")
@@ -348,16 +348,15 @@ async def test_keys_are_never_listed(ssm: Store, proxy: FaultProxy, store: Param
     await env.refresh()
 
     assert {"A": "2", "B": "2"} == dict(env)
-    assert {TENS} == asked(proxy).keys()
+    assert {TENS} == operations(proxy).keys()
 
 
 @pytest.mark.parametrize("denied", [(), (TENS,), (TENS, SINGLY)])
-async def test_ladder(
+async def test_fallbacks_for_each_role(
     twelve: Store, proxy: FaultProxy, store: ParameterStore, denied: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     """
-    Whatever a role may besides list, loads and refreshes work, and a denial is met once, and logged once with its
-    remedy.
+    Whatever a role may do besides listing, loads and refreshes work; a denial happens once, and its log has the remedy.
     """
     caplog.set_level(logging.INFO)
     deny(proxy, *denied)
@@ -370,8 +369,8 @@ async def test_ladder(
         await env.refresh()
         assert f"new {number}" == env["S04"]
 
-    # The two calls of the first poll are under way together; of what waits behind them, nothing is sent.
-    assert [2, 1][: len(denied)] == [asked(proxy)[operation] for operation in denied]
+    # The two calls of the first poll are in flight together; what waits behind them is not sent.
+    assert [2, 1][: len(denied)] == [operations(proxy)[operation] for operation in denied]
     logged = [record for record in caplog.records if "faster" in record.getMessage()]
     assert len(denied) == len(logged)
     for operation, record in zip(denied, logged, strict=True):
@@ -380,8 +379,8 @@ async def test_ladder(
     assert 13 == len(env)
 
 
-async def test_ladder_singly(twelve: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """With the policy of most tutorials, by path and singly, few names are read singly and a poll is a listing."""
+async def test_fallback_to_single_reads(twelve: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+    """With the policy of most tutorials (by path and singly), a few names are read singly, and a poll is a listing."""
     deny(proxy, TENS)
     env = await load_env("/R", store=store)
     await poll(env)
@@ -389,33 +388,33 @@ async def test_ladder_singly(twelve: Store, proxy: FaultProxy, store: ParameterS
     proxy.calls.clear()
 
     await poll(env)
-    assert {LIST: 2, SINGLY: 1} == asked(proxy)
+    assert {LIST: 2, SINGLY: 1} == operations(proxy)
     assert [["/R/S03"]] == decrypting(proxy)
 
     proxy.calls.clear()
     await env.refresh("S01", "S02")
-    assert {SINGLY: 2} == asked(proxy)
+    assert {SINGLY: 2} == operations(proxy)
 
 
-async def test_ladder_with_keys(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+async def test_fallback_with_keys(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
     """
-    Known keys are read singly where tens are denied, and never by a listing: with nothing else the denial is raised.
+    With denied batches, known keys are read singly and never by a listing; if nothing is allowed, the denial is raised.
     """
     for n in range(3):
         ssm.put(f"/R/K{n}", str(n))
     keys = ["K0", "K1", "K2"]
     deny(proxy, TENS)
     assert 3 == len(await load_env("/R", keys=keys, store=store))
-    assert {TENS: 1, SINGLY: 3} == asked(proxy)
+    assert {TENS: 1, SINGLY: 3} == operations(proxy)
 
     deny(proxy, SINGLY)
     with pytest.raises(AccessDenied, match="Allow ssm:GetParameters"):
         await load_env("/R", keys=keys)
-    assert LIST not in asked(proxy)
+    assert LIST not in operations(proxy)
 
 
-async def test_denied_singles_share_a_listing(twelve: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """Several singles that are denied at once lead to one listing, not one each."""
+async def test_denied_single_reads_share_a_listing(twelve: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+    """Several single reads that are denied together cause one listing."""
     deny(proxy, TENS, SINGLY)
     env = await load_env("/R", store=store)
     for n in range(5):
@@ -425,12 +424,12 @@ async def test_denied_singles_share_a_listing(twelve: Store, proxy: FaultProxy, 
     await env.refresh()
 
     assert ["new"] * 5 == [env[f"S0{n}"] for n in range(5)]
-    assert 5 == asked(proxy)[SINGLY]
-    assert 4 == asked(proxy)[LIST]
+    assert 5 == operations(proxy)[SINGLY]
+    assert 4 == operations(proxy)[LIST]
 
 
 async def test_bad_credentials_are_no_denial(twelve: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """Credentials that expired say nothing of what the role may do: the next refresh goes by name again."""
+    """Expired credentials say nothing about permissions: the next refresh reads by name again."""
     env = await load_env("/R", store=store)
     proxy.add(error("ExpiredTokenException", "expired"), times=1)
     with pytest.raises(AccessDenied):
@@ -438,13 +437,13 @@ async def test_bad_credentials_are_no_denial(twelve: Store, proxy: FaultProxy, s
     proxy.calls.clear()
 
     await poll(env)
-    assert {TENS: 2} == asked(proxy)
+    assert {TENS: 2} == operations(proxy)
 
 
-async def test_throttled_refreshes_come_more_rarely(
+async def test_throttled_refreshes_slow_down(
     ssm: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock
 ) -> None:
-    """A background refresh that is throttled doubles its interval, up to an hour, and comes back by halves."""
+    """A throttled background refresh doubles its interval, up to an hour, and each success halves the increase."""
     ssm.put("/R/A", "1")
     async with load_env("/R", ttl=600, list_interval=1e6, revalidate_interval=None, deadline=0.05, store=store) as env:
         proxy.add(throttled(), times=4)
@@ -452,13 +451,13 @@ async def test_throttled_refreshes_come_more_rarely(
         for _ in range(10):
             seen = env.status.failures
             await clock.advance(env.status.next_refresh or 0)
-            await eventually(lambda: env.status.age == 0 or env.status.failures > seen)  # noqa: B023 - awaited here
+            await eventually(lambda: env.status.age == 0 or env.status.failures > seen)  # noqa: B023 - awaited in this iteration
             intervals.append((env.status.next_refresh or 0) / 600 / 0.875)
         assert pytest.approx([2, 4, 6, 6, 3, 1.5, 1, 1, 1, 1]) == intervals
 
 
 async def test_binary_secret_of_secrets_manager(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """A secret that is no text, which comes without a value, is refused at once and named."""
+    """A secret without text, whose answer has no value, is rejected at once, and the error names it."""
     reference = "/aws/reference/secretsmanager/app/key"
     item = {"Name": "app/key", "Type": "SecureString", "Version": 0, "SourceResult": '{"versionId": "v1"}'}
     proxy.add(raw(json.dumps({"Parameter": item}).encode()), operation=SINGLY)
@@ -468,7 +467,7 @@ async def test_binary_secret_of_secrets_manager(ssm: Store, proxy: FaultProxy, s
 
 
 async def test_secret_of_secrets_manager(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """A reference is read alone and decrypted, never with others; a new version id is a change."""
+    """A reference is read singly and with decryption; a new version id is a change."""
     ssm.put("/R/A", "1")
     secret = {"id": "v1", "value": "s1"}
 
@@ -508,16 +507,16 @@ async def test_secret_of_secrets_manager(ssm: Store, proxy: FaultProxy, store: P
         assert call.operation == SINGLY or "reference" not in str(call.body)
 
 
-async def test_secret_without_the_right(proxy: FaultProxy, store: ParameterStore) -> None:
-    """What a role without GetSecretValue is told is translated to what it lacks."""
+async def test_secret_without_permission(proxy: FaultProxy, store: ParameterStore) -> None:
+    """For a role without GetSecretValue, the error names the missing permission."""
     proxy.add(error("ValidationException", "An error occurred while calling one AWS dependency service."))
 
     with pytest.raises(AccessDenied, match="Allow secretsmanager:GetSecretValue"):
         await store.get("/aws/reference/secretsmanager/app/db")
 
 
-async def test_gets_of_one_turn_are_one_call(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """Names that are asked for in one turn of the loop go ten to a request, each once."""
+async def test_concurrent_gets_are_one_call(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+    """Names that are requested in one turn of the loop go ten to a request, each once."""
     for n in range(12):
         ssm.put(f"/G/K{n:02d}", str(n))
     names = [f"/G/K{n:02d}" for n in range(12)]
@@ -528,8 +527,8 @@ async def test_gets_of_one_turn_are_one_call(ssm: Store, proxy: FaultProxy, stor
     assert [2, 10] == sorted(len(call.body["Names"]) for call in proxy.calls)
 
 
-async def test_one_bad_name_hurts_nobody_else(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """Of names in one call, those that are missing, denied or undecryptable fail for exactly who asked."""
+async def test_bad_names_fail_alone(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+    """If some names of a call are missing, denied or undecryptable, only the callers of those names get an error."""
     ssm.put("/G/A", "1")
     ssm.put("/G/LOCKED", "2")
     proxy.add(error("InvalidKeyId", "disabled"), when=lambda call: "/G/LOCKED" in str(call.body))
@@ -544,8 +543,8 @@ async def test_one_bad_name_hurts_nobody_else(ssm: Store, proxy: FaultProxy, sto
     assert "/G/A:9" == getattr(results[4], "parameter", "")
 
 
-async def test_last_waiter_of_a_batch_ends_it(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """Who is cancelled takes a shared call from nobody; when the last is, the call is ended."""
+async def test_last_cancelled_waiter_ends_a_batch(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+    """A cancelled caller does not end a shared call; when the last caller is cancelled, the call ends."""
     for name in ("/G/A", "/G/B"):
         ssm.put(name, "1")
     proxy.add(hang(0.2))

@@ -1,4 +1,4 @@
-"""A Parameter Store that fails: what is tried again, what is not, and what is said."""
+"""Faults of Parameter Store: which are retried, which are not, and what the errors say."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from faults import Call, Fault, FaultProxy, changed, error, hang, raw, reset, th
 from timing import eventually, our_tasks, passing
 
 PAGES = 3
-# Its own: what other tests leave under theirs is not cleared for a store that is filled once.
+# A separate path: the store is filled once, so other tests must not clear it.
 PATH = "/FAULTS/TEST"
 NAMES = {f"KEY_{n:02d}": f"value {n}" for n in range(PAGES * 10 - 5)}
 
@@ -58,13 +58,13 @@ TRANSIENT: dict[str, Fault] = {
 
 @pytest.fixture(params=["http", "https"])
 def scheme(request: pytest.FixtureRequest) -> str:
-    """Run the tests that have a `proxy` without TLS and with it."""
+    """Run the tests that use `proxy` without TLS and with it."""
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def filled(moto: Store) -> Store:
-    """Fill the path, once for all tests here."""
+    """Fill the path once for all tests of this module."""
     for key, value in NAMES.items():
         moto.put(f"{PATH}/{key}", value)
     return moto
@@ -72,14 +72,14 @@ def filled(moto: Store) -> Store:
 
 @pytest.fixture
 async def ssm(filled: Store) -> AsyncIterator[Store]:
-    """Give the store as it is, instead of an empty one."""
+    """Give the store without clearing it."""
     os.environ |= filled.environment
     yield filled
     assert set() == await our_tasks()
 
 
 def page(number: int) -> Callable[[Call], bool]:
-    """Tell whether a call asks for this page of the path."""
+    """Return a function that tells whether a call requests this page of the path."""
 
     def is_it(call: Call) -> bool:
         return str(call.body.get("NextToken", "")) == ("" if number == 0 else str(number * 10))
@@ -88,15 +88,15 @@ def page(number: int) -> Callable[[Call], bool]:
 
 
 def places(name: str) -> list[int]:
-    """Return the pages on which a fault is one: the right answer of the first has the token that repeats."""
+    """Return the pages on which a fault has an effect; on the first page a correct answer has the repeated token."""
     return list(range(PAGES))[name == "a token that repeats" :]
 
 
 @pytest.mark.parametrize("name", TRANSIENT)
-async def test_what_passes_is_tried_again(
+async def test_temporary_faults_are_retried(
     proxy: FaultProxy, store: ParameterStore, clock: ManualClock, name: str
 ) -> None:
-    """A fault that passes, at the first, a middle and the last page, costs time and nothing else."""
+    """A temporary fault on the first, a middle or the last page costs time and nothing else."""
     for at in places(name):
         proxy.add(TRANSIENT[name], when=page(at), times=2)
 
@@ -115,7 +115,7 @@ async def test_what_passes_is_tried_again(
 async def test_dates_and_null(
     proxy: FaultProxy, store: ParameterStore, clock: ManualClock, date: object, expected: datetime | None
 ) -> None:
-    """A date is read from seconds and from a text, in UTC; a member that is null counts as one that is not there."""
+    """A date may be seconds or text, always in UTC; a null member counts as absent."""
     null = {"ARN": None, "DataType": None, "LastModifiedDate": date}
     proxy.add(changed(lambda _, page: page | {"Parameters": [p | null for p in page["Parameters"]]}))
 
@@ -128,10 +128,10 @@ async def test_dates_and_null(
 
 
 @pytest.mark.parametrize("name", TRANSIENT)
-async def test_what_lasts_ends_at_the_deadline(
+async def test_lasting_faults_end_at_the_deadline(
     proxy: FaultProxy, store: ParameterStore, clock: ManualClock, name: str
 ) -> None:
-    """A fault that lasts ends the load at its deadline and not before, and the environment is as it was."""
+    """A lasting fault ends the load exactly at its deadline, and the environment is unchanged."""
     before = dict(os.environ)
     for at in places(name):
         proxy.add(TRANSIENT[name], when=page(at))
@@ -152,7 +152,7 @@ PAGE_KEYS = ["KEY_03", "KEY_13", "KEY_23"]
 
 @pytest.fixture
 async def change(ssm: Store) -> AsyncIterator[Callable[[str | None], Awaitable[None]]]:
-    """Give what writes a value to a parameter on each page, or what was there before, as is done after the test."""
+    """Give a function that writes a parameter on each page, or the old values, as it does after the test."""
 
     async def write(value: str | None) -> None:
         for key in PAGE_KEYS:
@@ -163,7 +163,7 @@ async def change(ssm: Store) -> AsyncIterator[Callable[[str | None], Awaitable[N
 
 
 def fault_in_refresh(proxy: FaultProxy, fault: Fault, at: int, times: float = float("inf")) -> None:
-    """Break this page of a listing, or after the last one the decryption of what changed."""
+    """Break this page of a listing, or with the page after the last one, the decryption of the changes."""
     if at < PAGES:
         proxy.add(fault, operation="GetParametersByPath", when=page(at), times=times)
     else:
@@ -171,14 +171,14 @@ def fault_in_refresh(proxy: FaultProxy, fault: Fault, at: int, times: float = fl
 
 
 @pytest.mark.parametrize("name", TRANSIENT)
-async def test_refreshes_try_again(
+async def test_refreshes_retry_temporary_faults(
     proxy: FaultProxy,
     store: ParameterStore,
     clock: ManualClock,
     change: Callable[[str | None], Awaitable[None]],
     name: str,
 ) -> None:
-    """A fault that passes, on any page of a listing or in the decryption of what changed, costs a refresh only time."""
+    """A temporary fault on any page of a listing, or in the decryption of the changes, only costs a refresh time."""
     environ: dict[str, str] = {}
     env = await load_env(PATH, environ=environ, store=store)
     for at in [*places(name), PAGES]:
@@ -196,18 +196,18 @@ LASTING: dict[str, Fault] = {**TRANSIENT, "hang": hang()}
 
 
 @pytest.mark.parametrize("name", LASTING)
-async def test_refreshes_that_fail_change_nothing(
+async def test_failed_refreshes_change_nothing(
     proxy: FaultProxy,
     store: ParameterStore,
     clock: ManualClock,
     change: Callable[[str | None], Awaitable[None]],
     name: str,
 ) -> None:
-    """A fault that lasts ends a refresh at its deadline; the values before stay, and the next heals."""
+    """A lasting fault ends a refresh at its deadline; the old values stay, and the next refresh succeeds."""
     environ: dict[str, str] = {}
     env = await load_env(PATH, environ=environ, store=store, deadline=5)
     held = NAMES
-    for at in [*places(name), *([] if name == "a token that repeats" else [PAGES])]:  # names have no pages
+    for at in [*places(name), *([] if name == "a token that repeats" else [PAGES])]:  # a read by name has no pages
         fault_in_refresh(proxy, LASTING[name], at)
         await change(f"changed {at}")
         began = clock.now()
@@ -231,7 +231,7 @@ async def test_refreshes_that_fail_change_nothing(
 
 
 async def test_deadline_of_the_store(proxy: FaultProxy, clock: ManualClock) -> None:
-    """A load has its store's deadline unless it is given one of its own."""
+    """A load uses the deadline of its store, unless it has its own."""
     proxy.add(throttled())
     async with ParameterStore(clock=clock, deadline=7) as store:
         for deadline, seconds in ((None, 7), (3.0, 3)):
@@ -241,8 +241,8 @@ async def test_deadline_of_the_store(proxy: FaultProxy, clock: ManualClock) -> N
             assert began + seconds == pytest.approx(clock.now(), abs=0.1)
 
 
-async def test_a_hang_ends_at_the_deadline(proxy: FaultProxy) -> None:
-    """A request that is never answered does not outlive the deadline, by the machine's own clock."""
+async def test_hanging_request_ends_at_the_deadline(proxy: FaultProxy) -> None:
+    """A request without an answer ends at the deadline, by the real clock."""
     proxy.add(hang(), when=page(2))
 
     with pytest.raises(StoreUnavailable, match="did not answer before the deadline") as caught:
@@ -253,8 +253,8 @@ async def test_a_hang_ends_at_the_deadline(proxy: FaultProxy) -> None:
     assert set() == await our_tasks()
 
 
-async def test_duplicates_across_pages_are_one(proxy: FaultProxy) -> None:
-    """A parameter that comes twice, since the listing moved meanwhile, is there once."""
+async def test_duplicates_across_pages(proxy: FaultProxy) -> None:
+    """A parameter that two pages contain, because the listing moved meanwhile, is loaded once."""
     extra: list[dict[str, object]] = []
 
     def repeat(_: dict[str, object], answer: dict[str, list[dict[str, object]]]) -> dict[str, list[dict[str, object]]]:
@@ -298,8 +298,10 @@ REFUSALS: dict[str, tuple[Fault, type[AiossmenvError], list[str]]] = {
 
 @pytest.mark.parametrize("at", range(PAGES))
 @pytest.mark.parametrize("name", REFUSALS)
-async def test_refusals_fail_at_once(proxy: FaultProxy, name: str, at: int) -> None:
-    """What waiting cannot heal is raised on the first answer, with the place and the remedy, and nothing is set."""
+async def test_lasting_errors_fail_at_once(proxy: FaultProxy, name: str, at: int) -> None:
+    """
+    An error that no retry can fix is raised on the first answer, with the place and the remedy, and nothing is set.
+    """
     fault, kind, texts = REFUSALS[name]
     proxy.add(fault, when=page(at))
 
@@ -332,8 +334,8 @@ KEY_REFUSALS: dict[str, tuple[Fault, list[str]]] = {
 
 @pytest.mark.parametrize("at", range(PAGES))
 @pytest.mark.parametrize("name", KEY_REFUSALS)
-async def test_what_cannot_be_decrypted_is_named(proxy: FaultProxy, name: str, at: int) -> None:
-    """One parameter that cannot be decrypted fails its whole page; the error names it, at once, and nothing is set."""
+async def test_undecryptable_parameter_is_named(proxy: FaultProxy, name: str, at: int) -> None:
+    """One undecryptable parameter fails its page; the error names the parameter at once, and nothing is set."""
     fault, texts = KEY_REFUSALS[name]
     bad = f"{PATH}/{PAGE_KEYS[at]}"
     proxy.add(fault, when=lambda call: call.body["WithDecryption"] and page(at)(call), operation="GetParametersByPath")
@@ -350,7 +352,7 @@ async def test_what_cannot_be_decrypted_is_named(proxy: FaultProxy, name: str, a
     assert "KEY_00" not in os.environ
 
 
-async def test_missing_credentials_say_what_to_do(proxy: FaultProxy) -> None:
+async def test_missing_credentials_have_a_remedy(proxy: FaultProxy) -> None:
     """Without credentials nothing is sent, and the error says where they may come from."""
     del os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
 
@@ -360,7 +362,7 @@ async def test_missing_credentials_say_what_to_do(proxy: FaultProxy) -> None:
     assert 0 == proxy.count()
 
 
-async def test_missing_region_says_what_to_do(proxy: FaultProxy) -> None:
+async def test_missing_region_has_a_remedy(proxy: FaultProxy) -> None:
     """Without a region nothing is sent, and the error names the variable."""
     del os.environ["AWS_REGION"], os.environ["AWS_DEFAULT_REGION"]
 
@@ -371,16 +373,16 @@ async def test_missing_region_says_what_to_do(proxy: FaultProxy) -> None:
     assert 0 == proxy.count()
 
 
-async def test_profile_that_is_not_there(proxy: FaultProxy) -> None:
-    """A profile that no configuration has is named."""
+async def test_unknown_profile(proxy: FaultProxy) -> None:
+    """A profile that is in no configuration is named."""
     os.environ["AWS_PROFILE"] = "nobody"
 
     with pytest.raises(AccessDenied, match="nobody"):
         await load_env(PATH)
 
 
-async def test_endpoint_that_is_no_url() -> None:
-    """An endpoint that cannot be one is quoted at once."""
+async def test_invalid_endpoint() -> None:
+    """An endpoint that is no URL is quoted, and fails at once."""
     async with ParameterStore(endpoint_url="no url", region="eu-central-1") as store:
         with pytest.raises(StoreUnavailable, match="no url") as caught:
             await load_env(PATH, store=store)
@@ -388,8 +390,8 @@ async def test_endpoint_that_is_no_url() -> None:
     assert not caught.value.transient
 
 
-async def test_nobody_listens(ssm: Store, store: ParameterStore, clock: ManualClock) -> None:
-    """A port where nobody listens is tried until the deadline, and is in the error."""
+async def test_port_without_a_listener(ssm: Store, store: ParameterStore, clock: ManualClock) -> None:
+    """A port where nothing listens is retried until the deadline, and the error names it."""
     os.environ["AWS_ENDPOINT_URL_SSM"] = "http://127.0.0.1:9"
 
     with pytest.raises(StoreUnavailable, match="127.0.0.1:9"):
@@ -399,7 +401,7 @@ async def test_nobody_listens(ssm: Store, store: ParameterStore, clock: ManualCl
 
 
 async def test_no_secret_in_an_error(ssm: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock) -> None:
-    """A body that cannot be read is not quoted anywhere in the error, its causes and their text."""
+    """An unreadable body is quoted nowhere in the error, its causes and their texts."""
     ssm.put("/SECRET/KEY", "marker-secret")
     proxy.add(truncated(0.99))
 

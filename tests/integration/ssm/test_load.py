@@ -1,4 +1,4 @@
-"""Loading over the wire: what ends up in the environment, and what does not."""
+"""Loads over the wire: what is set in the environment, and what is not."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ from timing import our_tasks
 
 @pytest.fixture(params=["http", "https"])
 def scheme(request: pytest.FixtureRequest) -> str:
-    """Run the tests that have a `proxy` without TLS and with it."""
+    """Run the tests that use `proxy` without TLS and with it."""
     return str(request.param)
 
 
@@ -36,8 +36,8 @@ async def write(store: Store, values: Mapping[str, str], kind: str = "SecureStri
             group.create_task(asyncio.to_thread(store.put, name, value, kind))
 
 
-async def test_ragged_pages_load_exactly(ssm: Store, proxy: FaultProxy) -> None:
-    """237 parameters over short and empty pages load exactly."""
+async def test_ragged_pages(ssm: Store, proxy: FaultProxy) -> None:
+    """237 parameters on short and empty pages load completely."""
     wanted = {f"KEY_{n:03d}": f"value {n}" for n in range(237)}
     await write(ssm, {f"/FAKEBOOK/TEST/{key}": value for key, value in wanted.items()})
     proxy.add(ragged_pages(random.Random(237).random))
@@ -51,14 +51,16 @@ async def test_ragged_pages_load_exactly(ssm: Store, proxy: FaultProxy) -> None:
 
 @pytest.mark.parametrize("count", [1, 9, 10, 11, 20])
 async def test_every_page_boundary(ssm: Store, count: int) -> None:
-    """A page that is exactly full, and the empty one that may follow it, lose nothing."""
+    """A full page, and the empty page that may follow it, lose nothing."""
     await write(ssm, {f"/P/K{n}": str(n) for n in range(count)})
 
     assert {f"K{n}": str(n) for n in range(count)} == dict(await load_env("/P"))
 
 
 async def test_trailing_slash_and_boundary(ssm: Store, proxy: FaultProxy) -> None:
-    """A final slash makes no difference, to the service neither, and a path that begins alike is another one."""
+    """
+    A final slash makes no difference, and it is not sent; a path that only starts with the same text is another path.
+    """
     await write(ssm, {"/FAKEBOOK/TEST/DB_URL": "here", "/FAKEBOOK/TESTING/DB_URL": "there"})
 
     bare, slashed = await load_env("/FAKEBOOK/TEST"), await load_env("/FAKEBOOK/TEST/")
@@ -67,15 +69,15 @@ async def test_trailing_slash_and_boundary(ssm: Store, proxy: FaultProxy) -> Non
     assert {"/FAKEBOOK/TEST"} == {call.body["Path"] for call in proxy.calls}
 
 
-async def test_prefix_is_taken_off_at_the_front_only(ssm: Store) -> None:
-    """The path's name within a parameter's name stays."""
+async def test_prefix_is_removed_only_at_the_start(ssm: Store) -> None:
+    """If the path's text occurs again inside a name, it stays."""
     await write(ssm, {"/A/A/X": "1", "/A/B/A/X": "2"})
 
     assert {"A_X": "1", "B_A_X": "2"} == dict(await load_env("/A/"))
 
 
-async def test_types_are_kept_and_plain_values_come_too(ssm: Store) -> None:
-    """`String`, `StringList` and `SecureString` all load, and say which they are."""
+async def test_types_are_kept(ssm: Store) -> None:
+    """`String`, `StringList` and `SecureString` all load, and keep their type."""
     await write(ssm, {"/T/PLAIN": "a"}, "String")
     await write(ssm, {"/T/LIST": "a,b"}, "StringList")
     await write(ssm, {"/T/SECRET": "s"})
@@ -93,7 +95,7 @@ async def test_types_are_kept_and_plain_values_come_too(ssm: Store) -> None:
 
 
 async def test_later_paths_win(ssm: Store) -> None:
-    """Of several paths the later one wins, key by key, in whatever order their answers come."""
+    """Of several paths the later one wins for each key, in whatever order the answers arrive."""
     await write(ssm, {"/COMMON/LOG": "info", "/COMMON/ONLY": "c", "/APP/LOG": "debug"})
 
     assert {"LOG": "debug", "ONLY": "c"} == dict(await load_env("/COMMON/", "/APP/"))
@@ -102,7 +104,7 @@ async def test_later_paths_win(ssm: Store) -> None:
 
 
 async def test_paths_come_from_the_environment(ssm: Store) -> None:
-    """Without a path, `SSM_PATH` names one or several."""
+    """Without a path argument, `SSM_PATH` names one or several paths."""
     await write(ssm, {"/A/X": "1", "/B/Y": "2"})
     os.environ["SSM_PATH"] = "/A/, /B/"
 
@@ -110,13 +112,13 @@ async def test_paths_come_from_the_environment(ssm: Store) -> None:
 
 
 async def test_no_path_at_all() -> None:
-    """An unset `SSM_PATH` says what to set, before anything is sent."""
+    """If `SSM_PATH` is unset too, the error says what to set, before anything is sent."""
     with pytest.raises(InvalidPath, match=r"SSM_PATH is not set.*Set SSM_PATH to a path such as /FAKEBOOK/TEST/"):
         await load_env()
 
 
 async def test_empty_path(ssm: Store) -> None:
-    """A path that holds nothing is an error that names it and the region, unless it may be empty."""
+    """A path without parameters is an error that names it and the region, unless `allow_empty` is set."""
     await write(ssm, {"/FAKEBOOK/TEST/X": "1"})
 
     with pytest.raises(EmptyPath, match=r"path /FAKEBOOK/TSET, region eu-central-1.*spelling") as caught:
@@ -142,7 +144,7 @@ async def test_collision_names_all_pairs(ssm: Store) -> None:
 
 
 async def test_names_as_they_are(ssm: Store) -> None:
-    """`to_key=str` keeps relative names; any function will do."""
+    """`to_key=str` keeps relative names, and any other function works too."""
     await write(ssm, {"/C/db/url": "1"})
 
     assert {"db/url": "1"} == dict(await load_env("/C", to_key=str))
@@ -150,8 +152,8 @@ async def test_names_as_they_are(ssm: Store) -> None:
 
 
 @pytest.mark.parametrize("key", ["A=B", "A\0B", ""])
-async def test_key_that_is_no_variable(ssm: Store, key: str) -> None:
-    """A key that no environment takes is an error that names the parameter; without an environment it is fine."""
+async def test_invalid_variable_name(ssm: Store, key: str) -> None:
+    """A key that is no valid variable name is an error that names the parameter; without an environment it is valid."""
     await write(ssm, {"/C/one": "1", "/C/two": "2"})
 
     def to_key(name: str) -> str:
@@ -166,8 +168,8 @@ async def test_key_that_is_no_variable(ssm: Store, key: str) -> None:
     assert {"one": "1", key: "2"} == dict(await load_env("/C", to_key=to_key, environ=None))
 
 
-async def test_value_that_is_no_variable(ssm: Store, proxy: FaultProxy) -> None:
-    """A value with a NUL is an error that names the parameter and not the value."""
+async def test_invalid_variable_value(ssm: Store, proxy: FaultProxy) -> None:
+    """A value with a NUL is an error that names the parameter and does not show the value."""
     await write(ssm, {"/C/one": "1", "/C/two": "marker"})
     proxy.add(
         changed(
@@ -183,7 +185,7 @@ async def test_value_that_is_no_variable(ssm: Store, proxy: FaultProxy) -> None:
 
 
 async def test_known_keys_need_no_listing(ssm: Store, proxy: FaultProxy) -> None:
-    """With `keys` one call by name does it, at any depth."""
+    """With `keys`, one call by name loads them, at any depth."""
     await write(ssm, {"/K/DB_URL": "here", "/K/db/user": "me", "/K/OTHER": "no"})
 
     env = await load_env("/K/", keys=["DB_URL", "db/user", "NOT_THERE"])
@@ -203,14 +205,16 @@ async def test_more_than_ten_keys(ssm: Store, proxy: FaultProxy) -> None:
 
 
 async def test_keys_of_several_paths(ssm: Store) -> None:
-    """Each name is looked for under each path, and the later path wins."""
+    """Each key is requested under each path, and the later path wins."""
     await write(ssm, {"/COMMON/LOG": "info", "/COMMON/URL": "u", "/APP/LOG": "debug"})
 
     assert {"LOG": "debug", "URL": "u"} == dict(await load_env("/COMMON", "/APP", keys=["LOG", "URL"]))
 
 
 async def test_full_names_are_keys(ssm: Store, proxy: FaultProxy) -> None:
-    """A full name below a path means that parameter, with a version or a label too, and only below its nearest path."""
+    """
+    A full name below a path is that parameter, also with a version or a label, and belongs only to its nearest path.
+    """
     for value in ("1", "2"):
         await write(ssm, {"/P/mysql/password": value})
     ssm.client.label_parameter_version(Name="/P/mysql/password", ParameterVersion=1, Labels=["old"])
@@ -231,15 +235,15 @@ async def test_full_names_are_keys(ssm: Store, proxy: FaultProxy) -> None:
 
 
 async def test_no_keys_at_all(proxy: FaultProxy) -> None:
-    """An empty list of keys is told from keys that are not there."""
+    """An empty list of keys has its own error, different from missing keys."""
     with pytest.raises(EmptyPath, match="keys= is empty"):
         await load_env("/P", keys=[])
     with pytest.raises(EmptyPath, match="none of the keys is there: /P/x, /P/y"):
         await load_env("/P", keys=["x", "/P/y"])
 
 
-async def test_keys_that_cannot_be_names(proxy: FaultProxy) -> None:
-    """A full name below no path, a wildcard, and other texts that are no names are refused before anything is sent."""
+async def test_invalid_keys(proxy: FaultProxy) -> None:
+    """A full name outside the paths, a wildcard, and other invalid names are rejected before anything is sent."""
     for keys in (["/Q/x"], ["x", "*"], [""], ["x", "'y'"]):
         with pytest.raises(InvalidPath) as caught:
             await load_env("/P", keys=keys)
@@ -247,37 +251,35 @@ async def test_keys_that_cannot_be_names(proxy: FaultProxy) -> None:
     assert 0 == proxy.count()
 
 
-async def test_what_was_asked_for_and_is_not_there(
-    ssm: Store, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Keys that no path has are named, in full, in a warning: at the first load, and when the set of them changes."""
+async def test_missing_keys_warn(ssm: Store, proxy: FaultProxy, caplog: pytest.LogCaptureFixture) -> None:
+    """A warning lists keys that no path contains, by full name: at the first load, and whenever the list changes."""
     await write(ssm, {"/P/a": "1", "/Q/b": "1"})
 
-    def told() -> list[str]:
+    def warnings_logged() -> list[str]:
         records = [(record.levelname, record.getMessage()) for record in caplog.records]
         caplog.clear()
         return [text.removeprefix("not in Parameter Store: ") for level, text in records if level == "WARNING"]
 
     env = await load_env("/P", "/Q", keys=["a", "b", "c", "/Q/d"])
-    assert ["/P/c, /Q/c, /Q/d"] == told()
+    assert ["/P/c, /Q/c, /Q/d"] == warnings_logged()
     await env.refresh()
     await env.refresh("A")
-    assert [] == told()
+    assert [] == warnings_logged()
     await write(ssm, {"/P/c": "1"})
     await env.refresh()
-    assert ["/Q/d"] == told()
+    assert ["/Q/d"] == warnings_logged()
     ssm.delete("/P/a")
     for _ in range(3):
         await env.refresh()
-    assert ["/P/a, /Q/a, /Q/d"] == told()
+    assert ["/P/a, /Q/a, /Q/d"] == warnings_logged()
     await write(ssm, {"/P/a": "1", "/Q/d": "1"})
     await env.refresh()
     await env.refresh()
-    assert [] == told()
+    assert [] == warnings_logged()
 
 
-async def test_a_path_that_is_a_parameter(ssm: Store, proxy: FaultProxy) -> None:
-    """A path that is the name of one parameter is said to be so, with the way to read it; that costs one request."""
+async def test_path_that_is_a_parameter(ssm: Store, proxy: FaultProxy) -> None:
+    """If a path is the name of one parameter, the error says so and how to read it; that costs one request."""
     with pytest.raises(EmptyPath, match="there is no parameter under this path"):
         await load_env("/")
     assert 1 == proxy.count()
@@ -296,10 +298,8 @@ async def test_a_path_that_is_a_parameter(ssm: Store, proxy: FaultProxy) -> None
 
 
 @pytest.mark.parametrize("fault", ["denied", "hangs"])
-async def test_a_path_that_cannot_be_asked_for_by_name(ssm: Store, proxy: FaultProxy, fault: str) -> None:
-    """
-    Where that request is denied, or is not answered in time, the error stays as it is, and nothing is learned from it.
-    """
+async def test_path_whose_parameter_cannot_be_checked(ssm: Store, proxy: FaultProxy, fault: str) -> None:
+    """If that request is denied or times out, the error stays the same, and no denial is recorded."""
     await write(ssm, {"/P/b": "1", "/R/x": "1"})
     text = (
         "User: x is not authorized to perform: ssm:GetParameters on resource: arn:aws:ssm:eu-central-1:1:parameter/P/b"
@@ -315,10 +315,8 @@ async def test_a_path_that_cannot_be_asked_for_by_name(ssm: Store, proxy: FaultP
     assert set() == await our_tasks()
 
 
-async def test_keys_that_run_code(ssm: Store, proxy: FaultProxy) -> None:
-    """
-    Parameters that would run code are refused, all at once, and nothing is set; without an environment they are read.
-    """
+async def test_protected_keys(ssm: Store, proxy: FaultProxy) -> None:
+    """Parameters that would run code are all rejected, and nothing is set; without an environment they are loaded."""
     await write(ssm, {"/P/PATH": "/evil", "/P/ld/preload": "/evil.so", "/P/PYTHONPATH": "/evil", "/P/DB_URL": "x"})
     before = dict(os.environ)
 
@@ -337,8 +335,10 @@ async def test_keys_that_run_code(ssm: Store, proxy: FaultProxy) -> None:
         await load_env("/P", environ={}, protected=(name for name in ["DB_*"]))
 
 
-async def test_a_refresh_that_finds_a_key_that_runs_code(ssm: Store, proxy: FaultProxy) -> None:
-    """A refresh that finds one fails and keeps the last good values; once it is gone again, the next one is right."""
+async def test_refresh_that_finds_a_protected_key(ssm: Store, proxy: FaultProxy) -> None:
+    """
+    A refresh that finds a protected key fails and keeps the last good values; without the key the next one succeeds.
+    """
     await write(ssm, {"/P/DB_URL": "old"})
     filled: dict[str, str] = {}
     env = await load_env("/P", environ=filled)
@@ -353,34 +353,32 @@ async def test_a_refresh_that_finds_a_key_that_runs_code(ssm: Store, proxy: Faul
     assert {"DB_URL": "new"} == dict(env) == filled
 
 
-async def test_variables_that_the_sdk_reads_are_told_of(
-    ssm: Store, proxy: FaultProxy, caplog: pytest.LogCaptureFixture
-) -> None:
-    """
-    A load that sets, and a refresh that unsets, variables of the SDK says so once in a warning that shows no value.
-    """
+async def test_variables_of_the_sdk_warn(ssm: Store, proxy: FaultProxy, caplog: pytest.LogCaptureFixture) -> None:
+    """A load that sets or a refresh that unsets variables of the SDK warns once, and the warning shows no value."""
     await write(ssm, {"/P/AWS_REGION": "eu-west-9", "/P/https-proxy": "http://marker", "/P/DB_URL": "x"})
 
-    def told() -> list[str]:
+    def warnings_logged() -> list[str]:
         texts = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
         caplog.clear()
         return texts
 
     await load_env("/P", environ={})
-    assert [] == told()
+    assert [] == warnings_logged()
     env = await load_env("/P")
-    (text,) = told()
+    (text,) = warnings_logged()
     assert text.startswith("/P sets variables that AWS SDKs read: AWS_REGION, HTTPS_PROXY;")
     await write(ssm, {"/P/AWS_REGION": "eu-west-8", "/P/DB_URL": "y"})
     await env.refresh()
-    assert [] == told()
+    assert [] == warnings_logged()
     await write(ssm, {"/P/NO_PROXY": "marker"})
     await env.refresh()
-    assert [True] == [text.startswith("/P sets variables that AWS SDKs read: NO_PROXY;") for text in told()]
+    assert [True] == [text.startswith("/P sets variables that AWS SDKs read: NO_PROXY;") for text in warnings_logged()]
     ssm.delete("/P/AWS_REGION")
     await env.refresh()
     await env.refresh()
-    assert [True] == [text.startswith("/P unsets variables that AWS SDKs read: AWS_REGION;") for text in told()]
+    assert [True] == [
+        text.startswith("/P unsets variables that AWS SDKs read: AWS_REGION;") for text in warnings_logged()
+    ]
     assert "AWS_REGION" not in os.environ
 
 
@@ -395,9 +393,10 @@ print(ascii(dict(asyncio.run(load_env("/P", environ={})))))
 """
 
 
-async def test_a_locale_without_the_character(ssm: Store) -> None:
+async def test_locale_without_a_character(ssm: Store) -> None:
     """
-    In a locale that cannot encode a value the parameter is named, and the locale; another mapping holds the value.
+    If the locale cannot encode a value, the error names the parameter and the locale; another mapping accepts the
+    value.
     """
     await write(ssm, {"/P/GREETING": "grün", "/P/PLAIN": "x"})
     variables = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -431,8 +430,8 @@ print(*sorted(imported & {"aiossmenv._client", "urllib.request", "http.client", 
 """
 
 
-async def test_the_loop_imports_nothing_large(ssm: Store) -> None:
-    """What the first request of a process needs is imported in threads, so that the event loop goes on."""
+async def test_imports_do_not_block_the_loop(ssm: Store) -> None:
+    """What the first request of a process needs is imported in threads, so that the event loop keeps running."""
     await write(ssm, {"/P/PLAIN": "x"})
 
     process = await asyncio.create_subprocess_exec(
@@ -444,7 +443,7 @@ async def test_the_loop_imports_nothing_large(ssm: Store) -> None:
 
 
 async def test_required_keys(ssm: Store) -> None:
-    """What is required and missing is named all at once, sorted, and nothing is set."""
+    """Every missing required key is named, sorted, and nothing is set."""
     await write(ssm, {"/R/DB_URL": "here"})
 
     with pytest.raises(MissingParameters, match="DB_PASSWORD, DB_USER") as caught:
@@ -457,7 +456,7 @@ async def test_required_keys(ssm: Store) -> None:
 
 
 async def test_direct_children_only(ssm: Store) -> None:
-    """`recursive=False` leaves deeper levels out."""
+    """`recursive=False` excludes deeper levels."""
     await write(ssm, {"/R/X": "1", "/R/DEEP/X": "2"})
 
     assert {"X": "1"} == dict(await load_env("/R", recursive=False))
@@ -465,14 +464,14 @@ async def test_direct_children_only(ssm: Store) -> None:
 
 
 async def test_root_path(ssm: Store) -> None:
-    """`/` is everything."""
+    """`/` loads all parameters."""
     await write(ssm, {"/X": "1", "/DEEP/X": "2"})
 
     assert {"X": "1", "DEEP_X": "2"} == dict(await load_env("/"))
 
 
 async def test_other_environments(ssm: Store) -> None:
-    """Any mapping can be filled, or none."""
+    """`environ` may be any mapping, or None."""
     await write(ssm, {"/R/MINE": "1"})
     mine: dict[str, str] = {"OTHER": "stays"}
 
@@ -483,8 +482,8 @@ async def test_other_environments(ssm: Store) -> None:
     assert "MINE" not in os.environ
 
 
-async def test_variables_that_were_there(ssm: Store) -> None:
-    """A variable that was there is replaced, or with `override=False` wins and is listed."""
+async def test_existing_variables(ssm: Store) -> None:
+    """An existing variable is replaced; with `override=False` it stays and is listed as shadowed."""
     await write(ssm, {"/R/X": "store", "/R/Y": "store"})
     os.environ["X"] = "mine"
 
@@ -498,8 +497,8 @@ async def test_variables_that_were_there(ssm: Store) -> None:
     assert frozenset() == firm.shadowed
 
 
-async def test_environment_that_refuses_a_variable(ssm: Store) -> None:
-    """A mapping that refuses one variable keeps none of them."""
+async def test_environment_that_rejects_a_variable(ssm: Store) -> None:
+    """A mapping that rejects one variable keeps none of the others."""
     await write(ssm, {"/R/A": "1", "/R/B": "2", "/R/C": "3"})
 
     class Picky(dict[str, str]):
@@ -515,7 +514,7 @@ async def test_environment_that_refuses_a_variable(ssm: Store) -> None:
     assert {"A": "before"} == picky
 
 
-async def test_a_load_is_awaited_once(ssm: Store) -> None:
+async def test_load_is_awaited_once(ssm: Store) -> None:
     """The same object cannot be awaited twice."""
     await write(ssm, {"/R/A": "1"})
     loading = load_env("/R")
@@ -525,8 +524,8 @@ async def test_a_load_is_awaited_once(ssm: Store) -> None:
         await loading
 
 
-async def test_a_load_is_a_coroutine(ssm: Store) -> None:
-    """It can be made a task, alone and in a group, and be closed unawaited."""
+async def test_load_is_a_coroutine(ssm: Store) -> None:
+    """It can become a task, alone or in a group, and can be closed without an await."""
     await write(ssm, {"/R/A": "1"})
     async with asyncio.TaskGroup() as group:
         task = group.create_task(load_env("/R"))
@@ -536,7 +535,7 @@ async def test_a_load_is_a_coroutine(ssm: Store) -> None:
 
 
 async def test_cancelled_load_leaves_nothing(ssm: Store, proxy: FaultProxy) -> None:
-    """A load that is cancelled, at whichever moment, has set nothing and leaves no task and no connection."""
+    """A load that is cancelled at any moment sets nothing, and leaves no task and no connection."""
     await write(ssm, {f"/R/A{n}": "1" for n in range(25)})
     proxy.add(hang(0.02))
     for turns in [*range(20), *range(20, 1000, 49)]:
@@ -551,14 +550,14 @@ async def test_cancelled_load_leaves_nothing(ssm: Store, proxy: FaultProxy) -> N
     assert 25 == len(await load_env("/R"))
 
 
-async def test_forgotten_await_is_reported() -> None:
-    """Who forgets the `await` is told of a coroutine `load_env`."""
+async def test_forgotten_await_warns() -> None:
+    """Without an `await`, Python warns about a coroutine `load_env`."""
     with pytest.warns(RuntimeWarning, match="coroutine 'load_env' was never awaited"):
-        load_env("/R")  # type: ignore[unused-awaitable] # which is the other way to be told
+        load_env("/R")  # type: ignore[unused-awaitable] # mypy reports it too
 
 
 async def test_nothing_stays_open_without_a_ttl(ssm: Store) -> None:
-    """After a load and after a refresh there is no client and no task; `refresh()` opens what it needs."""
+    """After a load or a refresh no client and no task is left; `refresh()` opens what it needs."""
     await write(ssm, {"/R/A": "1"})
     outer = ParameterStore()
 
@@ -573,8 +572,8 @@ async def test_nothing_stays_open_without_a_ttl(ssm: Store) -> None:
     assert set() == await our_tasks()
 
 
-async def test_options_that_cannot_be(ssm: Store) -> None:
-    """Mistakes that a type checker may miss are caught where they are made."""
+async def test_invalid_options(ssm: Store) -> None:
+    """Mistakes that a type checker may miss are raised where they are made."""
     with pytest.raises(TypeError, match=r"keys=\['DB_URL'\]"):
         await load_env("/R", keys="DB_URL")
     with pytest.raises(TypeError, match="required"):
@@ -584,11 +583,11 @@ async def test_options_that_cannot_be(ssm: Store) -> None:
     with pytest.raises(ValueError, match="deadline"):
         await load_env("/R", deadline=-1)
     with pytest.raises(TypeError, match="ttl is a number of seconds, not a str"):
-        await load_env("/R", ttl="60")  # type: ignore[arg-type] # as from an environment variable
+        await load_env("/R", ttl="60")  # type: ignore[arg-type] # as read from a variable
     with pytest.raises(ValueError, match=r"max_stale is at least ttl \(60\)"):
         await load_env("/R", ttl=60, max_stale=10)
     with pytest.raises(TypeError, match="several arguments"):
-        await load_env(["/A", "/B"])  # type: ignore[arg-type] # what one tries first
+        await load_env(["/A", "/B"])  # type: ignore[arg-type] # a common mistake
     with pytest.raises(InvalidPath, match="begins with a slash"):
         await load_env("R/")
     for path, says in (

@@ -1,4 +1,4 @@
-"""Several event loops, one after another or at once: everything works on the loop it is used on, or refuses at once."""
+"""Several event loops, in turn or at once: each object works on the loop where it is used, or fails at once."""
 
 import asyncio
 import gc
@@ -21,7 +21,7 @@ LEFT = "was loaded on another event loop, which does not run any more, and nothi
 
 @pytest.fixture
 def aws(moto: Store) -> Iterator[Store]:
-    """Give a Parameter Store on a real socket; nothing may be left open or be slow."""
+    """Give a Parameter Store on a real socket; fail if the test leaves something open or is slow."""
     os.environ |= moto.environment
     for name in ("/LOOPS/A", "/LOOPS/B"):
         moto.put(name, "1")
@@ -32,12 +32,12 @@ def aws(moto: Store) -> Iterator[Store]:
         gc.collect()
     for name in ("/LOOPS/A", "/LOOPS/B"):
         moto.delete(name)
-    # An attempt that goes into a loop that is over is repeated for 30 seconds.
+    # A request through a closed loop would be retried for 30 seconds.
     assert time.monotonic() - began < 25
 
 
 def in_thread(work: Callable[[], T]) -> T:
-    """Do *work* in another thread and return what it gives."""
+    """Run *work* in another thread, and return its result."""
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -55,8 +55,8 @@ def in_thread(work: Callable[[], T]) -> T:
     return results[0]
 
 
-def on_a_loop_of_its_own(work: Coroutine[object, None, T]) -> T:
-    """Run *work* on a loop that is closed without the ado of `asyncio.run()`."""
+def on_a_new_loop(work: Coroutine[object, None, T]) -> T:
+    """Run *work* on a new loop, and close the loop without the cleanup of `asyncio.run()`."""
     loop = asyncio.new_event_loop()
     try:
         return loop.run_until_complete(work)
@@ -65,7 +65,7 @@ def on_a_loop_of_its_own(work: Coroutine[object, None, T]) -> T:
 
 
 def test_store_on_several_loops(aws: Store) -> None:
-    """A store whose connections are left open works on each next loop, and each loop closes what it opened."""
+    """A store with open connections works on each next loop, and each loop closes what it opened."""
     store = ParameterStore(ttl=0.0001)
 
     async def read() -> list[str]:
@@ -81,9 +81,9 @@ def test_store_on_several_loops(aws: Store) -> None:
     asyncio.run(store.aclose())
 
 
-def test_store_that_nobody_closes(aws: Store) -> None:
+def test_store_without_a_close(aws: Store) -> None:
     """
-    A store has nothing open any more when the loop that it was used on has ended, and is not reported as unclosed.
+    When the loop on which a store was used has ended, the store has nothing open and causes no warning.
     """
     store = ParameterStore()
 
@@ -94,26 +94,26 @@ def test_store_that_nobody_closes(aws: Store) -> None:
     assert "<ParameterStore not connected>" == repr(store)
 
 
-def test_store_that_was_entered_on_a_loop_that_ended(aws: Store) -> None:
-    """The block that a store was entered for may end on another loop, and holds nothing open on it."""
+def test_store_entered_on_a_loop_that_ended(aws: Store) -> None:
+    """A block that entered a store may end on another loop, and keeps nothing open there."""
     store = ParameterStore()
 
     async def begin() -> None:
         await store.__aenter__()
         await store.get("/LOOPS/A")
 
-    async def go_on() -> str:
+    async def load() -> str:
         env = await load_env("/LOOPS", environ=None, store=store)
         return env["A"]
 
     asyncio.run(begin())
-    assert "1" == asyncio.run(go_on())
+    assert "1" == asyncio.run(load())
     asyncio.run(store.__aexit__(None, None, None))
-    assert "1" == asyncio.run(go_on())
+    assert "1" == asyncio.run(load())
 
 
-def test_store_with_a_read_under_way(aws: Store) -> None:
-    """A read that a loop took with it into its end is none of the next loop's."""
+def test_store_with_an_unfinished_read(aws: Store) -> None:
+    """A read that was unfinished when its loop ended does not affect the next loop."""
     store = ParameterStore(ttl=0.0001)
 
     async def begin() -> None:
@@ -131,7 +131,7 @@ def test_store_with_a_read_under_way(aws: Store) -> None:
 
 
 def test_store_between_two_runners(aws: Store) -> None:
-    """Two loops that take turns may both use a store."""
+    """Two loops that take turns can share a store."""
     store = ParameterStore(ttl=0.0001)
 
     async def read() -> str:
@@ -144,9 +144,9 @@ def test_store_between_two_runners(aws: Store) -> None:
         one.run(asyncio.sleep(0.1))
 
 
-@pytest.mark.parametrize("run", [asyncio.run, on_a_loop_of_its_own])
+@pytest.mark.parametrize("run", [asyncio.run, on_a_new_loop])
 def test_env_without_a_ttl(aws: Store, run: Callable[[Coroutine[object, None, object]], object]) -> None:
-    """Without a TTL an `Env` reads, refreshes and ensures freshness on any loop, whatever the one before left."""
+    """Without a TTL, an `Env` reads, refreshes and ensures freshness on any loop, whatever the earlier loop left."""
     env = run(_loaded(None))
     assert isinstance(env, Env)
     for number in range(3):
@@ -159,8 +159,8 @@ def test_env_without_a_ttl(aws: Store, run: Callable[[Coroutine[object, None, ob
     run(env.aclose())
 
 
-def test_refresh_that_a_loop_took_with_it(aws: Store) -> None:
-    """A refresh that was under way when its loop ended is none of the next loop's."""
+def test_refresh_unfinished_at_the_end_of_its_loop(aws: Store) -> None:
+    """A refresh that was unfinished when its loop ended does not affect the next loop."""
     env = asyncio.run(_loaded(None))
 
     async def begin() -> None:
@@ -176,7 +176,7 @@ def test_refresh_that_a_loop_took_with_it(aws: Store) -> None:
 
 
 def test_callbacks_and_changes_on_several_loops(aws: Store) -> None:
-    """Callbacks and readers that were there before hear of changes on each next loop."""
+    """Callbacks and readers that exist already get the changes on each next loop."""
     env = asyncio.run(_loaded(None))
     heard: list[str] = []
 
@@ -196,19 +196,19 @@ def test_callbacks_and_changes_on_several_loops(aws: Store) -> None:
         await asyncio.sleep(0.01)
         return change.new.value if change.new else ""
 
-    async def wait_in_vain() -> None:
+    async def wait_without_a_change() -> None:
         waiting = asyncio.ensure_future(anext(changes))
         await asyncio.sleep(0.01)
         assert not waiting.done()
 
     for value in ("a", "b", "c"):
         assert value == asyncio.run(follow(value))
-        asyncio.run(wait_in_vain())
+        asyncio.run(wait_without_a_change())
     assert ["a", "b", "c"] == heard
 
 
-def test_env_with_a_ttl_is_refused(aws: Store) -> None:
-    """With a TTL an `Env` is refused on another loop, reads included, with what to do; to close it is no error."""
+def test_env_with_a_ttl_fails_on_another_loop(aws: Store) -> None:
+    """An `Env` with a TTL fails on another loop, also when it is read, and names the remedy; closing it there works."""
 
     async def load() -> Env:
         return await load_env("/LOOPS", ttl=60, environ=None)
@@ -246,8 +246,8 @@ def test_env_with_a_ttl_is_refused(aws: Store) -> None:
         asyncio.run(env.refresh())
 
 
-def test_env_with_a_ttl_that_was_closed(aws: Store) -> None:
-    """An `Env` that was closed in time keeps its values on any loop."""
+def test_closed_env_with_a_ttl(aws: Store) -> None:
+    """An `Env` that was closed on its own loop keeps its values on any loop."""
 
     async def load() -> Env:
         async with load_env("/LOOPS", ttl=60, environ=None) as env:
@@ -261,8 +261,8 @@ def test_env_with_a_ttl_that_was_closed(aws: Store) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*was destroyed but it is pending")
-def test_env_with_a_ttl_of_a_loop_that_waits(aws: Store) -> None:
-    """On a loop that takes turns with another one the `Env` lives on, and is refused on the other."""
+def test_env_with_a_ttl_of_an_alternating_loop(aws: Store) -> None:
+    """If two loops take turns, an `Env` with a TTL keeps working on its own loop, and fails on the other."""
     with asyncio.Runner() as one, asyncio.Runner() as two:
 
         async def load() -> Env:
@@ -280,7 +280,7 @@ def test_env_with_a_ttl_of_a_loop_that_waits(aws: Store) -> None:
 @pytest.mark.parametrize("ttl", [None, 60])
 def test_loop_of_another_thread(aws: Store, ttl: float | None) -> None:
     """
-    While one loop uses an `Env` or a store, that of another thread reads its values, and is refused the rest clearly.
+    While one loop uses an `Env` or a store, another thread's loop can read its values, and anything else fails clearly.
     """
 
     async def main() -> None:
@@ -306,8 +306,8 @@ def test_loop_of_another_thread(aws: Store, ttl: float | None) -> None:
     asyncio.run(main())
 
 
-def test_threads_one_after_another(aws: Store) -> None:
-    """Loops of several threads may use an `Env` one after another, as sync views of a web framework do."""
+def test_threads_in_turn(aws: Store) -> None:
+    """Loops of several threads may use an `Env` in turn, as sync views of a web framework do."""
     env = in_thread(lambda: asyncio.run(_loaded(None)))
     for number in range(3):
         aws.put("/LOOPS/A", str(number))
@@ -316,7 +316,7 @@ def test_threads_one_after_another(aws: Store) -> None:
 
 
 def test_loop_that_ends_around_a_block() -> None:
-    """A block that is cancelled by the end of its loop closes its `Env`, and nothing is reported as left open."""
+    """If the end of the loop cancels a block, the block closes its `Env`, and nothing is reported as unclosed."""
     store = MemoryStore({"/R/A": "1"})
     ended: list[str] = []
 

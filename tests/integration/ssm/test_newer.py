@@ -1,4 +1,4 @@
-"""What you ask for is newer than your question: which refreshes are shared, and how long one waits for its turn."""
+"""A refresh returns values that are newer than its call: which calls share a read, and how long a call waits."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,12 +18,12 @@ REFRESHES: dict[str, Callable[[Env], Awaitable[object]]] = {
     "everything": lambda env: env.refresh(),
     "one key": lambda env: env.refresh("A"),
     "two keys": lambda env: env.refresh("A", "B"),
-    "a key that is not there": lambda env: env.refresh("A", "NONE"),
+    "a missing key": lambda env: env.refresh("A", "NONE"),
     "a gap": lambda env: env.refresh("A", min_gap=0.001),
 }
 
 
-def held_back() -> tuple[Fault, asyncio.Event]:
+def delayed() -> tuple[Fault, asyncio.Event]:
     """Return a fault that reads at once and answers when the event is set."""
     answer = asyncio.Event()
 
@@ -37,14 +37,14 @@ def held_back() -> tuple[Fault, asyncio.Event]:
 
 @pytest.mark.parametrize("second", REFRESHES)
 @pytest.mark.parametrize("first", REFRESHES)
-async def test_refresh_is_newer_than_the_question(ssm: Store, proxy: FaultProxy, first: str, second: str) -> None:
-    """A value that was written before a refresh was asked for is in what it gives, whatever is under way meanwhile."""
+async def test_refresh_is_newer_than_its_call(ssm: Store, proxy: FaultProxy, first: str, second: str) -> None:
+    """A refresh returns every value that was written before its call, whatever else is in flight."""
     for key in "AB":
         ssm.put(f"/R/{key}", "old")
     async with ParameterStore() as store:
         env = await load_env("/R", environ=None, store=store)
         await asyncio.sleep(0.002)
-        fault, answer = held_back()
+        fault, answer = delayed()
         proxy.add(fault, times=1)
         proxy.calls.clear()
         under_way = asyncio.ensure_future(REFRESHES[first](env))
@@ -60,12 +60,12 @@ async def test_refresh_is_newer_than_the_question(ssm: Store, proxy: FaultProxy,
         await under_way
 
 
-async def test_callers_since_share_one_more(ssm: Store, proxy: FaultProxy) -> None:
-    """Callers before the first request share a refresh; all who come while it is under way share exactly one more."""
+async def test_later_callers_share_one_more_refresh(ssm: Store, proxy: FaultProxy) -> None:
+    """Callers before the first request share a refresh; all callers during it share exactly one more."""
     ssm.put("/R/A", "1")
     async with ParameterStore() as store:
         env = await load_env("/R", environ=None, store=store)
-        fault, answer = held_back()
+        fault, answer = delayed()
         proxy.add(fault, times=1)
         proxy.calls.clear()
         first = [asyncio.create_task(env.refresh()) for _ in range(10)]
@@ -80,12 +80,12 @@ async def test_callers_since_share_one_more(ssm: Store, proxy: FaultProxy) -> No
         assert 2 == proxy.count()
 
 
-async def test_one_of_those_who_share_is_cancelled(ssm: Store, proxy: FaultProxy) -> None:
-    """The refresh that waits for its turn stays for the others when the one who began it is cancelled."""
+async def test_cancelled_caller_of_a_shared_refresh(ssm: Store, proxy: FaultProxy) -> None:
+    """A refresh that waits for its turn continues for the others if the caller that started it is cancelled."""
     ssm.put("/R/A", "1")
     async with ParameterStore() as store:
         env = await load_env("/R", environ=None, store=store)
-        fault, answer = held_back()
+        fault, answer = delayed()
         proxy.add(fault, times=1)
         proxy.calls.clear()
         first = asyncio.create_task(env.refresh())
@@ -100,8 +100,8 @@ async def test_one_of_those_who_share_is_cancelled(ssm: Store, proxy: FaultProxy
         assert "2" == env["A"]
 
 
-async def test_failure_is_of_those_who_asked_before(ssm: Store, proxy: FaultProxy, clock: ManualClock) -> None:
-    """A refresh that fails is not the error of those who asked while it was under way."""
+async def test_failure_belongs_to_earlier_callers(ssm: Store, proxy: FaultProxy, clock: ManualClock) -> None:
+    """The error of a failed refresh is not raised to callers that called while it was in flight."""
     store = MemoryStore({"/R/A": "1"}, clock=clock)
     env = await load_env("/R", environ=None, deadline=5, store=store)
     store.hang(1)
@@ -118,10 +118,10 @@ async def test_failure_is_of_those_who_asked_before(ssm: Store, proxy: FaultProx
 @pytest.mark.parametrize("list_interval", [None, 1e6])
 @pytest.mark.parametrize("keys", [(), ("A",), ("NONE",)])
 @pytest.mark.parametrize("gap", [0.25, 30])
-async def test_polls_do_not_put_off_who_waits(
+async def test_polls_do_not_delay_waiting_callers(
     clock: ManualClock, ttl: float, list_interval: float | None, keys: tuple[str, ...], gap: float
 ) -> None:
-    """Who keeps a distance waits no longer than that, however often there are refreshes in the background."""
+    """A caller with `min_gap` waits no longer than the gap, however often the background refreshes."""
     store = MemoryStore({"/R/A": "1"}, clock=clock)
     async with load_env("/R", ttl=ttl, list_interval=list_interval, environ=None, store=store) as env:
         await clock.advance(17)
@@ -134,8 +134,8 @@ async def test_polls_do_not_put_off_who_waits(
 
 
 @pytest.mark.parametrize("keys", [(), ("A",)])
-async def test_distance_is_kept(clock: ManualClock, keys: tuple[str, ...]) -> None:
-    """Forced refreshes of any number of callers begin `min_gap` apart."""
+async def test_min_gap_is_kept(clock: ManualClock, keys: tuple[str, ...]) -> None:
+    """Forced refreshes of any number of callers start `min_gap` apart."""
     store = MemoryStore({"/R/A": "1"}, clock=clock)
     env = await load_env("/R", environ=None, store=store)
     await clock.advance(100)
@@ -157,8 +157,8 @@ async def test_distance_is_kept(clock: ManualClock, keys: tuple[str, ...]) -> No
 
 
 @pytest.mark.parametrize("gap", [0, 5, 30])
-async def test_key_that_went_meanwhile(clock: ManualClock, gap: float) -> None:
-    """A key that goes while its refresh waits leads to a listing, as one does that is not there."""
+async def test_key_removed_meanwhile(clock: ManualClock, gap: float) -> None:
+    """A key that disappears while its refresh waits causes a listing, like a key that does not exist."""
     store = MemoryStore({"/R/A": "1", "/R/B": "1"}, clock=clock)
     env = await load_env("/R", environ=None, store=store)
     store.delete("/R/A")
@@ -177,10 +177,8 @@ async def test_key_that_went_meanwhile(clock: ManualClock, gap: float) -> None:
 
 @pytest.mark.parametrize("turns", range(8))
 @pytest.mark.parametrize("how", ["closed", "cancelled", "closed before"])
-async def test_get_that_was_cut_off(ssm: Store, proxy: FaultProxy, store: ParameterStore, how: str, turns: int) -> None:
-    """
-    A name whose read was cut off, by closing or cancelling, at any moment, is not asked for with those of the next one.
-    """
+async def test_interrupted_get(ssm: Store, proxy: FaultProxy, store: ParameterStore, how: str, turns: int) -> None:
+    """If a read of a name was closed or cancelled at any moment, the next read does not request that name."""
     ssm.put("/G/A", "1")
     ssm.put("/G/B", "1")
     under_way = asyncio.create_task(store.get("/G/A"))

@@ -1,4 +1,4 @@
-"""`ensure_fresh` in an outage: last good values within its own deadline, tries that back off, and nothing raised."""
+"""`ensure_fresh` in an outage: it returns the last good values within its deadline, backs off, and does not raise."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ OUTAGES: dict[str, tuple[Callable[[MemoryStore], None], type[Exception]]] = {
 
 
 class WrongClock(ManualClock):
-    """A clock whose time of day may be wrong."""
+    """A clock whose wall time may be wrong."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class WrongClock(ManualClock):
 
 
 async def stepping(clock: ManualClock, work: Coroutine[object, None, T]) -> T:
-    """Do *work*, and let time pass in small steps until it is done, sockets having their turn."""
+    """Run *work* while the clock advances in small steps, so that sockets make progress."""
     doing = asyncio.ensure_future(work)
     await clock.advance(0)
     for _ in range(1000):
@@ -51,7 +51,7 @@ async def stepping(clock: ManualClock, work: Coroutine[object, None, T]) -> T:
 
 
 async def timed(clock: ManualClock, env: Env, deadline: float = 5.0) -> float:
-    """Ensure freshness, let time pass, and return how long it took on the clock."""
+    """Call `ensure_fresh` while the clock advances, and return how long it took on the clock."""
     began = clock.now()
     assert () == await stepping(clock, env.ensure_fresh(60, deadline))
     return clock.now() - began
@@ -61,7 +61,8 @@ async def timed(clock: ManualClock, env: Env, deadline: float = 5.0) -> float:
 @pytest.mark.parametrize("outage", OUTAGES)
 async def test_outage(outage: str, ttl: float | None, caplog: pytest.LogCaptureFixture) -> None:
     """
-    Whatever is wrong, every call answers within the deadline, most of them at once; `status` and one warning say why.
+    In any outage every call returns within its deadline, and most return at once; `status` and one warning have the
+    reason.
     """
     clock = ManualClock()
     store = MemoryStore({"/R/A": "1"}, clock=clock)
@@ -71,7 +72,7 @@ async def test_outage(outage: str, ttl: float | None, caplog: pytest.LogCaptureF
         begin(store)
         for _ in range(30):
             assert await timed(clock, env) <= 5.1
-            # Right after a try that failed there is none.
+            # Directly after a failed try there is no other.
             assert 0 == await timed(clock, env) or not env.status.failures
             await clock.advance(20)
         status = env.status
@@ -91,7 +92,7 @@ async def test_outage(outage: str, ttl: float | None, caplog: pytest.LogCaptureF
 
 
 async def test_tries_back_off(clock: ManualClock) -> None:
-    """In a long outage the store is asked ever more rarely, about as often as a `ttl` of half a minute would."""
+    """In a long outage tries become rare, about as frequent as with a `ttl` of half a minute."""
     store = MemoryStore({"/R/A": "1"}, clock=clock)
     env = await load_env("/R", environ=None, store=store)
     store.deny("ssm:*")
@@ -100,13 +101,13 @@ async def test_tries_back_off(clock: ManualClock) -> None:
     for _ in range(3600):
         await env.ensure_fresh(60)
         await clock.advance(1)
-    # A listing is tried where a read by name is denied.
+    # If reads by name are denied, each try also lists.
     assert len(store.calls) <= 2 * (3600 / 15 + 8)
     assert env.status.failures >= 100
 
 
 async def test_next_try_is_in_the_status(clock: ManualClock) -> None:
-    """Without a `ttl`, too, `next_refresh` says after a failure when the next try may be."""
+    """Without a `ttl` too, `next_refresh` says after a failure when the next try may happen."""
     store = MemoryStore({"/R/A": "1"}, clock=clock)
     env = await load_env("/R", environ=None, store=store)
     before = env.status
@@ -128,8 +129,8 @@ async def test_next_try_is_in_the_status(clock: ManualClock) -> None:
     assert env.status.next_refresh is None
 
 
-async def test_too_stale_is_raised(clock: ManualClock) -> None:
-    """Values that are older than `max_stale` are an error, in the try that failed and at once before the next one."""
+async def test_values_beyond_max_stale_raise(clock: ManualClock) -> None:
+    """Values older than `max_stale` raise, in the failed try and at once until the next one."""
     store = MemoryStore({"/R/A": "1"}, clock=clock)
     env = await load_env("/R", environ=None, max_stale=600, store=store)
     store.fail()
@@ -143,7 +144,7 @@ async def test_too_stale_is_raised(clock: ManualClock) -> None:
 
 @pytest.mark.parametrize("deadline", [0.5, 2, 20])
 async def test_deadline_is_the_callers(clock: ManualClock, deadline: float) -> None:
-    """The wait is as long as the caller allows, and no longer than the read's own deadline."""
+    """A call waits as long as its deadline allows, and no longer than the read's own deadline."""
     store = MemoryStore({"/R/A": "1"}, clock=clock)
     env = await load_env("/R", environ=None, deadline=10, store=store)
     store.hang()
@@ -155,15 +156,15 @@ async def test_deadline_is_the_callers(clock: ManualClock, deadline: float) -> N
 
 
 @pytest.mark.parametrize("bad", [0, -1, float("nan")])
-async def test_no_deadline(clock: ManualClock, bad: float) -> None:
-    """A deadline that is none is refused."""
+async def test_invalid_deadline(clock: ManualClock, bad: float) -> None:
+    """An invalid deadline is rejected."""
     env = await load_env("/R", environ=None, store=MemoryStore({"/R/A": "1"}, clock=clock))
     with pytest.raises(ValueError, match="deadline is a number of seconds above 0"):
         await env.ensure_fresh(60, bad)
 
 
 async def test_callers_share_the_outage(clock: ManualClock) -> None:
-    """Many callers share one try; one that is cancelled takes it from nobody."""
+    """Many callers share one try, and one cancelled caller does not end it for the others."""
     store = MemoryStore({"/R/A": "1"}, clock=clock)
     env = await load_env("/R", environ=None, store=store)
     await clock.advance(60)
@@ -184,8 +185,8 @@ async def test_callers_share_the_outage(clock: ManualClock) -> None:
 
 
 @pytest.mark.parametrize("keys", [(), ("A",)])
-async def test_beside_a_refresh_that_hangs(clock: ManualClock, keys: tuple[str, ...]) -> None:
-    """Another refresh that is under way, of everything or of some keys, holds a caller no longer than its deadline."""
+async def test_hanging_refresh_does_not_delay_callers(clock: ManualClock, keys: tuple[str, ...]) -> None:
+    """If another refresh hangs, of everything or of some keys, a caller waits no longer than its deadline."""
     store = MemoryStore({"/R/A": "1"}, clock=clock)
     env = await load_env("/R", environ=None, store=store)
     await clock.advance(60)
@@ -201,8 +202,8 @@ async def test_beside_a_refresh_that_hangs(clock: ManualClock, keys: tuple[str, 
     other.cancel()
 
 
-async def test_closed_meanwhile(clock: ManualClock) -> None:
-    """A caller that waits when the `Env` is closed is told so."""
+async def test_close_while_waiting(clock: ManualClock) -> None:
+    """A call that waits when the `Env` closes raises."""
     store = MemoryStore({"/R/A": "1"}, clock=clock)
     env = await load_env("/R", environ=None, store=store)
     await clock.advance(60)
@@ -215,7 +216,7 @@ async def test_closed_meanwhile(clock: ManualClock) -> None:
 
 
 async def test_long_freeze_ends_the_backing_off() -> None:
-    """Time for which the process was frozen counts for the back-off: the first call after it tries."""
+    """The time for which the process was frozen counts for the backoff: the first call after it tries again."""
     clock = WrongClock()
     store = MemoryStore({"/R/A": "1"}, clock=clock)
     env = await load_env("/R", environ=None, store=store)
@@ -233,8 +234,8 @@ async def test_long_freeze_ends_the_backing_off() -> None:
 
 @pytest.mark.parametrize("hours", [2, 24 * 365 * 10])
 @pytest.mark.parametrize("ttl", [None, 600])
-async def test_time_of_day_that_was_wrong(hours: float, ttl: float | None) -> None:
-    """A time of day that is wrong makes values look old for as long as it is wrong, and not longer."""
+async def test_wrong_wall_time(hours: float, ttl: float | None) -> None:
+    """A wrong wall time makes values look old only as long as it is wrong."""
     clock = WrongClock()
     store = MemoryStore({"/R/A": "1"}, clock=clock)
     async with load_env("/R", ttl=ttl, environ=None, max_stale=1200, store=store) as env:
@@ -251,8 +252,8 @@ async def test_time_of_day_that_was_wrong(hours: float, ttl: float | None) -> No
         assert (100, "1") == (env.status.age, env["A"])
 
 
-async def test_read_while_the_time_of_day_was_wrong() -> None:
-    """Values that were read while the time of day was wrong age by the monotonic clock when it is right again."""
+async def test_read_with_wrong_wall_time() -> None:
+    """Values that were read under a wrong wall time age by the monotonic clock once the wall time is right."""
     clock = WrongClock()
     store = MemoryStore({"/R/A": "1"}, clock=clock)
     env = await load_env("/R", environ=None, max_stale=600, store=store)
@@ -267,7 +268,9 @@ async def test_read_while_the_time_of_day_was_wrong() -> None:
 
 
 async def test_revoked_key_is_not_decrypted_at_each_try(clock: ManualClock, caplog: pytest.LogCaptureFixture) -> None:
-    """A revalidation that a revoked key fails is reported, and does not have every try decrypt everything."""
+    """
+    A revalidation that fails because of a revoked key is reported, and later tries do not decrypt everything again.
+    """
     store = MemoryStore({f"/R/K{number}": "1" for number in range(9)}, clock=clock)
     async with load_env("/R", ttl=60, revalidate_interval=600, environ=None, store=store) as env:
         store.deny("kms:Decrypt", "/R/K3")
@@ -292,9 +295,7 @@ WIRE: dict[str, Fault] = {
 
 @pytest.mark.parametrize("fault", WIRE)
 async def test_over_http(ssm: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock, fault: str) -> None:
-    """
-    The same over real HTTP, with connections that were left open: last good values in time, and new ones after it.
-    """
+    """The same over real HTTP with open connections: the last good values in time, and new values afterwards."""
     ssm.put("/R/A", "1")
     env = await load_env("/R", environ=None, store=store)
     await clock.advance(3600)

@@ -1,5 +1,5 @@
 """
-What is read does not steer the reader: a store keeps the region, identity, endpoint, proxies of its first request.
+Loaded values do not redirect the reader: a store keeps the region, identity, endpoint and proxy of its first request.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from faults import FaultProxy
 
 NOWHERE = "http://127.0.0.1:9"
 
-# What a parameter may be called, and a value with which a reader that heeds it fails or goes elsewhere.
+# Names of parameters, each with a value that makes a reader fail or use another place if it honours the variable.
 STEERING = {
     "AWS_REGION": "us-east-1",
     "AWS_DEFAULT_REGION": "us-east-1",
@@ -50,7 +50,7 @@ STEERING = {
 
 
 def senders(proxy: FaultProxy) -> set[str]:
-    """Return the credentials' scopes that calls were signed with, as KEY/REGION, and their session tokens."""
+    """Return the scopes of the requests' signatures as KEY/REGION, and their session tokens."""
     headers = [call.request.headers for call in proxy.calls]
     scopes = [head["Authorization"].partition("Credential=")[2].partition(",")[0].split("/") for head in headers]
     return {"/".join(scope[::2][:2]) for scope in scopes} | {
@@ -59,14 +59,14 @@ def senders(proxy: FaultProxy) -> set[str]:
 
 
 async def read_again(env: Env) -> None:
-    """Refresh in every way."""
+    """Refresh with each method."""
     await env.refresh()
     await env.ensure_fresh(0)
     await env.refresh("DB_PASSWORD")
 
 
 def session_of(kind: str) -> Any:
-    """Return a session of the user's own, or `None`."""
+    """Return a session of a user, or `None`."""
     if kind == "none":
         return None
     if kind == "aioboto3":
@@ -78,8 +78,8 @@ def session_of(kind: str) -> Any:
 
 
 @pytest.mark.parametrize("name", STEERING)
-async def test_a_variable_that_was_read(ssm: Store, proxy: FaultProxy, name: str) -> None:
-    """A parameter that becomes a variable of the SDK changes the environment, and not where the next refresh goes."""
+async def test_loaded_variable_does_not_redirect_refreshes(ssm: Store, proxy: FaultProxy, name: str) -> None:
+    """A parameter that becomes an SDK variable changes the environment, but not where the next refresh goes."""
     ssm.put("/app/DB_PASSWORD", "right")
     ssm.put(f"/app/{name}", STEERING[name])
     assert STEERING[name] != os.environ.get(name)
@@ -96,8 +96,8 @@ async def test_a_variable_that_was_read(ssm: Store, proxy: FaultProxy, name: str
 
 @pytest.mark.parametrize("kind", ["none", "aioboto3", "aiobotocore", "aiobotocore with a default config"])
 @pytest.mark.parametrize("life", ["no store", "ttl", "store", "store with ttl", "open store", "single reads"])
-async def test_all_at_once_through_every_life(ssm: Store, proxy: FaultProxy, life: str, kind: str) -> None:
-    """Whoever holds the connection, and however often it is made anew, all of them together change nothing."""
+async def test_all_variables_with_each_lifetime(ssm: Store, proxy: FaultProxy, life: str, kind: str) -> None:
+    """Whatever owns the connection and however often it reconnects, all of these variables together change nothing."""
     for name, value in STEERING.items():
         ssm.put(f"/app/{name}", value)
     ssm.put("/app/DB_PASSWORD", "right")
@@ -119,8 +119,8 @@ async def test_all_at_once_through_every_life(ssm: Store, proxy: FaultProxy, lif
     assert len(STEERING) + 1 == len(env)
 
 
-async def test_what_was_there_and_is_taken_away(ssm: Store, proxy: FaultProxy) -> None:
-    """A refresh that unsets variables which the SDK had found does not take them from the store."""
+async def test_removed_variables_keep_working(ssm: Store, proxy: FaultProxy) -> None:
+    """If variables that the SDK found are removed later, the store keeps them."""
     ssm.put("/app/DB_PASSWORD", "right")
     env = await load_env("/app")
     for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -131,12 +131,14 @@ async def test_what_was_there_and_is_taken_away(ssm: Store, proxy: FaultProxy) -
     assert {"embedded/eu-central-1"} == senders(proxy)
 
 
-async def test_a_proxy_stays(ssm: Store, proxy: FaultProxy) -> None:
-    """A proxy of the first request is that of all, whatever NO_PROXY says later; hosts it was not for stay without."""
+async def test_proxy_is_kept(ssm: Store, proxy: FaultProxy) -> None:
+    """
+    The proxy of the first request stays, whatever NO_PROXY says later; hosts that it did not cover stay without one.
+    """
     ssm.put("/app/NO_PROXY", "*")
     ssm.put("/app/HTTP_PROXY", NOWHERE)
     ssm.put("/app/DB_PASSWORD", "right")
-    # The proxy gets the whole URL, and its own path is what it passes on.
+    # The proxy gets the whole URL, and forwards its own path.
     os.environ |= {"HTTP_PROXY": proxy.url, "AWS_ENDPOINT_URL_SSM": "http://ssm.test"}
 
     env = await load_env("/app")
@@ -150,8 +152,8 @@ async def test_a_proxy_stays(ssm: Store, proxy: FaultProxy) -> None:
     await read_again(await load_env("/app"))
 
 
-async def test_the_second_store_sees_what_is_there_then(ssm: Store, proxy: FaultProxy) -> None:
-    """The first request of another store finds the environment as it is at that time, and that holds for its life."""
+async def test_second_store_uses_the_current_environment(ssm: Store, proxy: FaultProxy) -> None:
+    """The first request of another store reads the environment of that moment, which holds for the store's lifetime."""
     ssm.put("/app/AWS_REGION", "us-east-1")
     first = await load_env("/app")
 
@@ -167,7 +169,7 @@ async def test_the_second_store_sees_what_is_there_then(ssm: Store, proxy: Fault
 
 
 def test_surroundings_show_no_variable() -> None:
-    """The copy of the environment is a mapping of its variables, none of which is in its repr."""
+    """The copy of the environment is a mapping of its variables whose repr shows none of them."""
     os.environ |= {"AWS_SECRET_ACCESS_KEY": "hunter2", "AWS_REGION": "eu-west-3", "AWS_CONFIG_FILE": "~/config"}
     os.environ["HOME"] = "/home/me"
     surroundings = Surroundings()
@@ -179,8 +181,8 @@ def test_surroundings_show_no_variable() -> None:
     assert "<Surroundings>" == repr(surroundings)
 
 
-async def test_a_store_that_never_connected_looks_again(ssm: Store) -> None:
-    """Where no client could be made nothing is fixed: once the environment is right, the same store reads."""
+async def test_store_that_never_connected_reads_again(ssm: Store) -> None:
+    """If no client could be created, nothing is kept: once the environment is right, the same store works."""
     ssm.put("/app/A", "1")
     os.environ["AWS_PROFILE"] = "not-there"
     store = ParameterStore()
@@ -193,11 +195,11 @@ async def test_a_store_that_never_connected_looks_again(ssm: Store) -> None:
 
 @dataclass
 class Issuer:
-    """A server that gives credentials which have to be renewed at each use; *asked* is what it was sent."""
+    """A server whose credentials must be renewed at each use; *requests* lists its requests."""
 
     key: str
     url: str = ""
-    asked: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[dict[str, Any]] = field(default_factory=list)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["Issuer"]:
@@ -215,8 +217,8 @@ class Issuer:
 
     async def _handle(self, request: web.Request) -> web.Response:
         form = dict(await request.post())
-        self.asked.append({**form, "path": request.path, "authorization": request.headers.get("Authorization")})
-        # So soon that the SDK renews them before it signs anything.
+        self.requests.append({**form, "path": request.path, "authorization": request.headers.get("Authorization")})
+        # The expiry is so near that the SDK renews them before each signature.
         expiration = f"{datetime.now(UTC) + timedelta(minutes=5):%Y-%m-%dT%H:%M:%SZ}"
         if request.method == "GET":
             given = {"AccessKeyId": self.key, "SecretAccessKey": "s", "Token": "t", "Expiration": expiration}
@@ -239,15 +241,13 @@ async def issuer() -> AsyncIterator[Issuer]:
 
 @pytest.fixture
 async def other() -> AsyncIterator[Issuer]:
-    """Run one that a parameter names."""
+    """Run an issuer that a parameter names."""
     async with Issuer("WRONG").running() as running:
         yield running
 
 
 async def renew(ssm: Store, proxy: FaultProxy, first: Mapping[str, str], read: Mapping[str, str]) -> None:
-    """
-    Load variables that are *read* with credentials that are found in *first*, and let these be renewed several times.
-    """
+    """Load the variables of *read* with credentials from *first*, and have these renewed several times."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         del os.environ[name]
     os.environ |= first
@@ -270,7 +270,7 @@ async def renew(ssm: Store, proxy: FaultProxy, first: Mapping[str, str], read: M
 async def test_credentials_of_a_container(  # noqa: PLR0917 - fixtures
     ssm: Store, proxy: FaultProxy, issuer: Issuer, other: Issuer, tmp_path: Path, where: str
 ) -> None:
-    """A container's credentials are renewed where they came from, with the token of the first request."""
+    """A container's credentials are renewed from their first source, with the token of the first request."""
     (tmp_path / "token").write_text("mine")
     (tmp_path / "other").write_text("yours")
     name, mine, yours = {
@@ -289,15 +289,15 @@ async def test_credentials_of_a_container(  # noqa: PLR0917 - fixtures
 
     await renew(ssm, proxy, first, read)
 
-    assert [] == other.asked
-    assert {"mine"} == {asked["authorization"] for asked in issuer.asked}
-    assert len(issuer.asked) > 6
+    assert [] == other.requests
+    assert {"mine"} == {requests["authorization"] for requests in issuer.requests}
+    assert len(issuer.requests) > 6
 
 
 async def test_credentials_of_a_web_identity(
     ssm: Store, proxy: FaultProxy, issuer: Issuer, other: Issuer, tmp_path: Path
 ) -> None:
-    """A web identity keeps its role, token file, session's name and STS; what the token file holds is read anew."""
+    """A web identity keeps its role, token file, session name and STS; the token file is read again each time."""
     (tmp_path / "token").write_text("mine")
     (tmp_path / "other").write_text("yours")
     first = {
@@ -322,12 +322,14 @@ async def test_credentials_of_a_web_identity(
 
     await renew(ssm, proxy, first, read)
 
-    assert [] == other.asked
-    sent = {(asked["RoleArn"], asked["WebIdentityToken"], asked["RoleSessionName"]) for asked in issuer.asked}
+    assert [] == other.requests
+    sent = {
+        (requests["RoleArn"], requests["WebIdentityToken"], requests["RoleSessionName"]) for requests in issuer.requests
+    }
     assert {("arn:aws:iam::111122223333:role/mine", "mine", "mine")} == sent
     (tmp_path / "token").write_text("renewed")
     await load_env("/app", environ=None)
-    assert "renewed" == issuer.asked[-1]["WebIdentityToken"]
+    assert "renewed" == issuer.requests[-1]["WebIdentityToken"]
 
 
 async def test_credentials_of_a_role_in_a_profile(  # noqa: PLR0917 - fixtures
@@ -352,17 +354,17 @@ async def test_credentials_of_a_role_in_a_profile(  # noqa: PLR0917 - fixtures
 
     await renew(ssm, proxy, first | kept, read)
 
-    assert [] == other.asked
-    assert {"arn:aws:iam::111122223333:role/mine"} == {asked["RoleArn"] for asked in issuer.asked}
-    assert all("OWL/" in asked["authorization"] for asked in issuer.asked)
-    assert all("/eu-central-1/sts/" in asked["authorization"] for asked in issuer.asked)
+    assert [] == other.requests
+    assert {"arn:aws:iam::111122223333:role/mine"} == {requests["RoleArn"] for requests in issuer.requests}
+    assert all("OWL/" in requests["authorization"] for requests in issuer.requests)
+    assert all("/eu-central-1/sts/" in requests["authorization"] for requests in issuer.requests)
 
 
 @pytest.mark.parametrize("nested", [False, True])
 async def test_credentials_of_a_process(  # noqa: PLR0917 - fixtures
     ssm: Store, proxy: FaultProxy, issuer: Issuer, other: Issuer, config_file: Path, tmp_path: Path, nested: bool
 ) -> None:
-    """A process that gives credentials runs again to renew them, in the environment of the first request."""
+    """A credential process runs again to renew its credentials, in the environment of the first request."""
     expiration = f"{datetime.now(UTC) + timedelta(minutes=5):%Y-%m-%dT%H:%M:%SZ}"
     script = tmp_path / "credentials.py"
     script.write_text(
@@ -377,16 +379,13 @@ async def test_credentials_of_a_process(  # noqa: PLR0917 - fixtures
     first = {"WHOSE": "RIGHT", "AWS_ENDPOINT_URL_STS": issuer.url}
     await renew(ssm, proxy, first, {"WHOSE": "WRONG", "AWS_ENDPOINT_URL_STS": other.url})
 
-    assert [] == other.asked
-    assert nested == bool(issuer.asked)
-    assert all("RIGHT/" in asked["authorization"] for asked in issuer.asked)
+    assert [] == other.requests
+    assert nested == bool(issuer.requests)
+    assert all("RIGHT/" in requests["authorization"] for requests in issuer.requests)
 
 
 async def test_credentials_in_variables_that_expire(ssm: Store, proxy: FaultProxy) -> None:
-    """
-    Credentials in variables with an expiration are renewed from the first request's environment, not from what was
-    read.
-    """
+    """Expiring credentials in variables are renewed from the first request's environment, not from loaded variables."""
     expiration = f"{datetime.now(UTC) + timedelta(minutes=5):%Y-%m-%dT%H:%M:%SZ}"
     first = {
         "AWS_ACCESS_KEY_ID": "RIGHT",
@@ -399,8 +398,10 @@ async def test_credentials_in_variables_that_expire(ssm: Store, proxy: FaultProx
     await renew(ssm, proxy, first, read)
 
 
-async def test_a_machines_role(ssm: Store, proxy: FaultProxy, other: Issuer) -> None:
-    """Credentials of the instance's role come from the first request's metadata service, by no proxy that was read."""
+async def test_credentials_of_an_instance_role(ssm: Store, proxy: FaultProxy, other: Issuer) -> None:
+    """
+    Credentials of the instance's role come from the metadata service of the first request, through no loaded proxy.
+    """
     expiration = f"{datetime.now(UTC) + timedelta(minutes=5):%Y-%m-%dT%H:%M:%SZ}"
     role = {"Code": "Success", "AccessKeyId": "RIGHT", "SecretAccessKey": "s", "Token": "t", "Expiration": expiration}
 
@@ -427,7 +428,7 @@ async def test_a_machines_role(ssm: Store, proxy: FaultProxy, other: Issuer) -> 
     finally:
         await runner.cleanup()
 
-    assert [] == other.asked
+    assert [] == other.requests
 
 
 ANOTHER_LOOP_AND_A_CHILD = """
@@ -451,8 +452,8 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @pytest.mark.parametrize("session", [[], ["session"]])
-async def test_on_another_loop_and_in_a_child(ssm: Store, proxy: FaultProxy, session: list[str]) -> None:
-    """A refresh on a new event loop, and one in a process that was forked, go where the first request went."""
+async def test_new_loop_and_forked_child(ssm: Store, proxy: FaultProxy, session: list[str]) -> None:
+    """A refresh on a new event loop or in a forked process goes where the first request went."""
     for name, value in STEERING.items():
         ssm.put(f"/app/{name}", value)
 

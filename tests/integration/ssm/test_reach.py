@@ -1,6 +1,4 @@
-"""
-What can be reached from an error: no value, no key and no token, in a frame, an attribute, a cause or a log record.
-"""
+"""Errors reference no value, key or token: not in a frame, an attribute, a cause or a log record."""
 
 import asyncio
 import json
@@ -20,7 +18,7 @@ from faults import Call, Fault, FaultProxy, Forward, Server, changed, cut, error
 from reach import holds
 from timing import passing
 
-# A value that is found whole, with characters that JSON escapes around it.
+# A value with characters that JSON escapes around a part that is always found.
 CORE = secrets.token_hex(12)
 VALUE = f'"\\\n{CORE}\n{CORE}ü'
 QUOTED = json.dumps({"Parameters": [{"Name": "/R/A", "Type": "String", "Value": VALUE, "Version": 1}]}).encode()
@@ -39,19 +37,17 @@ FAULTS: dict[str, Fault] = {
     "no JSON": raw(CORE.encode()),
     "no UTF-8": raw(b"\xff" + QUOTED),
     "a list": raw(b"[" + QUOTED + b"]"),
-    "400 that quotes": raw(QUOTED[:-2], 400),
+    "400 with the parameters": raw(QUOTED[:-2], 400),
     "400 with a page": raw(b"<html>" + QUOTED, 400),
     "403 with a page": raw(b"<html>" + QUOTED, 403),
     "502 with a page": raw(b"<html>" + QUOTED, 502),
-    "503 that quotes": raw(QUOTED, 503),
+    "503 with the parameters": raw(QUOTED, 503),
     "a redirect": raw(QUOTED, 302),
-    "a version that is none": changed(lambda _, page: {"Parameters": [p | {"Version": VALUE} for p in items(page)]}),
-    "a date that is none": changed(
-        lambda _, page: {"Parameters": [p | {"LastModifiedDate": VALUE} for p in items(page)]}
-    ),
-    "a name that is none": changed(lambda _, page: {"Parameters": [p | {"Name": [VALUE]} for p in items(page)]}),
-    "a type that is none": changed(lambda _, page: {"Parameters": [p | {"Type": VALUE} for p in items(page)]}),
-    "a token that is none": changed(lambda _, page: page | {"NextToken": [VALUE]}),
+    "an invalid version": changed(lambda _, page: {"Parameters": [p | {"Version": VALUE} for p in items(page)]}),
+    "an invalid date": changed(lambda _, page: {"Parameters": [p | {"LastModifiedDate": VALUE} for p in items(page)]}),
+    "an invalid name": changed(lambda _, page: {"Parameters": [p | {"Name": [VALUE]} for p in items(page)]}),
+    "an invalid type": changed(lambda _, page: {"Parameters": [p | {"Type": VALUE} for p in items(page)]}),
+    "an invalid token": changed(lambda _, page: page | {"NextToken": [VALUE]}),
     "FIN": reset(),
     "RST": reset(rst=True),
     "throttled": throttled(),
@@ -68,7 +64,7 @@ def items(page: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def garbled(head: bytes) -> Fault:
-    """Answer with this head, and values where a head or a chunk belongs."""
+    """Answer with this head, and with values where a head or a chunk belongs."""
 
     async def fault(call: Call, _: Forward) -> Any:
         assert call.request.transport is not None
@@ -82,9 +78,9 @@ def garbled(head: bytes) -> Fault:
 
 FAULTS |= {
     "a length that is too short": garbled(b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n"),
-    "chunks that are none": garbled(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
-    "a header that is none": garbled(b"HTTP/1.1 200 OK\r\n"),
-    "a status that is none": garbled(b"HTTP/1.1 "),
+    "invalid chunks": garbled(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+    "an invalid header": garbled(b"HTTP/1.1 200 OK\r\n"),
+    "an invalid status": garbled(b"HTTP/1.1 "),
     "no status": garbled(b""),
     "zipped": garbled(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 40\r\n\r\n"),
 }
@@ -92,7 +88,7 @@ FAULTS |= {
 
 @pytest.fixture(params=["http"])
 def scheme(request: pytest.FixtureRequest) -> str:
-    """Give what the proxy speaks; one that speaks TLS, too, is added here."""
+    """Return the proxy's scheme; the fixture below adds a TLS proxy."""
     speaks: str = request.param
     return speaks
 
@@ -108,11 +104,11 @@ def filled(proxy: FaultProxy, ssm: Store, scheme: str) -> FaultProxy:
 
 @pytest.fixture
 def records() -> Iterator[list[logging.LogRecord]]:
-    """Give all log records of whatever logger and level, from now on."""
+    """Collect all log records of all loggers and levels from now on."""
     heard: list[logging.LogRecord] = []
 
     class Handler(logging.Handler):
-        emit = staticmethod(heard.append)  # type: ignore[assignment] # called with a record only
+        emit = staticmethod(heard.append)  # type: ignore[assignment] # only called with a record
 
     root, handler, level = logging.getLogger(), Handler(), logging.getLogger().level
     root.addHandler(handler)
@@ -123,7 +119,7 @@ def records() -> Iterator[list[logging.LogRecord]]:
 
 
 def in_records(records: list[logging.LogRecord], secret: str) -> list[str]:
-    """Return what the log says of *secret*, in texts and in what its tracebacks lead to."""
+    """Return where the log's texts and tracebacks contain *secret*."""
     found = [f"{record.name}: {record.getMessage()[:200]}" for record in records if secret in record.getMessage()]
     for record in records:
         if record.exc_info and record.exc_info[1]:
@@ -132,10 +128,10 @@ def in_records(records: list[logging.LogRecord], secret: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-async def test_no_value_is_reached_from_a_load(
+async def test_failed_load_references_no_value(
     filled: FaultProxy, store: ParameterStore, clock: ManualClock, records: list[logging.LogRecord], name: str
 ) -> None:
-    """From the error of a load that failed, and from the log, no value is reached, however the answer broke."""
+    """The error of a failed load and the log reference no value, however the answer was broken."""
     filled.add(FAULTS[name])
     del records[:]
 
@@ -151,19 +147,19 @@ async def test_no_value_is_reached_from_a_load(
 REFRESHED = [
     name
     for name in FAULTS
-    if (not name.startswith("cut") or "55%" in name or "97%" in name) and name != "a token that is none"
+    if (not name.startswith("cut") or "55%" in name or "97%" in name) and name != "an invalid token"
 ]
 
 
 @pytest.mark.parametrize("name", REFRESHED)
-async def test_no_value_is_reached_from_a_refresh(
+async def test_failed_refresh_references_no_value(
     filled: FaultProxy, ssm: Store, clock: ManualClock, records: list[logging.LogRecord], name: str
 ) -> None:
-    """From the error of a refresh, which the status keeps, and from the log no value is reached, of then or before."""
+    """The error of a refresh, which the status keeps, and the log reference no value, old or new."""
     async with ParameterStore(clock=clock, random=lambda: 0.5) as store:
         env = await load_env("/R", environ={}, store=store, deadline=0.5)
         await asyncio.to_thread(ssm.put, "/R/B", VALUE * 41)
-        # What changed is read decrypted: together, singly or by listing.
+        # Changed parameters are read with decryption: in batches, singly or by listing.
         filled.add(FAULTS[name], when=lambda call: bool(call.body["WithDecryption"]))
         del records[:]
 
@@ -178,14 +174,14 @@ async def test_no_value_is_reached_from_a_refresh(
 
 
 def web_identity(folder: Path, _: str) -> None:
-    """Assume a role with a token that is secret."""
+    """Assume a role with a secret token."""
     token = folder / "token"
     token.write_text(CORE)
     os.environ |= {"AWS_WEB_IDENTITY_TOKEN_FILE": str(token), "AWS_ROLE_ARN": "arn:aws:iam::111122223333:role/app"}
 
 
 def assumed(folder: Path, _: str) -> None:
-    """Assume a role with a key that is secret."""
+    """Assume a role with a secret key."""
     path = folder / "config"
     path.write_text(
         "[default]\nrole_arn = arn:aws:iam::111122223333:role/app\nsource_profile = base\n"
@@ -195,12 +191,12 @@ def assumed(folder: Path, _: str) -> None:
 
 
 def container(_: Path, url: str) -> None:
-    """Ask an endpoint, with a token that is secret."""
+    """Use a credentials endpoint with a secret token."""
     os.environ |= {"AWS_CONTAINER_CREDENTIALS_FULL_URI": url, "AWS_CONTAINER_AUTHORIZATION_TOKEN": CORE}
 
 
 def process(folder: Path, _: str) -> None:
-    """Run a program that prints its keys, and fails."""
+    """Run a credential process that prints its keys, and fails."""
     script = folder / "credentials.sh"
     script.write_text(f'#!/bin/sh\necho \'{{"SecretAccessKey": "{CORE}"\'; echo {CORE} >&2; exit 3\n')
     script.chmod(0o755)
@@ -209,7 +205,7 @@ def process(folder: Path, _: str) -> None:
 
 
 def given(*, until: str, whole: bool = True) -> bytes:
-    """Return credentials as STS does, or most of them."""
+    """Return credentials in an STS answer, complete or not."""
     keys = f"<AccessKeyId>A</AccessKeyId><SecretAccessKey>{CORE}</SecretAccessKey><SessionToken>{CORE}</SessionToken>"
     body = f"<Credentials>{keys}<Expiration>{until}</Expiration></Credentials>"
     text = "".join(f"<{name}Result>{body}</{name}Result>" for name in ("AssumeRole", "AssumeRoleWithWebIdentity"))
@@ -221,11 +217,11 @@ ANSWERS: dict[str, bytes] = {
     "refuses": http("<E><Error><Code>AccessDenied</Code><Message>No.</Message></Error></E>", 403),
     "is down": http(f"<html>{CORE}</html>", 500),
     "answers with half of it": given(until="2100-01-01T00:00:00Z", whole=False),
-    "answers with a date that is none": given(until="soon"),
-    "answers with keys that are over": given(until="2001-01-01T00:00:00Z"),
-    "answers nothing": b"",
+    "answers with an invalid date": given(until="soon"),
+    "answers with expired keys": given(until="2001-01-01T00:00:00Z"),
+    "sends no answer": b"",
     "answers with JSON": http(json.dumps({"SecretAccessKey": CORE, "AccessKeyId": CORE})),
-    "answers with a date that is none in JSON": http(
+    "answers with an invalid date in JSON": http(
         json.dumps({"AccessKeyId": "A", "SecretAccessKey": CORE, "Token": CORE, "Expiration": CORE})
     ),
 }
@@ -233,14 +229,14 @@ ANSWERS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("answer", ANSWERS)
 @pytest.mark.parametrize("setup", [web_identity, assumed, container, process])
-async def test_no_credentials_are_reached(
+async def test_credential_errors_reference_no_secret(
     proxy: FaultProxy,
     records: list[logging.LogRecord],
     tmp_path: Path,
     setup: Callable[[Path, str], None],
     answer: str,
 ) -> None:
-    """From the error of a load that found no credentials, and from the log, no key and no token is reached."""
+    """The error of a load without credentials, and the log, reference no key and no token."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         del os.environ[name]
     async with Server(lambda _: ANSWERS[answer]).running() as server:
@@ -248,7 +244,7 @@ async def test_no_credentials_are_reached(
         setup(tmp_path, server.url)
 
         with pytest.raises(AiossmenvError) as caught:
-            # The SDK asks a container's endpoint three times, and waits a second after each.
+            # The SDK tries a container's endpoint three times, with a pause of a second after each.
             await load_env("/R", environ={}, deadline=4 if setup is container else 0.7)
 
     assert [] == holds(caught.value, CORE)
@@ -256,11 +252,11 @@ async def test_no_credentials_are_reached(
     assert 0 == proxy.count()
 
 
-# --- That it would be reached
+# --- The search itself
 
 
 def failing(held: object) -> Exception:
-    """Return an exception with a frame of the standard library that holds this."""
+    """Return an exception with a frame of the standard library that holds *thing*."""
     try:
         json.loads("{", object_hook=held)  # type: ignore[arg-type] # never called
     except ValueError as found:
@@ -276,7 +272,7 @@ def caused(by: Exception) -> Exception:
 
 
 def within(context: Exception) -> Exception:
-    """Return an exception with this context, which is not shown."""
+    """Return an exception with this context, which tracebacks hide."""
     made = KeyError()
     made.__context__, made.__suppress_context__ = context, True
     return made
@@ -285,7 +281,7 @@ def within(context: Exception) -> Exception:
 def with_attribute(value: object) -> Exception:
     """Return an exception with this attribute."""
     made = KeyError()
-    made.attribute = value  # type: ignore[attr-defined] # that is what is tried
+    made.attribute = value  # type: ignore[attr-defined] # the tested place
     return made
 
 
@@ -304,6 +300,6 @@ def with_attribute(value: object) -> Exception:
         with_attribute(memoryview(CORE.encode())),
     ],
 )
-def test_it_would_be_reached(error: Exception) -> None:
+def test_search_finds_each_place(error: Exception) -> None:
     """A value in any of these places is found."""
     assert holds(error, CORE)

@@ -1,4 +1,4 @@
-"""Staying current: refreshes, what they publish, and how they end. Time stands still unless a test moves it."""
+"""Refreshes: when they run, what they publish, and how they end. The clock stands still unless a test advances it."""
 
 import asyncio
 import gc
@@ -17,12 +17,15 @@ from timing import eventually, our_tasks, passing
 
 @pytest.fixture(params=["http", "https"])
 def scheme(request: pytest.FixtureRequest) -> str:
-    """Run the tests that have a `proxy` without TLS and with it."""
+    """Run the tests that use `proxy` without TLS and with it."""
     return str(request.param)
 
 
 async def test_values_follow_the_store(ssm: Store, store: ParameterStore, clock: ManualClock) -> None:
-    """With a TTL a change is in the `Env` and in the environment within that time, and what is new with a listing."""
+    """
+    With a TTL, a change reaches the `Env` and the environment within the TTL, and a new parameter with the next
+    listing.
+    """
     ssm.put("/R/A", "1")
     async with load_env("/R", ttl=60, list_interval=100, store=store) as env:
         changes = env.changes()
@@ -48,8 +51,8 @@ async def test_values_follow_the_store(ssm: Store, store: ParameterStore, clock:
         assert {"A": "2", "B": "new"} == dict(env) == {key: os.environ[key] for key in env}
 
 
-async def test_refreshes_begin_within_the_ttl(ssm: Store, proxy: FaultProxy, clock: ManualClock) -> None:
-    """The first one begins anywhere in the TTL, each later one after 80 to 95 % of it."""
+async def test_refreshes_are_due_within_the_ttl(ssm: Store, proxy: FaultProxy, clock: ManualClock) -> None:
+    """The first refresh starts at a random time within the TTL, each later one after 80 to 95 % of it."""
     ssm.put("/R/A", "1")
     rng = iter([0.1, 0.5, 0.5, 0.0, 1.0, 0.5])
     async with (
@@ -69,7 +72,7 @@ async def test_refreshes_begin_within_the_ttl(ssm: Store, proxy: FaultProxy, clo
 async def test_callers_share_a_refresh(
     ssm: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock
 ) -> None:
-    """Any number of callers share one read; the background one, which reads less, is waited for."""
+    """Any number of callers share one read; they wait for a running background read, although it reads less."""
     ssm.put("/R/A", "1")
     async with load_env("/R", ttl=60, store=store) as env:
         before = proxy.count()
@@ -79,8 +82,11 @@ async def test_callers_share_a_refresh(
         assert ["GetParameters", "GetParametersByPath"] == [call.operation for call in proxy.calls[before:]]
 
 
-async def test_cancelled_caller_leaves_the_others_theirs(ssm: Store, proxy: FaultProxy) -> None:
-    """Who is cancelled takes nothing from the others; the last to leave ends the read, and the next one works."""
+async def test_cancelled_caller_does_not_affect_others(ssm: Store, proxy: FaultProxy) -> None:
+    """
+    A cancelled caller does not end a shared read; when the last caller is cancelled, the read ends and the next one
+    works.
+    """
     ssm.put("/R/A", "1")
     async with load_env("/R", ttl=3600) as env:
         proxy.add(hang(0.2), times=1)
@@ -108,7 +114,7 @@ async def test_cancelled_caller_leaves_the_others_theirs(ssm: Store, proxy: Faul
 async def test_last_good_stays(
     ssm: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A refresh that fails changes nothing but the status, and comes back with full jitter until one succeeds."""
+    """A failed refresh changes only the status, and is retried with full jitter until one succeeds."""
     ssm.put("/R/A", "1")
     async with load_env("/R", ttl=60, store=store) as env:
         assert env.status.fresh
@@ -134,8 +140,8 @@ async def test_last_good_stays(
     assert "next try in 2.0 s: AccessDenied" in failed[2]
 
 
-async def test_an_explicit_refresh_raises(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """`refresh()` raises what the read raises, and the status says the same."""
+async def test_explicit_refresh_raises(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+    """`refresh()` raises the error of the read, and the status has the same error."""
     ssm.put("/R/A", "1")
     env = await load_env("/R", store=store, deadline=5)
     proxy.add(error("AccessDeniedException", "no"))
@@ -148,7 +154,7 @@ async def test_an_explicit_refresh_raises(ssm: Store, proxy: FaultProxy, store: 
 
 
 async def test_status_ages(ssm: Store, store: ParameterStore, clock: ManualClock, proxy: FaultProxy) -> None:
-    """The status is true at any moment: the age grows, and a snapshot older than its TTL is not fresh."""
+    """The status is correct at any moment: the age grows, and a snapshot older than its TTL is not fresh."""
     ssm.put("/R/A", "1")
     async with load_env("/R", ttl=60, store=store) as env:
         proxy.add(hang())
@@ -160,10 +166,10 @@ async def test_status_ages(ssm: Store, store: ParameterStore, clock: ManualClock
         assert (False, 61, 0) == (status.fresh, status.age, status.next_refresh)
 
 
-async def test_a_hanging_refresh_ends_at_its_deadline(
+async def test_hanging_refresh_ends_at_its_deadline(
     ssm: Store, store: ParameterStore, clock: ManualClock, proxy: FaultProxy
 ) -> None:
-    """A background read that is never answered fails at its deadline, and the next one comes."""
+    """A background read without an answer fails at its deadline, and the next one follows."""
     ssm.put("/R/A", "1")
     async with load_env("/R", ttl=60, store=store, deadline=10) as env:
         proxy.add(hang(), times=1)
@@ -176,8 +182,8 @@ async def test_a_hanging_refresh_ends_at_its_deadline(
         await eventually(lambda: not env.status.failures)
 
 
-async def test_absent_once_is_not_absent(ssm: Store, store: ParameterStore) -> None:
-    """A parameter is gone when two complete reads in a row miss it; then its variable is unset."""
+async def test_missing_once_is_not_removed(ssm: Store, store: ParameterStore) -> None:
+    """A parameter is removed when two consecutive complete reads miss it; then its variable is unset."""
     ssm.put("/R/A", "1")
     ssm.put("/R/B", "1")
     env = await load_env("/R", store=store)
@@ -196,8 +202,8 @@ async def test_absent_once_is_not_absent(ssm: Store, store: ParameterStore) -> N
     assert "B" not in os.environ
 
 
-async def test_only_what_is_ours_is_unset(ssm: Store, store: ParameterStore) -> None:
-    """A variable that somebody changed after us stays when its parameter goes."""
+async def test_only_own_variables_are_unset(ssm: Store, store: ParameterStore) -> None:
+    """A variable that another writer changed stays when its parameter disappears."""
     ssm.put("/R/A", "1")
     ssm.put("/R/B", "1")
     env = await load_env("/R", store=store)
@@ -211,8 +217,8 @@ async def test_only_what_is_ours_is_unset(ssm: Store, store: ParameterStore) -> 
     assert "theirs" == os.environ["B"]
 
 
-async def test_everything_gone_is_a_failed_refresh(ssm: Store, store: ParameterStore) -> None:
-    """A path that comes back empty keeps the last good values and says so, unless it may be empty."""
+async def test_empty_path_is_a_failed_refresh(ssm: Store, store: ParameterStore) -> None:
+    """A path that becomes empty keeps the last good values and raises, unless `allow_empty` is set."""
     ssm.put("/R/A", "1")
     env = await load_env("/R", store=store)
     loose = await load_env("/R", store=store, allow_empty=True, environ=None)
@@ -229,7 +235,7 @@ async def test_everything_gone_is_a_failed_refresh(ssm: Store, store: ParameterS
 
 
 async def test_the_only_parameter_is_renamed(ssm: Store, store: ParameterStore, clock: ManualClock) -> None:
-    """A refresh by name that misses a parameter is followed by a listing, which finds what it is called now."""
+    """If a refresh by name misses a parameter, a listing follows, which finds the new name."""
     ssm.put("/R/OLD", "1")
     async with load_env("/R", ttl=60, list_interval=1e6, store=store) as env:
         ssm.put("/R/NEW", "1")
@@ -241,8 +247,8 @@ async def test_the_only_parameter_is_renamed(ssm: Store, store: ParameterStore, 
         assert 0 == env.status.failures
 
 
-async def test_a_collision_in_a_refresh_keeps_the_old(ssm: Store, store: ParameterStore) -> None:
-    """A parameter that collides with another is a failed refresh; a renamed one is not."""
+async def test_collision_in_a_refresh_keeps_the_old_values(ssm: Store, store: ParameterStore) -> None:
+    """If a new parameter collides with another, the refresh fails; if it replaces the other one, it succeeds."""
     ssm.put("/R/a-b", "1")
     env = await load_env("/R", store=store)
 
@@ -256,8 +262,8 @@ async def test_a_collision_in_a_refresh_keeps_the_old(ssm: Store, store: Paramet
     assert "2" == env["A_B"] == os.environ["A_B"]
 
 
-async def test_two_envs_do_not_disturb_each_other(ssm: Store, store: ParameterStore) -> None:
-    """Two `Env`s on one store and one environment refresh, lose and close on their own."""
+async def test_two_envs_are_independent(ssm: Store, store: ParameterStore) -> None:
+    """Two `Env`s with one store and one environment refresh, remove and close independently."""
     ssm.put("/ONE/A", "1")
     ssm.put("/ONE/SHARED", "one")
     ssm.put("/TWO/B", "2")
@@ -283,7 +289,7 @@ async def test_two_envs_do_not_disturb_each_other(ssm: Store, store: ParameterSt
 
 
 async def test_closing_is_prompt_while_a_request_hangs(ssm: Store, proxy: FaultProxy) -> None:
-    """Leaving the block ends the refresher at once, also in mid-request; the environment stays."""
+    """Leaving the block ends a running refresh at once, even during a request; the variables stay."""
     ssm.put("/R/A", "1")
     async with load_env("/R", ttl=0.05) as env:
         proxy.add(hang())
@@ -297,8 +303,8 @@ async def test_closing_is_prompt_while_a_request_hangs(ssm: Store, proxy: FaultP
         await env.refresh()
 
 
-async def test_callbacks_cannot_hurt(ssm: Store, store: ParameterStore, caplog: pytest.LogCaptureFixture) -> None:
-    """A callback that raises is logged by name, type and place, without the value; the others are called."""
+async def test_callback_errors_are_logged(ssm: Store, store: ParameterStore, caplog: pytest.LogCaptureFixture) -> None:
+    """A callback that raises is logged by name, type and place, without the value; the other callbacks are called."""
     ssm.put("/R/A", "1")
     seen: list[Change] = []
 
@@ -323,8 +329,8 @@ async def test_callbacks_cannot_hurt(ssm: Store, store: ParameterStore, caplog: 
     assert "marker-secret" not in caplog.text
 
 
-async def test_callbacks_hear_of_their_keys(ssm: Store, store: ParameterStore) -> None:
-    """A callback for some keys hears of those alone, until it is unsubscribed."""
+async def test_callbacks_for_some_keys(ssm: Store, store: ParameterStore) -> None:
+    """A callback for some keys gets changes of only those keys, until it is unsubscribed."""
     ssm.put("/R/A", "1")
     ssm.put("/R/B", "1")
     env = await load_env("/R", store=store)
@@ -343,8 +349,8 @@ async def test_callbacks_hear_of_their_keys(ssm: Store, store: ParameterStore) -
     assert ["B"] == seen
 
 
-async def test_slow_reader_gets_one_change_for_each_key(ssm: Store, store: ParameterStore) -> None:
-    """Unread changes of one key become one, from the oldest to the newest; what cancels out vanishes."""
+async def test_slow_reader_gets_one_change_per_key(ssm: Store, store: ParameterStore) -> None:
+    """Unread changes of one key are combined, from the oldest to the newest; if they cancel out, there is none."""
     ssm.put("/R/A", "1")
     env = await load_env("/R", store=store)
     changes = env.changes()
@@ -365,7 +371,7 @@ async def test_slow_reader_gets_one_change_for_each_key(ssm: Store, store: Param
 
 
 async def test_slow_callback_gets_fewer_calls(ssm: Store, store: ParameterStore) -> None:
-    """A coroutine function runs once at a time; what comes meanwhile is one call, not a queue."""
+    """A coroutine callback runs once at a time; the changes meanwhile are combined into one call."""
     ssm.put("/R/A", "0")
     gate = asyncio.Event()
     seen: list[str] = []
@@ -387,7 +393,7 @@ async def test_slow_callback_gets_fewer_calls(ssm: Store, store: ParameterStore)
 
 
 async def test_callback_may_close(ssm: Store, store: ParameterStore) -> None:
-    """A callback may close the `Env` that calls it; another that hangs is ended by that."""
+    """A callback may close its own `Env`; another callback that hangs is cancelled by that."""
     ssm.put("/R/A", "0")
     closed = asyncio.Event()
 
@@ -407,8 +413,10 @@ async def test_callback_may_close(ssm: Store, store: ParameterStore) -> None:
         await closed.wait()
 
 
-async def test_too_old_to_read(ssm: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock) -> None:
-    """With `max_stale` values that are older are not given out, and the error has the reason."""
+async def test_values_beyond_max_stale_cannot_be_read(
+    ssm: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock
+) -> None:
+    """With `max_stale`, reading older values raises, and the error has the reason."""
     ssm.put("/R/A", "1")
     async with load_env("/R", ttl=60, max_stale=300, deadline=5, store=store) as env:
         proxy.add(error("AccessDeniedException", "the role is gone"))
@@ -421,10 +429,10 @@ async def test_too_old_to_read(ssm: Store, proxy: FaultProxy, store: ParameterSt
         assert ["A"] == list(env)
 
 
-async def test_refreshes_keep_their_distance(
+async def test_min_gap_between_refreshes(
     ssm: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock
 ) -> None:
-    """`min_gap` is waited for between the beginnings of two refreshes, and those who wait share the next."""
+    """`min_gap` counts between the starts of two refreshes, and the callers that wait share the next one."""
     ssm.put("/R/A", "1")
     env = await load_env("/R", store=store)
     waiting = [asyncio.create_task(env.refresh(min_gap=5)) for _ in range(3)]
@@ -438,7 +446,7 @@ async def test_refreshes_keep_their_distance(
 async def test_throttled_refresh_names_the_cause(
     ssm: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock
 ) -> None:
-    """A refresh that is throttled to its deadline is `Throttled`."""
+    """A refresh that is throttled until its deadline raises `Throttled`."""
     ssm.put("/R/A", "1")
     env = await load_env("/R", store=store)
     proxy.add(throttled())
@@ -447,8 +455,8 @@ async def test_throttled_refresh_names_the_cause(
         await passing(clock, env.refresh())
 
 
-async def test_a_lagging_answer_is_ignored(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """An older answer after a newer one changes nothing; a parameter made anew at version 1 does."""
+async def test_lagging_answer_is_ignored(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+    """An older answer after a newer one changes nothing; a parameter that was recreated at version 1 does."""
     ssm.put("/R/A", "1")
     old = ssm.client.get_parameters_by_path(Path="/R", WithDecryption=True)["Parameters"][0]
     await asyncio.sleep(0.01)
@@ -469,8 +477,8 @@ async def test_a_lagging_answer_is_ignored(ssm: Store, proxy: FaultProxy, store:
     assert 1 == env.parameters["A"].version
 
 
-def test_forgotten_close_is_reported(moto: Store) -> None:
-    """An `Env` that nobody closes does not keep the loop from ending, and is reported by name."""
+def test_missing_close_warns(moto: Store) -> None:
+    """An `Env` without a close does not keep the loop from ending, and a warning names it."""
     os.environ |= moto.environment
     moto.put("/LEFT/OPEN", "1")
 
@@ -487,7 +495,7 @@ def test_forgotten_close_is_reported(moto: Store) -> None:
 
 
 def test_one_env_in_several_loops(moto: Store) -> None:
-    """Without a TTL nothing ties an `Env` to the loop it was loaded on."""
+    """Without a TTL an `Env` is not bound to the loop on which it was loaded."""
     os.environ |= moto.environment
     moto.put("/LOOPS/A", "1")
 
@@ -500,10 +508,12 @@ def test_one_env_in_several_loops(moto: Store) -> None:
     assert ["A"] == [change.key for change in asyncio.run(env.refresh())]
 
 
-async def test_gaps_are_everybodys_own(
+async def test_each_caller_has_its_own_gap(
     ssm: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock
 ) -> None:
-    """Who asks for a short gap does not wait for another's long one, and who waited for news that came asks no more."""
+    """
+    A caller with a short gap does not wait for a longer one; a waiting caller needs no read if one happened meanwhile.
+    """
     ssm.put("/R/A", "1")
     env = await load_env("/R", store=store)
     slow = asyncio.create_task(env.refresh(min_gap=5))

@@ -1,4 +1,6 @@
-"""Whose fault it is: what fails before Parameter Store answers, with real sources of credentials, proxies and files."""
+"""
+Failures before Parameter Store answers, with real sources of credentials, proxies and files: the error names the cause.
+"""
 
 import asyncio
 import logging
@@ -41,7 +43,7 @@ from timing import passing
 
 @pytest.fixture(autouse=True)
 def no_proxies(environment: None) -> Iterator[None]:
-    """Use no proxy but that of the test, and put back the variables that are not AWS's."""
+    """Use only the proxy of the test, and restore the variables that are not AWS's."""
     names = [name for name in os.environ if name.lower().endswith("_proxy")]
     before = {name: os.environ.pop(name) for name in [*names, "HOME"]}
     yield
@@ -50,15 +52,13 @@ def no_proxies(environment: None) -> Iterator[None]:
 
 @pytest.fixture
 def before(proxy: FaultProxy) -> FaultProxy:
-    """Give the proxy before Parameter Store, which no request is to reach."""
+    """Give the proxy in front of Parameter Store; no request may reach it."""
     return proxy
 
 
 @pytest.mark.parametrize("name", AT_ONCE)
-async def test_what_no_retry_heals_fails_at_once(before: FaultProxy, tmp_path: Path, name: str) -> None:
-    """
-    What is wrong before anything is sent is said at once, with the file or the variable, and without what is in it.
-    """
+async def test_lasting_errors_fail_at_once(before: FaultProxy, tmp_path: Path, name: str) -> None:
+    """An error before the first request is raised at once; it names the file or the variable, and shows no content."""
     setup, kind, texts, cause = AT_ONCE[name]
     setup(tmp_path, "http://127.0.0.1:9")
     began = time.monotonic()
@@ -74,8 +74,10 @@ async def test_what_no_retry_heals_fails_at_once(before: FaultProxy, tmp_path: P
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_a_refusal_is_its_owners(before: FaultProxy, tmp_path: Path, name: str) -> None:
-    """Who refuses is named, at once, and no right of Parameter Store is asked for."""
+async def test_rejections_name_their_service(before: FaultProxy, tmp_path: Path, name: str) -> None:
+    """
+    The error names the service that rejected the request, at once, and does not suggest a Parameter Store permission.
+    """
     setup, answer, kind, texts, cause = REFUSED[name]
     began = time.monotonic()
     async with Server(lambda _: answer).running() as server:
@@ -95,10 +97,10 @@ async def test_a_refusal_is_its_owners(before: FaultProxy, tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("name", MAY_PASS)
-async def test_what_may_pass_is_tried_until_the_deadline(before: FaultProxy, tmp_path: Path, name: str) -> None:
-    """A source of credentials, or a proxy, that fails is asked again, and named when the deadline is over."""
+async def test_temporary_errors_are_retried_until_the_deadline(before: FaultProxy, tmp_path: Path, name: str) -> None:
+    """A source of credentials or a proxy that fails is retried, and the error at the deadline names it."""
     setup, answer, texts, cause = MAY_PASS[name]
-    # The SDK asks a container's endpoint three times, and waits a second after each.
+    # The SDK tries a container's endpoint three times, with a pause of a second after each.
     seconds = 4.5 if "container" in name else 2.0
     began = time.monotonic()
     async with Server(lambda _: answer).running() as server:
@@ -114,8 +116,8 @@ async def test_what_may_pass_is_tried_until_the_deadline(before: FaultProxy, tmp
     assert 0 == before.count()
 
 
-async def test_a_process_that_hangs_is_killed(before: FaultProxy, tmp_path: Path) -> None:
-    """A credential_process whose answer is given up at the deadline does not run on."""
+async def test_hanging_process_is_killed(before: FaultProxy, tmp_path: Path) -> None:
+    """A credential process that gives no answer until the deadline is killed."""
     process(tmp_path, f"echo $$ > {tmp_path / 'pid'}; exec sleep 60")
 
     with pytest.raises(StoreUnavailable, match="did not arrive"):
@@ -127,7 +129,7 @@ async def test_a_process_that_hangs_is_killed(before: FaultProxy, tmp_path: Path
 
 
 async def test_sts_that_recovers(before: FaultProxy, ssm: Store, tmp_path: Path) -> None:
-    """A load that STS held up for a while succeeds."""
+    """A load succeeds once STS has recovered."""
     await asyncio.to_thread(ssm.put, "/A/B", "1")
     answers = iter([sts_error("Throttling", 400), sts_error("InternalFailure", 500)])
     async with Server(lambda _: next(answers, granted())).running() as server:
@@ -140,8 +142,8 @@ async def test_sts_that_recovers(before: FaultProxy, ssm: Store, tmp_path: Path)
     assert before.calls[0].request.headers["X-Amz-Security-Token"] == SECRET
 
 
-async def test_nothing_is_learned_from_sts(before: FaultProxy, ssm: Store, tmp_path: Path) -> None:
-    """A refusal of STS is not taken for a denial of a request, which another request would make up for."""
+async def test_denial_by_sts_is_not_recorded(before: FaultProxy, ssm: Store, tmp_path: Path) -> None:
+    """A denial by STS is not recorded as a denial of an operation, and causes no fallback."""
     await asyncio.to_thread(ssm.put, "/A/B", "1")
     refuses = True
     async with Server(lambda _: sts_error("AccessDenied", 403) if refuses else granted()).running() as server:
@@ -158,10 +160,10 @@ async def test_nothing_is_learned_from_sts(before: FaultProxy, ssm: Store, tmp_p
     assert ["GetParameters"] == [call.operation for call in before.calls]
 
 
-async def test_what_was_learned_outlives_a_refusal_of_sts(
+async def test_recorded_denial_survives_a_denial_by_sts(
     before: FaultProxy, ssm: Store, clock: ManualClock, tmp_path: Path
 ) -> None:
-    """A role that may not read names together is not tried for that right again because STS refused it meanwhile."""
+    """A recorded denial of batches stays after a denial by STS, and batches are not tried again."""
     await asyncio.to_thread(ssm.put, "/A/B", "1")
     before.add(
         error("AccessDeniedException", "not authorized to perform: ssm:GetParameters"), operation="GetParameters"
@@ -186,21 +188,21 @@ async def test_what_was_learned_outlives_a_refusal_of_sts(
     assert 2 == before.count("GetParameter")
 
 
-# --- Credentials that stop working later
+# --- Credentials that stop working
 
 
-@pytest.mark.parametrize("ends", ["token removed", "token emptied", "STS refuses", "STS throttles"])
+@pytest.mark.parametrize("ends", ["token removed", "token emptied", "STS rejects", "STS throttles"])
 async def test_credentials_that_stop_working(  # noqa: PLR0917 - fixtures
     before: FaultProxy, ssm: Store, clock: ManualClock, tmp_path: Path, ends: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A refresh that finds no credentials any more keeps the last good values, and says whose fault it is."""
+    """A refresh without usable credentials keeps the last good values, and the error names the source."""
     await asyncio.to_thread(ssm.put, "/A/B", "1")
     token, answer = token_of(tmp_path), granted(1)
     caplog.set_level(logging.DEBUG)
     async with Server(lambda _: answer).running() as server:
         os.environ["AWS_ENDPOINT_URL_STS"] = server.url
         web_identity(token)
-        # Credentials of a second would count as expired: the SDK renews them ten minutes before.
+        # With a shorter lifetime they would count as expired: the SDK renews them ten minutes before the end.
         answer = granted(601)
         async with (
             ParameterStore(clock=clock, random=lambda: 0.5, deadline=5) as store,
@@ -212,7 +214,7 @@ async def test_credentials_that_stop_working(  # noqa: PLR0917 - fixtures
                     token.unlink()
                 case "token emptied":
                     token.write_text("")
-                case "STS refuses":
+                case "STS rejects":
                     answer = sts_error("AccessDenied", 403)
                 case "STS throttles":
                     answer = sts_error("Throttling", 400)
@@ -232,12 +234,14 @@ async def test_credentials_that_stop_working(  # noqa: PLR0917 - fixtures
     assert all(record.exc_info is None for record in caplog.records if record.name.startswith(("botocore", "aioboto")))
 
 
-# --- A session of the user's
+# --- A session of the user
 
 
 @pytest.mark.parametrize("kind", ["boto3", "text", "client"])
-async def test_a_session_that_is_none(before: FaultProxy, kind: str) -> None:
-    """What is no session for asyncio is refused with what to pass instead, and not shown."""
+async def test_invalid_session(before: FaultProxy, kind: str) -> None:
+    """
+    An object that is no asyncio session is rejected; the error says what to pass instead, and does not show the object.
+    """
     session: object = {"boto3": boto3.Session, "text": lambda: SECRET, "client": lambda: boto3.client("ssm")}[kind]()
     async with ParameterStore(session=session) as store:
         with pytest.raises(StoreUnavailable, match=r"session= .*Pass an aioboto3\.Session") as caught:
@@ -249,7 +253,7 @@ async def test_a_session_that_is_none(before: FaultProxy, kind: str) -> None:
 
 
 @pytest.mark.parametrize("where", ["client", "method"])
-async def test_a_bug_is_called_one(before: FaultProxy, where: str) -> None:
+async def test_programming_errors_are_raised_at_once(before: FaultProxy, where: str) -> None:
     """A programming error in the SDK or a session fails at once, with its type, its text and its place."""
     session = Patched()
     session.where = where
@@ -262,11 +266,8 @@ async def test_a_bug_is_called_one(before: FaultProxy, where: str) -> None:
     assert 0 == before.count()
 
 
-def test_mocks_of_another_sdk() -> None:
-    """
-    Under moto's `mock_aws()`, which patches the SDK for boto3, the error has the type that the SDK raised, and the
-    cause.
-    """
+def test_moto_mocks_for_boto3() -> None:
+    """Under moto's `mock_aws()`, which patches the SDK for boto3, the error has the SDK's error type and the cause."""
     environment = os.environ | {"AWS_REGION": "eu-central-1"}
     done = subprocess.run(
         [sys.executable, "-c", MOCKED], env=environment, capture_output=True, text=True, timeout=60, check=False
@@ -277,8 +278,8 @@ def test_mocks_of_another_sdk() -> None:
     assert "mock" in done.stdout
 
 
-async def test_a_region_that_was_passed() -> None:
-    """A region with a line break that was passed to the store is refused, and is not in the error."""
+async def test_invalid_region_argument() -> None:
+    """A region with a line break is rejected, and the error does not show it."""
     async with ParameterStore(region="eu-central-1\n") as store:
         with pytest.raises(StoreUnavailable, match="the region that was passed") as caught:
             await load_env("/A", environ={}, store=store)
@@ -286,8 +287,8 @@ async def test_a_region_that_was_passed() -> None:
     assert None is caught.value.region is store.region
 
 
-async def test_the_region_of_a_session() -> None:
-    """A region with a space, of a session of the user's, is refused."""
+async def test_invalid_region_of_a_session() -> None:
+    """A session's region with a space is rejected."""
     session = aiobotocore.session.get_session()
     session.set_config_variable("region", "eu central 1")
     session.set_credentials("MINE", SECRET)
@@ -298,7 +299,7 @@ async def test_the_region_of_a_session() -> None:
 
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Give what serves TLS with a certificate, and leads the environment's variables there."""
+    """Give a function that serves TLS with a certificate, and points the environment to it."""
     async with AsyncExitStack() as stack:
 
         async def serve(name: str, *, days: int = 1, trusted: bool = True) -> None:
@@ -322,10 +323,10 @@ async def served(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
         ({"name": "other.test"}, "mismatch"),
     ],
 )
-async def test_certificates_that_are_not_trusted(
+async def test_untrusted_certificates(
     before: FaultProxy, served: Callable[..., Any], options: dict[str, Any], text: str
 ) -> None:
-    """A certificate of an unknown CA, one that is over and one of another host are said to be, at once."""
+    """The error says at once that a certificate has an unknown CA, has expired or is for another host."""
     await served(**options)
 
     with pytest.raises(StoreUnavailable) as caught:
@@ -337,7 +338,7 @@ async def test_certificates_that_are_not_trusted(
 
 
 async def test_plain_text_in_place_of_tls(before: FaultProxy) -> None:
-    """An endpoint with TLS that talks plain text is said to be no TLS, at once."""
+    """A TLS endpoint that answers in plain text fails at once, and the error says that it is no TLS."""
 
     def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(http("plain"))

@@ -1,4 +1,4 @@
-"""`ParameterStore`: single reads, cached."""
+"""`ParameterStore`: single reads, and their cache."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from timing import eventually
 
 
 async def test_get(ssm: Store, store: ParameterStore) -> None:
-    """One parameter comes decrypted, with all that the store says of it."""
+    """One parameter is returned decrypted, with all its metadata."""
     ssm.put("/G/A", "secret")
 
     parameter = await store.get("/G/A")
@@ -23,7 +23,7 @@ async def test_get(ssm: Store, store: ParameterStore) -> None:
 
 
 async def test_get_is_cached(ssm: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock) -> None:
-    """What was read is kept for the TTL, which is 60 seconds, and then read again."""
+    """A value is cached for the TTL, by default 60 seconds, and then read again."""
     ssm.put("/G/A", "1")
     await store.get("/G/A")
     ssm.put("/G/A", "2")
@@ -37,7 +37,7 @@ async def test_get_is_cached(ssm: Store, proxy: FaultProxy, store: ParameterStor
 
 
 async def test_callers_share_a_read(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """Callers that want one name at once share one request, and one that is cancelled takes it from nobody."""
+    """Concurrent callers of one name share a request, and a cancelled one does not end it for the others."""
     ssm.put("/G/A", "1")
     proxy.add(hang(0.1))
     tasks = [asyncio.create_task(store.get("/G/A")) for _ in range(10)]
@@ -51,8 +51,8 @@ async def test_callers_share_a_read(ssm: Store, proxy: FaultProxy, store: Parame
     assert 1 == proxy.count()
 
 
-async def test_who_comes_while_a_read_is_called_off(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """The last waiter's cancellation ends the read; who asks in that moment gets one of its own."""
+async def test_get_while_a_read_is_cancelled(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+    """The cancellation of the last caller ends the read; a call in that moment starts a new one."""
     ssm.put("/G/A", "1")
     proxy.add(hang(), times=1)
     first = asyncio.create_task(store.get("/G/A"))
@@ -65,7 +65,7 @@ async def test_who_comes_while_a_read_is_called_off(ssm: Store, proxy: FaultProx
 
 
 async def test_not_found(ssm: Store, store: ParameterStore) -> None:
-    """A parameter that is not there is named, with the region and what to check."""
+    """A missing parameter is named in the error, with the region and what to check."""
     with pytest.raises(ParameterNotFound, match=r"parameter /G/NOT, region eu-central-1.*Check the name") as caught:
         await store.get("/G/NOT")
 
@@ -73,7 +73,7 @@ async def test_not_found(ssm: Store, store: ParameterStore) -> None:
 
 
 async def test_failures_are_not_cached(ssm: Store, store: ParameterStore) -> None:
-    """A name that was not there can be read once it is."""
+    """A name that was missing can be read once it exists."""
     with pytest.raises(ParameterNotFound):
         await store.get("/G/A")
     ssm.put("/G/A", "1")
@@ -82,7 +82,7 @@ async def test_failures_are_not_cached(ssm: Store, store: ParameterStore) -> Non
 
 
 async def test_versions_and_arns(ssm: Store, store: ParameterStore) -> None:
-    """A selector names a version or a label, and an ARN works as a name does."""
+    """A selector chooses a version or a label, and an ARN works like a name."""
     ssm.put("/G/A", "1")
     ssm.put("/G/A", "2")
     ssm.client.label_parameter_version(Name="/G/A", ParameterVersion=1, Labels=["blue"])
@@ -94,7 +94,7 @@ async def test_versions_and_arns(ssm: Store, store: ParameterStore) -> None:
 
 
 async def test_get_many(ssm: Store, store: ParameterStore) -> None:
-    """Several come by the names they were asked by; one that is missing is an error."""
+    """Several parameters are returned under the requested names; a missing one is an error."""
     ssm.put("/G/A", "1")
     ssm.put("/G/B", "2")
 
@@ -105,8 +105,8 @@ async def test_get_many(ssm: Store, store: ParameterStore) -> None:
         await store.get_many(["/G/A", "/G/NOT"])
 
 
-async def test_names_that_cannot_be(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """An empty name is refused here, one that the service refuses is quoted with its text."""
+async def test_invalid_names(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+    """An empty name is rejected without a request; the service's rejection of a name is quoted."""
     with pytest.raises(InvalidPath, match="empty"):
         await store.get(" ")
     assert 0 == proxy.count()
@@ -116,7 +116,7 @@ async def test_names_that_cannot_be(ssm: Store, proxy: FaultProxy, store: Parame
 
 
 async def test_denied(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """A denied read names the ARN to allow; a resource that ends in `:*` is perhaps only mistyped."""
+    """A denied read names the ARN to allow; for a resource that ends in `:*` the name may be mistyped."""
     who = "User: arn:aws:iam::111122223333:user/u is not authorized to perform: ssm:GetParameters on resource:"
     proxy.add(error("AccessDeniedException", f"{who} arn:aws:ssm:eu-central-1:111122223333:*"))
 
@@ -128,7 +128,7 @@ async def test_denied(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> N
 
 
 async def test_scan(ssm: Store, store: ParameterStore) -> None:
-    """All under a path come, sorted by name, at all levels or at one."""
+    """All parameters under a path are returned, sorted by name, at all levels or at one."""
     for name in ("/S/B", "/S/A", "/S/DEEP/C", "/SX/D"):
         ssm.put(name, name[-1])
 
@@ -137,7 +137,7 @@ async def test_scan(ssm: Store, store: ParameterStore) -> None:
 
 
 async def test_closing(ssm: Store, proxy: FaultProxy) -> None:
-    """Closing ends what is under way, can be done twice, and a store that is used again connects again."""
+    """`aclose()` ends running reads and may be called twice; a store that is used again reconnects."""
     ssm.put("/G/A", "1")
     proxy.add(hang(), times=1)
     store = ParameterStore(ttl=0.001)
@@ -153,8 +153,8 @@ async def test_closing(ssm: Store, proxy: FaultProxy) -> None:
     await store.aclose()
 
 
-async def test_a_forbidden_name_is_no_forbidden_action(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-    """One name that the role may not read costs the others nothing; an action that it may not use is learned."""
+async def test_forbidden_name_is_no_denied_operation(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+    """One forbidden name does not affect the others; a denied operation is recorded."""
     names = [f"/G/{number}" for number in range(20)]
     for name in names:
         ssm.put(name, "1")
@@ -176,8 +176,8 @@ async def test_a_forbidden_name_is_no_forbidden_action(ssm: Store, proxy: FaultP
     assert ["GetParameter"] == [call.operation for call in proxy.calls]
 
 
-async def test_an_env_leaves_single_reads_alone(ssm: Store, proxy: FaultProxy) -> None:
-    """An `Env` that read through a store, and is done with it, ends nobody's single read; one of its own it closes."""
+async def test_env_does_not_close_a_shared_store(ssm: Store, proxy: FaultProxy) -> None:
+    """An `Env` that has ended does not end single reads of its store; it closes only a store of its own."""
     for name in ("/G/A", "/R/B"):
         ssm.put(name, "1")
     proxy.add(hang(0.5), operation="GetParameters", times=1)
@@ -201,8 +201,8 @@ async def test_an_env_leaves_single_reads_alone(ssm: Store, proxy: FaultProxy) -
     assert [None, "eu-central-1", None] == [*regions, store.region]
 
 
-async def test_forgotten_close_is_reported(ssm: Store) -> None:
-    """A store that goes away connected says that it was not closed."""
+async def test_missing_close_warns(ssm: Store) -> None:
+    """A connected store that is garbage-collected warns that it was not closed."""
     ssm.put("/G/A", "1")
     store = ParameterStore()
     await store.get("/G/A")

@@ -1,4 +1,4 @@
-"""TLS: what is trusted, how often that is read, and what happens where a handshake fails."""
+"""TLS: which certificates are trusted, how often they are read, and what happens if a handshake fails."""
 
 import hashlib
 import inspect
@@ -26,13 +26,13 @@ from tunnel import Tunnel
 
 @pytest.fixture
 def scheme() -> str:
-    """Talk https to `proxy`."""
+    """Use https for `proxy`."""
     return "https"
 
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Authority:
-    """Give an authority that only a test's own configuration may trust."""
+    """Give an authority that only the configuration of one test trusts."""
     return Authority(tmp_path / "stranger")
 
 
@@ -42,8 +42,8 @@ def any_name(body: Json, _: Json) -> Json:
     return {"Parameters": [item | {"Name": name} for name in body["Names"]]}
 
 
-async def test_one_context_for_a_burst_and_for_all_connections_after_it(ssm: Store, stranger: Authority) -> None:
-    """200 names over new connections, and again after each reconnect, read certificates once, and not in the loop."""
+async def test_one_context_for_all_connections(ssm: Store, stranger: Authority) -> None:
+    """200 names over new connections, and each reconnect, read the certificates once, and not on the loop's thread."""
     names = [f"KEY_{n:03d}" for n in range(200)]
     async with FaultProxy(ssm.endpoint_url).running(stranger.server()) as proxy:
         proxy.add(changed(any_name), operation="GetParameters")
@@ -60,7 +60,7 @@ async def test_one_context_for_a_burst_and_for_all_connections_after_it(ssm: Sto
 
 
 async def test_no_context_without_tls(ssm: Store) -> None:
-    """A client that talks plain HTTP reads no certificates."""
+    """A plain HTTP client reads no certificates."""
     ssm.put("/R/A", "1")
     with contexts_made() as threads:
         assert {"A": "1"} == dict(await load_env("/R"))
@@ -69,7 +69,7 @@ async def test_no_context_without_tls(ssm: Store) -> None:
 
 
 async def test_replaced_certificates_are_read_again(ssm: Store, authority: Authority, stranger: Authority) -> None:
-    """When the file that names the trusted authorities is replaced, the next connection trusts what it says now."""
+    """When the CA bundle is replaced, the next connection trusts the new one."""
     ssm.put("/R/A", "1")
     bundle = stranger.folder / "bundle.pem"
     shutil.copy(authority.bundle, bundle)
@@ -92,8 +92,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_bad_certificates_are_refused(ssm: Store, authority: Authority, name: str) -> None:
-    """A certificate for another host, or one that has expired, fails a load at once; no request is sent."""
+async def test_invalid_certificates_are_rejected(ssm: Store, authority: Authority, name: str) -> None:
+    """A certificate for another host, or an expired one, fails a load at once, and no request is sent."""
     options, text = BAD[name]
     async with FaultProxy(ssm.endpoint_url).running(authority.server(**options)) as proxy:
         os.environ |= {"AWS_ENDPOINT_URL_SSM": proxy.url, "AWS_CA_BUNDLE": str(authority.bundle)}
@@ -105,8 +105,8 @@ async def test_bad_certificates_are_refused(ssm: Store, authority: Authority, na
 
 
 @pytest.mark.parametrize("trusted", ["another authority", "all that the machine trusts"])
-async def test_unknown_authorities_are_refused(proxy: FaultProxy, stranger: Authority, trusted: str) -> None:
-    """A certificate of an authority that is not trusted fails a load at once; no request is sent."""
+async def test_unknown_authorities_are_rejected(proxy: FaultProxy, stranger: Authority, trusted: str) -> None:
+    """A certificate of an untrusted authority fails a load at once, and no request is sent."""
     if trusted == "another authority":
         os.environ["AWS_CA_BUNDLE"] = str(stranger.bundle)
     else:
@@ -120,10 +120,8 @@ async def test_unknown_authorities_are_refused(proxy: FaultProxy, stranger: Auth
 
 
 @pytest.mark.parametrize("content", [None, "", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
-async def test_certificates_that_cannot_be_read_are_named(
-    proxy: FaultProxy, tmp_path: Path, content: str | None
-) -> None:
-    """A file of certificates that is missing, empty or broken fails a load at once, and its name is in the error."""
+async def test_unreadable_ca_bundles_are_named(proxy: FaultProxy, tmp_path: Path, content: str | None) -> None:
+    """A CA bundle that is missing, empty or broken fails a load at once, and the error names the file."""
     bundle = tmp_path / "bundle.pem"
     if content is not None:
         bundle.write_text(content)
@@ -136,10 +134,10 @@ async def test_certificates_that_cannot_be_read_are_named(
     assert 0 == proxy.count()
 
 
-async def test_resets_in_the_handshake_are_tried_again(
+async def test_resets_in_the_handshake_are_retried(
     ssm: Store, proxy: FaultProxy, store: ParameterStore, clock: ManualClock
 ) -> None:
-    """A server that resets connections in the TLS handshake is tried again, like one that resets them later."""
+    """A connection reset during the TLS handshake is retried, like a later one."""
     ssm.put("/R/A", "1")
     async with Tunnel(("127.0.0.1", int(proxy.url.rpartition(":")[2]))).running() as tunnel:
         tunnel.resets = 3
@@ -152,7 +150,7 @@ async def test_resets_in_the_handshake_are_tried_again(
 
 
 async def test_plain_http_where_tls_is_expected(ssm: Store, authority: Authority) -> None:
-    """A port that answers in plain HTTP fails an https load, and what it says is not taken for an answer."""
+    """A port that answers in plain HTTP fails an https load, and its text is not taken as an answer."""
     ssm.put("/R/A", "1")
     os.environ |= {
         "AWS_ENDPOINT_URL_SSM": ssm.endpoint_url.replace("http:", "https:"),
@@ -163,11 +161,11 @@ async def test_plain_http_where_tls_is_expected(ssm: Store, authority: Authority
         await load_env("/R", deadline=1)
 
 
-# --- A session of one's own --------------------------------------------------------------------------------------
+# --- A session of the user
 
 
 def own_session(config: Config | None = None, *, verify: bool | None = None) -> Any:
-    """Return a session of the SDK with this configuration."""
+    """Return an SDK session with this configuration."""
     session = aiobotocore.session.get_session()
     if config:
         session.set_default_client_config(config)
@@ -178,7 +176,7 @@ def own_session(config: Config | None = None, *, verify: bool | None = None) -> 
 
 @pytest.mark.parametrize("shown", [True, False])
 async def test_client_certificates(ssm: Store, authority: Authority, *, shown: bool) -> None:
-    """A client's certificate in the configuration of a session is shown to a server that asks for one."""
+    """A client certificate in a session's configuration is sent to a server that asks for one."""
     ssm.put("/R/A", "1")
     session = own_session(AioConfig(client_cert=str(authority.issue(["client"]))) if shown else None)
     async with FaultProxy(ssm.endpoint_url).running(authority.server(clients=True)) as proxy:
@@ -193,8 +191,8 @@ async def test_client_certificates(ssm: Store, authority: Authority, *, shown: b
     assert shown == bool(proxy.count())
 
 
-async def test_a_session_that_checks_no_certificate(ssm: Store, stranger: Authority) -> None:
-    """A session that is configured to trust every certificate does, and reads none."""
+async def test_session_without_verification(ssm: Store, stranger: Authority) -> None:
+    """A session that is configured not to verify certificates works, and reads none."""
     ssm.put("/R/A", "1")
     async with FaultProxy(ssm.endpoint_url).running(stranger.server()) as proxy:
         os.environ["AWS_ENDPOINT_URL_SSM"] = proxy.url
@@ -202,8 +200,8 @@ async def test_a_session_that_checks_no_certificate(ssm: Store, stranger: Author
             assert {"A": "1"} == dict(await load_env("/R", store=store))
 
 
-async def test_http_sessions_of_a_class_of_ones_own(ssm: Store) -> None:
-    """A session whose configuration names a class of HTTP sessions is read through that class."""
+async def test_custom_http_session_class(ssm: Store) -> None:
+    """If a session's configuration names an HTTP session class, that class is used."""
     made: list[str] = []
 
     class Own(AIOHTTPSession):  # type: ignore[misc] # untyped base
@@ -220,12 +218,8 @@ async def test_http_sessions_of_a_class_of_ones_own(ssm: Store) -> None:
 
 
 @pytest.mark.parametrize("kind", [AioConfig, Config])
-async def test_a_configuration_of_ones_own_goes_with_ours(
-    proxy: FaultProxy, stranger: Authority, kind: type[Config]
-) -> None:
-    """
-    A session with a configuration of its own, boto3's kind or aioboto3's, is merged with ours, and TLS is checked.
-    """
+async def test_custom_configuration_is_merged(proxy: FaultProxy, stranger: Authority, kind: type[Config]) -> None:
+    """A session's own configuration, boto3's or aioboto3's, is merged with ours, and TLS is verified."""
     session = own_session(kind(user_agent_extra="own/1"))
     async with ParameterStore(session=session) as store:
         with pytest.raises(EmptyPath):
@@ -238,8 +232,8 @@ async def test_a_configuration_of_ones_own_goes_with_ours(
             await load_env("/R", store=store)
 
 
-async def test_host_names_are_checked_with_a_configuration_of_ones_own(ssm: Store, authority: Authority) -> None:
-    """A certificate for another host is refused with a session that has a configuration of its own, too."""
+async def test_host_names_are_verified_with_a_custom_configuration(ssm: Store, authority: Authority) -> None:
+    """A certificate for another host is rejected, also with a session that has its own configuration."""
     async with FaultProxy(ssm.endpoint_url).running(authority.server(["example.org"])) as proxy:
         os.environ |= {"AWS_ENDPOINT_URL_SSM": proxy.url, "AWS_CA_BUNDLE": str(authority.bundle)}
         session = own_session(AioConfig(user_agent_extra="own/1"))
@@ -248,14 +242,14 @@ async def test_host_names_are_checked_with_a_configuration_of_ones_own(ssm: Stor
                 await load_env("/R", store=store)
 
 
-# --- Proxies -----------------------------------------------------------------------------------------------------
+# --- Proxies
 
 
 @pytest.mark.parametrize("to_proxy", ["http", "https"])
-async def test_a_proxy_on_the_way(
+async def test_tls_through_a_proxy(
     ssm: Store, proxy: FaultProxy, authority: Authority, tls: ssl.SSLContext, to_proxy: str
 ) -> None:
-    """Through the proxy in HTTPS_PROXY, which may itself be reached over TLS, a load is encrypted from end to end."""
+    """Through the proxy in HTTPS_PROXY, itself with or without TLS, a load is encrypted end to end."""
     ssm.put("/R/A", "1")
     async with Tunnel().running(tls if to_proxy == "https" else None) as tunnel:
         os.environ["HTTPS_PROXY"] = f"{to_proxy}://127.0.0.1:{tunnel.port}"
@@ -266,8 +260,10 @@ async def test_a_proxy_on_the_way(
 
 
 @pytest.mark.parametrize("name", ["another authority", "another host"])
-async def test_a_proxy_cannot_stand_in(ssm: Store, authority: Authority, stranger: Authority, name: str) -> None:
-    """Behind a proxy too, a server is refused whose certificate is not trusted or is for another host."""
+async def test_proxy_cannot_impersonate_the_server(
+    ssm: Store, authority: Authority, stranger: Authority, name: str
+) -> None:
+    """Behind a proxy too, a certificate that is not trusted or is for another host is rejected."""
     behind = stranger.server() if name == "another authority" else authority.server(["example.org"])
     async with Tunnel().running() as tunnel, FaultProxy(ssm.endpoint_url).running(behind) as proxy:
         os.environ |= {
@@ -282,14 +278,14 @@ async def test_a_proxy_cannot_stand_in(ssm: Store, authority: Authority, strange
     assert 0 == proxy.count()
 
 
-# --- The SDK's private name --------------------------------------------------------------------------------------
+# --- The SDK's private name
 
-# aiobotocore's releases, by how AIOHTTPSession._create_connector is written.
+# aiobotocore's releases, by the source of AIOHTTPSession._create_connector.
 KNOWN = {"ebe9c547d1806059": "2.23 to 3.7", "c50b21f7cb09709f": "3.8", "b902e9e7f91a58d5": "3.9 and 3.10"}
 
 
-def test_the_private_name_is_what_we_know() -> None:
-    """The SDK's one private name that is overridden is written as in a release that was looked at."""
+def test_private_name_of_the_sdk_is_known() -> None:
+    """The one private method of the SDK that we override has the source of a release that was reviewed."""
     source = inspect.getsource(AIOHTTPSession._create_connector)
 
     assert hashlib.sha256(source.encode()).hexdigest()[:16] in KNOWN
