@@ -8,7 +8,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,6 @@ from pymysql.constants import CLIENT
 
 from aiossmenv._concurrency import Clock
 from aiossmenv._errors import RotationFailed
-from aiossmenv._rotating import Superseded
 from aiossmenv._sockets import is_readable
 
 # Codes with which a server refuses to write: --read-only, --super-read-only and --innodb-read-only, Aurora's readers
@@ -180,14 +179,13 @@ class Pool:
         self._keep(connection)
 
     @asynccontextmanager
-    async def lend(self, may_connect: Callable[[], bool]) -> AsyncIterator[Connection]:
-        """Lend a connection that works: an idle one, or a new one if *may_connect* says so then."""
+    async def lend(self, login: Callable[[], AbstractAsyncContextManager[None]]) -> AsyncIterator[Connection]:
+        """Lend a connection that works: an idle one, or a new one; *login* surrounds that, and may refuse it."""
         connection = await self._idle_one()
         if connection is None:
             # The credentials of a retired pool, and of one whose successor is being built, are known to be old.
-            if not may_connect():
-                raise Superseded("newer credentials were read, and are not proved yet")
-            connection = await self._connect()
+            async with login():
+                connection = await self._connect()
         has_time = True
         try:
             yield connection

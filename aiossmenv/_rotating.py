@@ -13,6 +13,7 @@ All that changes a generation is in `Generations`, which has no await.
 
 import asyncio
 import logging
+import math
 import os
 import random as rng
 import warnings
@@ -47,6 +48,10 @@ State = Literal["NEW", "READY", "DEGRADED", "CLOSED"]
 _REBUILD_DELAY = 60.0
 # Seconds between two forced refreshes, at least: without a gap, values that do not work would cause a busy loop.
 _MIN_GAP = 0.01
+# Seconds for which a login that succeeded proves the credentials: others need not wait for one that goes first.
+_PROVED_FOR = 0.05
+# Seconds for which others wait for the login that goes first, at most: it may hang.
+_TRIAL_TIMEOUT = 0.25
 # Seconds for which a task is cancelled again and again until it has ended.
 _CANCEL_TIMEOUT = 5.0
 
@@ -176,6 +181,9 @@ class Rotating(Generic[T]):
         self._credentials_rejected = False
         # Values of a rejected login, until a refresh has said whether they are the newest.
         self._rejected: Mapping[str, str] | None = None
+        # The login that goes first, and when the last one succeeded.
+        self._trial: asyncio.Future[None] | None = None
+        self._proved_at = -math.inf
         self._wake = asyncio.Event()  # the keys changed, or a login was rejected
         self._swapped: asyncio.Future[None] | None = None
         self._subscriptions = ExitStack()
@@ -322,6 +330,35 @@ class Rotating(Generic[T]):
         is_superseded = self._logged_in not in (None, current.values)
         return newest == current.values or (newest == self._unusable and not is_superseded)
 
+    @asynccontextmanager
+    async def _login(self, resource: T) -> AsyncIterator[None]:
+        """
+        Surround a login of *resource*, for entering.
+
+        If none has succeeded just now, one goes first and the others wait for it: when credentials have changed, one
+        login is rejected and not one of each task.
+
+        Raises:
+            Superseded: The credentials are known to be old, or were just rejected.
+        """
+        trial = self._trial
+        if trial and not self._is_proved():
+            await asyncio.wait({trial}, timeout=_TRIAL_TIMEOUT)
+        if not self._may_log_in(resource):
+            raise Superseded("newer credentials were read, or these were just rejected, and are not proved yet")
+        mine: asyncio.Future[None] | None = None
+        if not self._is_proved():
+            mine = self._trial = asyncio.get_running_loop().create_future()
+        try:
+            yield
+            self._proved_at = self._clock.now()
+        finally:
+            if mine:
+                mine.set_result(None)
+
+    def _is_proved(self) -> bool:
+        return self._clock.now() - self._proved_at < _PROVED_FOR
+
     async def _enter(self, enter: Callable[[T], AbstractAsyncContextManager[R]], stack: AsyncExitStack) -> R:
         self._check_place()
         deadline = self._clock.now() + self._retry_deadline
@@ -362,6 +399,7 @@ class Rotating(Generic[T]):
             if self._generations.current is generation:
                 if kind == "auth_failed":
                     self._credentials_rejected, self._rejected = True, generation.values
+                    self._proved_at = -math.inf
                     self._wake.set()
                 await self._wait_for_any(delay, swapped)
 

@@ -248,7 +248,7 @@ class RotatingPool:
                 self._in_use -= 1
 
     def _lend(self, pool: Pool) -> AbstractAsyncContextManager[aiomysql.Connection]:
-        return pool.lend(lambda: self._rotating._may_log_in(pool))
+        return pool.lend(lambda: self._rotating._login(pool))
 
     async def _create(self, values: Mapping[str, str]) -> Pool:
         return Pool(values, self._connect_options(values), self._rotating._clock, self._recycle, self._pre_ping_after)

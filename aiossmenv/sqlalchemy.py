@@ -34,7 +34,7 @@ After a fork make a new engine in the child, as SQLAlchemy says.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -45,8 +45,8 @@ from weakref import WeakSet
 from aiossmenv._databases import MYSQL, POSTGRESQL, Database
 from aiossmenv._errors import RotationFailed
 from aiossmenv._redaction import without_frames
-from aiossmenv._rotating import Rotating, RotatingStatus, Source, State, Superseded
-from aiossmenv._sockets import has_ended
+from aiossmenv._rotating import Rotating, RotatingStatus, Source, State
+from aiossmenv._sockets import ending_of
 
 try:
     from sqlalchemy import URL, AsyncAdaptedQueuePool, NullPool, event, exc, make_url, util
@@ -76,11 +76,13 @@ _NOT_OURS = {
 # Codes with which a MySQL server refuses to write, because it has become a replica.
 _READ_ONLY = frozenset({1290, 1836})
 # Seconds between two replacements of idle connections: other tasks must not notice them.
-_RENEW_PAUSE = 0.002
+_RENEW_PAUSE = 0.01
 # Seconds that closing waits for the one that is under way.
 _RENEW_TIMEOUT = 5.0
-# Key of a connection's `info`.
-_LOGIN = "aiossmenv.login"
+# Seconds for which a login that is cancelled may go on.
+_LOGIN_TIMEOUT = 1.0
+# Keys of a connection's `info`: what it logged in with, and a function that says whether it has ended.
+_LOGIN, _ENDED = "aiossmenv.login", "aiossmenv.ended"
 
 # Whether the running task replaces idle connections.
 _renewing: ContextVar[bool] = ContextVar("_renewing", default=False)
@@ -136,7 +138,13 @@ class RotatingEngine(AsyncEngine):
         min_gap: float = 0.25,
         **create_engine_options: Any,
     ) -> None:
-        self._base = _checked(url, keys, create_engine_options)
+        if not isinstance(keys, Mapping):
+            raise TypeError("keys maps connect options to keys: write keys={'host': 'DB_URL', ...}")
+        base, reason = _checked(url, keys, create_engine_options)
+        del url  # it may hold a password, and a traceback may show the variables of this frame
+        if base is None:
+            raise ValueError(reason)
+        self._base = base
         self._database = _DRIVERS[self._base.drivername]
         self._keys = dict(keys)
         self._connect_args = dict(create_engine_options.get("connect_args") or {})
@@ -219,7 +227,7 @@ class RotatingEngine(AsyncEngine):
             without_frames(error)
             raise
         if record is not None:
-            record.info[_LOGIN] = login
+            record.info[_LOGIN], record.info[_ENDED] = login, ending_of(connection.driver_connection)
             self._records.add(record)
         return connection
 
@@ -228,16 +236,29 @@ class RotatingEngine(AsyncEngine):
         self, login: _Login, args: tuple[Any, ...], params: Mapping[str, Any]
     ) -> AsyncIterator[tuple[_Login, Any]]:
         spare, login.spare = login.spare, None
-        if spare is not None and not has_ended(spare.driver_connection):
+        if spare is not None and not ending_of(spare.driver_connection)():
             yield login, spare
             return
-        if not self._rotating._may_log_in(login):
-            raise Superseded("newer credentials were read, and are not proved yet")
-        yield login, await self._log_in(login, args, params)
+        async with self._rotating._login(login):
+            connection = await self._log_in(login, args, params)
+        yield login, connection
 
     async def _log_in(self, login: _Login, args: tuple[Any, ...] = (), params: Mapping[str, Any] | None = None) -> Any:
         given = {**self.dialect.create_connect_args(self._base)[1], **self._connect_args} if params is None else params
-        return await util.greenlet_spawn(self.dialect.connect, *args, **{**given, **login.params})
+        # In a task of its own: a connection that is there when this is cancelled must be closed.
+        connecting = asyncio.create_task(
+            util.greenlet_spawn(self.dialect.connect, *args, **{**given, **login.params}), name="aiossmenv login"
+        )
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            connecting.cancel()
+            await asyncio.wait({connecting}, timeout=_LOGIN_TIMEOUT)
+            if connecting.done() and not connecting.cancelled() and not connecting.exception():
+                await util.greenlet_spawn(self.dialect.do_terminate, connecting.result())
+            raise
+        finally:
+            del connecting, given  # a traceback may show the variables of this frame
 
     async def _create(self, values: Mapping[str, str]) -> _Login:
         options = self._database.connect_options(self._keys, values)
@@ -295,8 +316,8 @@ class RotatingEngine(AsyncEngine):
         if any(not record.in_use for record in self._records):
             self.sync_engine.pool.connect().close()
 
-    def _on_checkout(self, connection: Any, record: Any, _: object) -> None:
-        if has_ended(connection.driver_connection):
+    def _on_checkout(self, _: object, record: Any, __: object) -> None:
+        if record.info[_ENDED]():
             raise exc.DisconnectionError("the server has closed this connection")
         if _renewing.get() and self._is_old(record):
             raise exc.DisconnectionError("the credentials of this connection are old")
@@ -305,25 +326,29 @@ class RotatingEngine(AsyncEngine):
         return record.dbapi_connection is not None and not self._rotating._is_current(record.info.get(_LOGIN))
 
 
-def _checked(url: str | URL, keys: Mapping[str, str], options: Mapping[str, Any]) -> URL:
-    """Return the URL, or raise what cannot work."""
-    base = make_url(url)
+def _checked(url: str | URL, keys: Mapping[str, str], options: Mapping[str, Any]) -> tuple[URL | None, str]:
+    """Return the URL, or what cannot work."""
+    try:
+        base = make_url(url)
+    except (exc.ArgumentError, ValueError):
+        return None, "the URL of the engine cannot be read: write it as postgresql+asyncpg:///app"
+    reason = next(_reasons(base, keys, options), "")
+    return None if reason else base, reason
+
+
+def _reasons(base: URL, keys: Mapping[str, str], options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield why these cannot work."""
     if base.drivername not in _DRIVERS:
-        raise ValueError(f"the driver {base.drivername} is not one of {', '.join(_DRIVERS)}")
+        yield f"the driver {base.drivername} is not one of {', '.join(_DRIVERS)}"
     if base.username or base.password or base.query.keys() & {"user", "password", "passwd"}:
-        # Not quoted: it holds a password.
-        raise ValueError("the URL of the engine holds credentials: name the keys of the Env that hold them in keys=")
-    if not isinstance(keys, Mapping):
-        raise TypeError("keys maps connect options to keys: write keys={'host': 'DB_URL', ...}")
-    others = keys.keys() - _OPTIONS
-    if others:
-        raise ValueError(f"keys has no option {', '.join(sorted(others))}, but {', '.join(sorted(_OPTIONS))}")
+        yield "the URL of the engine holds credentials: name the keys of the Env that hold them in keys="
+    if others := keys.keys() - _OPTIONS:
+        yield f"keys has no option {', '.join(sorted(others))}, but {', '.join(sorted(_OPTIONS))}"
     for option, reason in _NOT_OURS.items():
         if options.get(option) is not None:
-            raise ValueError(f"{option}= cannot be used here: {reason}")
+            yield f"{option}= cannot be used here: {reason}"
     if options.get("poolclass") not in {None, AsyncAdaptedQueuePool, NullPool}:
-        raise ValueError("poolclass= is AsyncAdaptedQueuePool or NullPool here: others keep a connection for ever")
-    return base
+        yield "poolclass= is AsyncAdaptedQueuePool or NullPool here: others keep a connection for ever"
 
 
 def _on_error(context: Any) -> None:

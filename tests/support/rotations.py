@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import aiomysql
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from aiossmenv import Change, Parameter, Snapshot, diff, load_env
 from aiossmenv._databases import MYSQL, POSTGRESQL
@@ -557,15 +558,15 @@ class PoolTarget:
 
 
 class EngineTarget:
-    """A `RotatingEngine` as a `Target`."""
+    """An engine of SQLAlchemy as a `Target`."""
 
-    def __init__(self, engine: RotatingEngine) -> None:
+    def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
     @property
     def generation(self) -> int:
         """See `Target`."""
-        return self._engine.generation
+        return self._engine.generation if isinstance(self._engine, RotatingEngine) else 1
 
     async def transaction(self, table: str, seconds: float, *, drop: bool) -> None:
         """See `Target`."""

@@ -43,7 +43,7 @@ async def account(server: AnyServer) -> AsyncIterator[Account]:
     """Give a user of the test, with the password "first"; the test leaves neither connection nor task."""
     async with new_account(server) as account:
         yield account
-        assert 0 == await account.gone()
+        assert 0 == await account.remaining_connections()
         assert set() == await our_tasks()
 
 
@@ -236,6 +236,8 @@ async def test_without_a_host(driver: str) -> None:
         ({"url": "mysql://"}, "the driver mysql is not one of"),
         ({"url": "sqlite+aiosqlite://"}, "the driver sqlite.aiosqlite is not one of"),
         ({"url": "mysql+aiomysql://user@host/app"}, "holds credentials"),
+        ({"url": "hidden-one"}, "cannot be read"),
+        ({"url": "mysql+aiomysql://host:hidden-one/app"}, "cannot be read"),
         ({"url": "mysql+aiomysql://host/app?password=hidden-one"}, "holds credentials"),
         ({"keys": {"host": "A", "db": "B"}}, "keys has no option db"),
         ({"poolclass": StaticPool}, "poolclass= is AsyncAdaptedQueuePool or NullPool"),
