@@ -49,7 +49,7 @@ _REBUILD_DELAY = 60.0
 # Seconds between two forced refreshes, at least: without a gap, values that do not work would cause a busy loop.
 _MIN_GAP = 0.01
 # Seconds for which a login that succeeded proves the credentials: others need not wait for one that goes first.
-_PROVED_FOR = 0.05
+_PROVED_FOR = 0.01
 # Seconds for which others wait for the login that goes first, at most: it may hang.
 _TRIAL_TIMEOUT = 0.25
 # Seconds for which a task is cancelled again and again until it has ended.
@@ -341,9 +341,10 @@ class Rotating(Generic[T]):
         Raises:
             Superseded: The credentials are known to be old, or were just rejected.
         """
-        trial = self._trial
-        if trial and not self._is_proved():
-            await asyncio.wait({trial}, timeout=_TRIAL_TIMEOUT)
+        while (trial := self._trial) and not trial.done() and not self._is_proved():
+            ended, _ = await asyncio.wait({trial}, timeout=_TRIAL_TIMEOUT)
+            if not ended:
+                break
         if not self._may_log_in(resource):
             raise Superseded("newer credentials were read, or these were just rejected, and are not proved yet")
         mine: asyncio.Future[None] | None = None

@@ -76,7 +76,7 @@ _NOT_OURS = {
 # Codes with which a MySQL server refuses to write, because it has become a replica.
 _READ_ONLY = frozenset({1290, 1836})
 # Seconds between two replacements of idle connections: other tasks must not notice them.
-_RENEW_PAUSE = 0.01
+_RENEW_PAUSE = 0.005
 # Seconds that closing waits for the one that is under way.
 _RENEW_TIMEOUT = 5.0
 # Seconds for which a login that is cancelled may go on.

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -742,6 +742,9 @@ async def _target(env: "EnvLike", scenario: Scenario, driver: str | None) -> Asy
     if driver:
         engine = RotatingEngine(env, f"{driver}:///app", keys, pool_size=maxsize, max_overflow=0, min_gap=POLL)
         async with engine:
+            async with AsyncExitStack() as stack:
+                for _ in range(scenario.minsize or 0):
+                    await stack.enter_async_context(engine.connect())
             yield EngineTarget(engine)
     else:
         minsize = maxsize // 2 if scenario.minsize is None else scenario.minsize
