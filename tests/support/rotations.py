@@ -23,7 +23,9 @@ import aiomysql
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from aiossmenv import Change, Parameter, Snapshot, diff, load_env
+import asyncpg_following
+import psycopg_following
+from aiossmenv import Change, Parameter, Rotating, Snapshot, diff, load_env
 from aiossmenv._databases import MYSQL, POSTGRESQL
 from aiossmenv.mysql import _KEYS, RotatingPool
 from aiossmenv.sqlalchemy import RotatingEngine
@@ -33,6 +35,10 @@ from relay import Login, Relay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import asyncpg
+    import psycopg
+    import psycopg_pool
 
     from aiossmenv._rotating import Source as EnvLike
     from embedded import Store
@@ -580,6 +586,45 @@ class EngineTarget:
                 await connection.invalidate()
 
 
+class AsyncpgTarget:
+    """The pool of an example as a `Target`."""
+
+    def __init__(self, rotating: "Rotating[asyncpg.Pool[asyncpg.Record]]") -> None:
+        self._rotating = rotating
+
+    @property
+    def generation(self) -> int:
+        """See `Target`."""
+        return self._rotating.generation
+
+    async def transaction(self, table: str, seconds: float, *, drop: bool) -> None:
+        """See `Target`."""
+        async with self._rotating.use(lambda pool: pool.acquire()) as connection:
+            async with connection.transaction():
+                await connection.execute(f"INSERT INTO {table} VALUES (1)")
+                await asyncio.sleep(seconds)
+            if drop:
+                await connection.close()
+
+
+class PsycopgTarget:
+    """The pool of an example as a `Target`; it does not count its sets of credentials."""
+
+    generation = 4
+
+    def __init__(self, pool: "psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]]") -> None:
+        self._pool = pool
+
+    async def transaction(self, table: str, seconds: float, *, drop: bool) -> None:
+        """See `Target`."""
+        async with self._pool.connection() as connection:
+            async with connection.transaction():
+                await connection.execute(f"INSERT INTO {table} VALUES (1)".encode())
+                await asyncio.sleep(seconds)
+            if drop:
+                await connection.close()
+
+
 class Load:
     """Tasks that each commit one transaction after the other."""
 
@@ -739,12 +784,18 @@ async def _target(env: "EnvLike", scenario: Scenario, driver: str | None) -> Asy
     keys = {"dsn": "DATABASE_URL"} if scenario.form != "keys" else _KEYS
     maxsize = scenario.maxsize
     # These rotations are faster than real ones, so forced refreshes may be faster too.
-    if driver:
+    if driver == "asyncpg":
+        async with asyncpg_following.rotating_pool(env) as rotating:  # type: ignore[arg-type] # it has what is used
+            yield AsyncpgTarget(rotating)
+    elif driver == "psycopg":
+        async with psycopg_following.following_pool(env, min_size=2, max_size=maxsize) as pool:  # type: ignore[arg-type]
+            yield PsycopgTarget(pool)
+    elif driver:
         engine = RotatingEngine(env, f"{driver}:///app", keys, pool_size=maxsize, max_overflow=0, min_gap=POLL)
         async with engine:
             async with AsyncExitStack() as stack:
                 for _ in range(scenario.minsize or 0):
-                    await stack.enter_async_context(engine.connect())
+                    _ = await stack.enter_async_context(engine.connect())
             yield EngineTarget(engine)
     else:
         minsize = maxsize // 2 if scenario.minsize is None else scenario.minsize

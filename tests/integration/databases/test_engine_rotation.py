@@ -2,6 +2,7 @@
 
 import pytest
 
+from embedded import Store
 from postgres import PostgreSQL
 from rotations import AnyServer, Scenario, rotate_under_load
 from timing import our_tasks
@@ -35,6 +36,20 @@ def server(driver: str, request: pytest.FixtureRequest) -> AnyServer:
     """Give the server of the driver."""
     name = "postgres_server" if driver.startswith("postgresql") else "mariadb_server"
     return request.getfixturevalue(name)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["asyncpg", "psycopg"])
+@pytest.mark.parametrize("scenario", SCENARIOS[:7], ids=lambda scenario: scenario.name)
+async def test_examples_without_sqlalchemy(
+    postgres_server: PostgreSQL, ssm: Store, name: str, scenario: Scenario
+) -> None:
+    """The pools of the examples commit every transaction too, exactly once, with an `Env` over HTTP."""
+    outcome = await rotate_under_load(postgres_server, scenario, ROTATIONS, name, store=ssm)
+
+    assert {} == outcome.failed
+    assert outcome.committed == outcome.rows
+    assert 0 == outcome.left
+    assert set() == await our_tasks()
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)

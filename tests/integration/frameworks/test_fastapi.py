@@ -263,10 +263,11 @@ def test_server_exits_without_an_env(moto: Store, tmp_path: Path) -> None:
 
 
 class Example:
-    """`examples/fastapi_app.py` in its own process, and the rotation of its password."""
+    """An example in its own process, and the rotation of its password."""
 
-    def __init__(self, ssm: Store, server: MariaDB) -> None:
+    def __init__(self, ssm: Store, server: MariaDB, program: str) -> None:
         self._ssm = ssm
+        self._program = program
         self._server = server
         self._user = f"web{secrets.token_hex(4)}"
         self.url = ""
@@ -280,7 +281,7 @@ class Example:
         environment = {"SSM_PATH": "/WEB", "SSM_TTL": "0.5", "PORT": "0"}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            str(EXAMPLES / "fastapi_app.py"),
+            str(EXAMPLES / self._program),
             env=os.environ | self._ssm.environment | environment,
             stderr=asyncio.subprocess.PIPE,
         )
@@ -309,10 +310,11 @@ class Example:
         await asyncio.to_thread(self._ssm.put, "/WEB/DB_PASSWORD", password)
 
 
-async def test_no_request_fails_while_passwords_rotate(ssm: Store, server: MariaDB) -> None:
+@pytest.mark.parametrize("program", ["fastapi_app.py", "fastapi_sqlalchemy.py"])
+async def test_no_request_fails_while_passwords_rotate(ssm: Store, server: MariaDB, program: str) -> None:
     """Twenty passwords are used under load, each by its own pool, and every HTTP request is answered."""
     answered, ended = 0, False
-    async with Example(ssm, server).running() as example, aiohttp.ClientSession(example.url) as client:
+    async with Example(ssm, server, program).running() as example, aiohttp.ClientSession(example.url) as client:
 
         async def ask(number: int) -> None:
             nonlocal answered
