@@ -61,7 +61,9 @@ def environment(session: nox.Session, name: str, python: str = sys.executable, *
         options = ("--quiet", "--disable-pip-version-check", "install", "--no-compile")
         pip = (str(folder / "bin" / "python"), "-m", "pip", *options)
         session.run(*pip, "--upgrade", "pip>=25.1", external=True)  # first version with dependency groups
-        session.run(*pip, f"{ROOT}[mysql,fastapi,pydantic]", "--group", f"{ROOT}/pyproject.toml:test", external=True)
+        session.run(
+            *pip, f"{ROOT}[mysql,fastapi,pydantic,dotenv]", "--group", f"{ROOT}/pyproject.toml:test", external=True
+        )
         if newer:
             # pip warns about a conflict with aioboto3, and installs them anyway.
             session.run(*pip, "--upgrade", *newer, external=True)

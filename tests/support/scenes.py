@@ -26,6 +26,7 @@ from aiossmenv import (
     EmptyPath,
     EncryptedParameter,
     Env,
+    ExpansionFailed,
     GetParameter,
     GetParameters,
     GetParametersByPath,
@@ -116,6 +117,37 @@ async def changes(context: Context) -> None:
         assert 4 == len(received)
         detector.check_repr(*received, received)
         detector.check_all_objects()
+
+
+@scenario
+async def expansions(context: Context) -> None:
+    """Expand parameters that hold secrets, over the wire, and meet what cannot be expanded in all its ways."""
+    detector = context.detector
+    context.put("/E/JSON", json.dumps({"db": {"password": SECRET}, "list": [SECRET]}))
+    context.put("/E/LINES", f"TOKEN='{CORE}'\nOTHER={CORE}")
+    async with load_env("/E", ttl=60, expand={"JSON": "json", "LINES": "dotenv"}, environ={"OTHER": SECRET}) as env:
+        assert (SECRET, CORE) == (env["DB_PASSWORD"], env["TOKEN"])
+        detector.check_repr(env, env.snapshot, env.parameters, *env.parameters.values())
+        detector.check_all_objects()
+        for name, values in {
+            "JSON": [
+                SECRET,
+                f'["{CORE}"]',
+                f'{{"{CORE}": 1, "{CORE}": 2}}',
+                '{"a": "' + CORE,
+                '{"a": NaN, "b": "' + CORE,
+            ],
+            "LINES": [SECRET, f"A={CORE}\nB {CORE}", f"https://u:{CORE}@x?a=b", f"A='{CORE}", f"A={CORE}\nA={CORE}"],
+        }.items():
+            for value in values:
+                context.put(f"/E/{name}", value)
+                with detector.expecting(ExpansionFailed):
+                    await env.refresh()
+                detector.check_repr(env.status)
+                for expand in ("json", {name: "dotenv"}):
+                    with detector.expecting(ExpansionFailed):
+                        await load_env("/E", expand=expand, environ={"OTHER": SECRET})  # type: ignore[arg-type] # both can be
+            context.put(f"/E/{name}", "{}" if name == "JSON" else "A=1")
 
 
 @scenario
