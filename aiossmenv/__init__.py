@@ -7,7 +7,7 @@ Secrets and settings from AWS Systems Manager Parameter Store, in the environmen
     async with load_env("/FAKEBOOK/TEST/", ttl=60) as env:     # kept current until the block ends
         env["DB_URL"]
 
-`load_env` has the options, `Env` is what it returns, and
+`load_env` has the options, `load_env_sync` is the same for code that is not async, `Env` is what they return, and
 `AiossmenvError` has the tree of errors with what to do about each: `help(aiossmenv.AiossmenvError)`. The modules
 `aiossmenv.mysql`, `aiossmenv.fastapi`, `aiossmenv.pydantic` and `aiossmenv.testing` describe themselves. This page says
 what happens unless an option says otherwise.
@@ -124,6 +124,7 @@ if TYPE_CHECKING:
         ServiceError,
         Transport,
     )
+    from aiossmenv._sync import load_env_sync
 
     __version__: str
 
@@ -160,6 +161,7 @@ __all__ = [
     "Transport",
     "diff",
     "load_env",
+    "load_env_sync",
 ]
 
 _MODULES = {
@@ -181,6 +183,7 @@ _MODULES = {
     "Transport": "_ssm.transport",
     "diff": "_models",
     "load_env": "_load",
+    "load_env_sync": "_sync",
 }
 
 

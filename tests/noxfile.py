@@ -25,7 +25,7 @@ LOOPS = [f"{SSM}/test_{name}.py" for name in ("engine", "refresh", "loops", "clo
 # Tests without a server that may depend on the interpreter or the loop.
 UNIT = [
     *(f"tests/unit/test_{name}.py" for name in ("concurrency", "env", "events", "reader", "reader_cases", "surface")),
-    *(f"tests/unit/test_{name}.py" for name in ("rotating", "rotating_refresh", "rotating_edges", "testing")),
+    *(f"tests/unit/test_{name}.py" for name in ("rotating", "rotating_refresh", "rotating_edges", "sync", "testing")),
 ]
 SDK = [
     *(f"{SSM}/test_{name}.py" for name in ("configuration", "sources", "pinning", "tls", "load", "store", "loops")),

@@ -42,6 +42,7 @@ from aiossmenv import (
     Throttled,
     diff,
     load_env,
+    load_env_sync,
 )
 from aiossmenv.testing import ManualClock, MemoryStore
 from face import MODULES, public
@@ -89,6 +90,24 @@ async def loads(context: Context) -> None:
     detector.check_repr(loading)
     loading.close()
     await asyncio.create_task(load_env("/L", environ=environ))
+
+
+@scenario
+async def loads_without_a_loop(context: Context) -> None:
+    """Load on a loop of its own, well and badly."""
+    detector = context.detector
+    context.put("/N/A")
+    env = load_env_sync("/N", environ={"OTHER": SECRET})
+    assert SECRET == env["A"]
+    detector.check_repr(env, env.snapshot)
+    with detector.expecting(EmptyPath):
+        load_env_sync("/N/NONE", environ={"OTHER": SECRET})
+    with detector.expecting(ExpansionFailed):
+        load_env_sync("/N", expand="json", environ={"OTHER": SECRET})
+    with detector.expecting(ValueError):
+        load_env_sync("/N", deadline=0, environ={"OTHER": SECRET})
+    with detector.expecting(TypeError):
+        load_env_sync("/N", ttl=60, environ={"OTHER": SECRET})  # type: ignore[call-arg] # that is what fails
 
 
 @scenario

@@ -48,6 +48,7 @@ from aiossmenv import (
     __version__,
     diff,
     load_env,
+    load_env_sync,
 )
 from aiossmenv.fastapi import EnvDep, Health, get_env, health, lifespan
 from aiossmenv.pydantic import InvalidSettings, LiveSettings, ParameterSource, live_settings, load_settings
@@ -96,6 +97,35 @@ async def options(store: ParameterStore, environ: dict[str, str]) -> None:
     await load_env("/A", expand={"DB": "json", "MORE": "dotenv"})
     load_env("/A", expand="yaml")  # type: ignore[arg-type,unused-awaitable]
     load_env("/A", expand={"DB": "yaml"})  # type: ignore[dict-item,unused-awaitable]
+
+
+def options_without_a_loop(store: ParameterStore, environ: dict[str, str]) -> None:
+    """Load where no event loop runs, with every option but the one that needs one."""
+    assert_type(load_env_sync(), Env)
+    load_env_sync(
+        "/A",
+        "/B",
+        keys=("DB_URL", "DB_USER"),
+        required=["DB_URL"],
+        recursive=False,
+        to_key=str,
+        expand={"DB": "json"},
+        environ=environ,
+        override=False,
+        protected=("LD_*",),
+        allow_empty=True,
+        deadline=5,
+        max_stale=3600,
+        list_interval=300,
+        revalidate_interval=None,
+        store=store,
+    )
+    load_env_sync("/A", to_key=lambda name: name.upper(), expand="dotenv", environ=None)
+    load_env_sync("/A", ttl=60)  # type: ignore[call-arg]
+    load_env_sync("/A", tll=60)  # type: ignore[call-arg]
+    load_env_sync("/A", deadline="5")  # type: ignore[arg-type]
+    load_env_sync("/A", expand="yaml")  # type: ignore[arg-type]
+    load_env_sync("/A", 60)  # type: ignore[arg-type]
 
 
 class Recorder:
