@@ -93,7 +93,8 @@ class Expander:
         if form is None:
             yield key, parameter
             return
-        expansion = self._before.get((name, form))
+        # A path within another one has the same parameters.
+        expansion = self.expansions.get((name, form)) or self._before.get((name, form))
         if expansion is None or expansion.holder != parameter:
             expansion = Expansion(parameter, self._expand(parameter, form, key=key, path=path))
         self.expansions[name, form] = expansion
@@ -135,7 +136,7 @@ def require_dotenv() -> None:
     """Import python-dotenv, or raise the `ImportError` that says how to install it."""
     try:
         import dotenv.parser  # noqa: F401 - for the first use, after something was read, it must be there
-    except ImportError as error:
+    except ImportError as error:  # pragma: no cover - a test runs this in an interpreter that has no python-dotenv
         raise ImportError("expand='dotenv' needs python-dotenv: pip install 'aiossmenv[dotenv]'") from error
 
 

@@ -227,20 +227,26 @@ def _texts(option: str, several: object) -> tuple[str, ...]:
 
 
 def _formats(expand: Format | Mapping[str, Format] | None) -> Format | Mapping[str, Format] | None:
-    by_name = dict(expand) if isinstance(expand, Mapping) else {}
-    given: dict[str, object] = {f"expand[{name!r}]": form for name, form in by_name.items()}
-    if not isinstance(expand, Mapping | None):
-        given = {"expand": expand}
-    for name in by_name:
-        _refuse_other("a name in expand", name)
-    for option, form in given.items():
-        if form not in get_args(Format):
-            # It is not quoted, because a mapping that was passed by mistake may hold values.
-            other = ", nor a mapping of keys to these" if option == "expand" else ""
-            raise ValueError(f"{option} is neither {' nor '.join(map(repr, get_args(Format)))}{other}")
-    if "dotenv" in given.values():
+    known = get_args(Format)
+    neither = f"neither {' nor '.join(map(repr, known))}"
+    # What was given is not quoted: a mapping that was passed by mistake may hold values.
+    if not isinstance(expand, str | Mapping | None):
+        raise TypeError(f"expand is {neither}, nor a mapping of keys to these, but of type {type(expand).__name__}")
+    formats: list[Format] = []
+    if isinstance(expand, str):
+        if expand not in known:
+            raise ValueError(f"expand is {neither}, nor a mapping of keys to these")
+        formats = [expand]
+    elif expand is not None:
+        expand = dict(expand)
+        for name, form in expand.items():
+            _refuse_other("a name in expand", name)
+            if form not in known:
+                raise ValueError(f"expand[{name!r}] is {neither}")
+        formats = list(expand.values())
+    if "dotenv" in formats:
         require_dotenv()
-    return by_name or (None if isinstance(expand, Mapping) else expand)
+    return expand or None
 
 
 def _refuse_other(argument: str, value: object) -> None:

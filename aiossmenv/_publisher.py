@@ -179,7 +179,7 @@ class Publisher:
     def _work_in(self, results: Results) -> int:
         """Return how many parameters it takes as long to publish as it takes to prepare *results*."""
         count = len(results.parameters)
-        if self.spec.expand is None:
+        if self.spec.expand is None or count > _AT_ONCE:
             return count
         # To expand one character takes 1 us as JSON and 5 us as dotenv, about as long as to publish a parameter.
         known = self._state.parameters

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Generic, Literal, TypedDict, TypeVar, Unpack
@@ -91,6 +91,9 @@ class _LoopThread(Generic[T]):
         thread = threading.Thread(target=self._in_thread, name="aiossmenv load_env_sync")
         try:
             thread.start()
+            # On Windows an interrupt is noticed only between two waits.
+            while wait({self._outcome}, 0.5).not_done:
+                pass
             return self._outcome.result()
         except BaseException:
             # From the work, or from a handler of a signal: KeyboardInterrupt, or what a user's own handler raises.

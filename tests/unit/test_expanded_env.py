@@ -370,10 +370,13 @@ async def test_typed_settings_are_filled_by_inner_names() -> None:
 # --- What cannot be
 
 
-@pytest.mark.parametrize("expand", ["yaml", "", 3, ["json"], True])
-def test_formats_that_there_are_not(expand: object) -> None:
+@pytest.mark.parametrize(
+    ("expand", "kind"),
+    [("yaml", ValueError), ("", ValueError), (3, TypeError), (["json"], TypeError), (b"", TypeError)],
+)
+def test_formats_that_there_are_not(expand: object, kind: type[Exception]) -> None:
     """What is no format is refused at once."""
-    with pytest.raises(ValueError, match="expand is neither 'json' nor 'dotenv', nor a mapping of keys to these"):
+    with pytest.raises(kind, match="expand is neither 'json' nor 'dotenv', nor a mapping of keys to these"):
         load_env("/P", expand=expand)  # type: ignore[arg-type,unused-awaitable] # that is what fails
 
 
@@ -381,6 +384,8 @@ def test_mappings_that_cannot_be() -> None:
     """A mapping that has other values or names is refused by the name at once, and what it holds is not quoted."""
     with pytest.raises(ValueError, match="^expand\\['DB'\\] is neither 'json' nor 'dotenv'$"):
         load_env("/P", expand={"X": "json", "DB": "hunter2"})  # type: ignore[dict-item,unused-awaitable] # that is what fails
+    with pytest.raises(ValueError, match="^expand\\['DB'\\] is neither"):
+        load_env("/P", expand={"DB": ["json"]})  # type: ignore[dict-item,unused-awaitable] # that is what fails
     with pytest.raises(TypeError, match="a name in expand is of type int"):
         load_env("/P", expand={3: "json"})  # type: ignore[dict-item,unused-awaitable] # that is what fails
 
