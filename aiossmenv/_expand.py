@@ -87,7 +87,7 @@ class Expander:
     def _pairs(self, path: str, name: str, parameter: Parameter) -> Iterator[tuple[str, Parameter]]:
         relative, base = relative_name(path, name), split_selector(name)[0]
         # Which version of it is read is no part of what it is called.
-        key = key_of(relative.partition(":")[0], self._to_key, parameter=name, path=path)
+        key = key_of(relative.partition(":")[0], self._to_key, name, path)
         spellings = key, relative, relative.partition(":")[0], name, base
         form = self._format(spellings)
         if form is None:
@@ -99,7 +99,7 @@ class Expander:
             expansion = Expansion(parameter, self._expand(parameter, form, key=key, path=path))
         self.expansions[name, form] = expansion
         for part in expansion.parts:
-            yield key_of(part.inner_name, self._to_key, parameter=name, path=path), part
+            yield key_of(part.inner_name, self._to_key, name, path), part
 
     def _format(self, spellings: Iterable[str]) -> Format | None:
         if isinstance(self._formats, str):

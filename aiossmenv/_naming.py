@@ -35,14 +35,8 @@ def name_keys(path: str, names: Iterable[str], to_key: Callable[[str], str]) -> 
     Raises `KeyCollision` with every pair that maps to one key, `InvalidVariable` where *to_key* fails.
     """
     # Which version of it is read is no part of what it is called.
-    return unique_keys(
-        path,
-        (
-            (key_of(relative_name(path, name).partition(":")[0], to_key, parameter=name, path=path), name)
-            for name in sorted(names)
-        ),
-        str,
-    )
+    pairs = [(key_of(relative_name(path, name).partition(":")[0], to_key, name, path), name) for name in sorted(names)]
+    return unique_keys(path, pairs, str)
 
 
 def unique_keys(path: str, pairs: Iterable[tuple[str, T]], describe: Callable[[T], str]) -> dict[str, T]:
@@ -62,7 +56,7 @@ def unique_keys(path: str, pairs: Iterable[tuple[str, T]], describe: Callable[[T
     return {key: same[0] for key, same in things_by_key.items()}
 
 
-def key_of(relative: str, to_key: Callable[[str], str], *, parameter: str, path: str) -> str:
+def key_of(relative: str, to_key: Callable[[str], str], parameter: str, path: str) -> str:
     """Return the key of a name; where *to_key* fails, raise `InvalidVariable` with *parameter* and *path*."""
     try:
         key = to_key(relative)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMappi
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from contextvars import copy_context
+from inspect import signature
 from typing import Generic, Literal, TypedDict, TypeVar, Unpack
 
 from aiossmenv._env import Env
@@ -70,6 +71,11 @@ def load_env_sync(*paths: str, **options: Unpack[_Options]) -> Env:
     return _LoopThread(loading).run()
 
 
+# For help() and pdoc, which would show no option by name.
+_signature = signature(load_env)
+vars(load_env_sync)["__signature__"] = _signature.replace(
+    parameters=[option for option in _signature.parameters.values() if option.name != "ttl"], return_annotation=Env
+)
 load_env_sync.__module__ = "aiossmenv"
 
 

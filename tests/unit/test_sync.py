@@ -64,6 +64,8 @@ def test_options_are_those_of_load_env() -> None:
 
     assert {name: theirs[name] for name in options if name != "ttl"} == get_type_hints(_Options)
     assert set() == _Options.__required_keys__
+    assert ["paths", *(name for name in options if name != "ttl")] == list(inspect.signature(load_env_sync).parameters)
+    assert inspect.signature(load_env_sync).return_annotation is Env
 
 
 def test_every_option_arrives() -> None:
