@@ -1,8 +1,8 @@
 """
 One parameter that holds several variables: their names and values, from an object of JSON or from lines KEY=VALUE.
 
-A value that cannot be read so is described by a `_Fault`, which is returned and not raised: the frames of an exception,
-and json's own exceptions, hold the text. Only where no variable holds a text is the error made and raised.
+No error may show a part of the value. The frames of an exception hold the text, and so does json's own exception. So
+the functions that read a text return a `_Fault`, and `ExpansionFailed` is raised in a frame that holds no text.
 """
 
 import json
@@ -23,8 +23,8 @@ Format = Literal["json", "dotenv"]
 # Levels of objects and lists. Parameter Store has 15 in a name; json itself raises RecursionError near 1,000.
 DEPTH = 100
 
-# A string, which ends with the text if it has no end; what opens and closes a level; what JSON does not have and
-# Python's json reads all the same. A string before a colon is a name.
+# Strings; the brackets that open and close a level; and constants that Python's json accepts and JSON does not have. A
+# string before a colon is a name. One without a closing quote ends with the text, so the search stays linear.
 _TOKEN = re.compile(r'(?P<text>"(?:[^"\\]|\\.)*"?)(?P<colon>\s*:)?|[{}\[\]]|NaN|-?Infinity', re.DOTALL)
 _NEWLINE = re.compile(r"\r\n|\n|\r")
 _MANY = 1_000
@@ -48,11 +48,11 @@ class Expansion:
 
 class Expander:
     """
-    Expands what one read brought.
+    Expands the parameters of one read.
 
-    *formats*: one for all parameters, or one for each name. *before*: what the last read was expanded to; a parameter
-    that is still the same is not expanded again. *expansions*: the same of this read, by name and format. *unused*: the
-    names of *formats* that no parameter has had so far.
+    *formats*: one for all parameters, or one for each name. *before*: the expansions of the last read; a parameter that
+    is equal to its holder there is not expanded again. *expansions*: those of this read, by name and format. *unused*:
+    the names in *formats* that no parameter has had so far.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Expander:
 
     def keyed(self, path: str, names: Iterable[str], known: StoreState) -> dict[str, Parameter]:
         """
-        Return what `known.keyed()` does, with what a parameter is expanded to in its place.
+        Return the parameters by key as `known.keyed()` does, but the parts of those that are expanded instead of them.
 
         Raises `ExpansionFailed`, `KeyCollision` and `InvalidVariable`.
         """
@@ -93,7 +93,7 @@ class Expander:
         if form is None:
             yield key, parameter
             return
-        # A path within another one has the same parameters.
+        # Two paths hold the same parameter if one path is below the other.
         expansion = self.expansions.get((name, form)) or self._before.get((name, form))
         if expansion is None or expansion.holder != parameter:
             expansion = Expansion(parameter, self._expand(parameter, form, key=key, path=path))

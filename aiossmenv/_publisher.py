@@ -177,11 +177,11 @@ class Publisher:
         return queries, [] if few and len(queries) == 1 else groups, few
 
     def _work_in(self, results: Results) -> int:
-        """Return how many parameters it takes as long to publish as it takes to prepare *results*."""
+        """Return how long it takes to prepare *results*, counted in parameters that are not expanded."""
         count = len(results.parameters)
         if self.spec.expand is None or count > _AT_ONCE:
             return count
-        # To expand one character takes 1 us as JSON and 5 us as dotenv, about as long as to publish a parameter.
+        # To publish a parameter takes 4 us. To expand one character takes 1 us as JSON and 5 us as dotenv.
         known = self._state.parameters
         return count + sum(len(found.value) for name, found in results.parameters.items() if known.get(name) != found)
 

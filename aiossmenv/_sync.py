@@ -41,10 +41,10 @@ def load_env_sync(*paths: str, **options: Unpack[_Options]) -> Env:
 
         env = load_env_sync("/FAKEBOOK/TEST/")
 
-    It uses an event loop of its own in a thread of its own, and leaves neither open. So it works where a loop runs,
-    too; but it holds that loop until it is done: there, await `load_env`. Ctrl-C ends the load. What it returns is an
-    `Env` without a `ttl`: nothing refreshes it by itself, and `asyncio.run(env.refresh())` works, as does
-    `asyncio.run(env.ensure_fresh(60))`, which heeds `max_stale`, `list_interval` and `revalidate_interval`.
+    It uses an event loop of its own in a thread of its own, and closes both. So it also works where a loop runs, but it
+    blocks that loop until it returns: await `load_env` there. Ctrl-C ends the load. The `Env` has no `ttl`, so nothing
+    refreshes it in the background. `asyncio.run(env.refresh())` refreshes it, and so does
+    `asyncio.run(env.ensure_fresh(60))`, for which `max_stale`, `list_interval` and `revalidate_interval` count.
 
     Args:
         *paths: As for `load_env`.
@@ -82,8 +82,8 @@ load_env_sync.__module__ = "aiossmenv"
 class _LoopThread(Generic[T]):
     """Runs *work* to its end on an event loop of its own, in a thread of its own."""
 
-    # asyncio.run() would do where no loop runs in this thread, but it takes away the thread's current loop, and in the
-    # main thread the handler of SIGINT.
+    # asyncio.run() in the calling thread fails where a loop runs. Elsewhere it removes the current loop of the thread,
+    # and in the main thread it replaces the handler of SIGINT.
 
     def __init__(self, work: Coroutine[object, None, T]) -> None:
         self._work = work
@@ -102,13 +102,13 @@ class _LoopThread(Generic[T]):
                 pass
             return self._outcome.result()
         except BaseException:
-            # From the work, or from a handler of a signal: KeyboardInterrupt, or what a user's own handler raises.
+            # The work failed, or a signal handler raised: Python's own KeyboardInterrupt, or another handler anything.
             self._interrupt()
             raise
         finally:
             if thread.ident is not None:
                 thread.join()
-            # Without a thread it was not awaited.
+            # If no thread could start, this prevents the warning that the coroutine was never awaited.
             self._work.close()
 
     def _interrupt(self) -> None:
@@ -125,7 +125,7 @@ class _LoopThread(Generic[T]):
         except BaseException as error:
             self._outcome.set_exception(error)
         else:
-            # After the runner has closed the loop, and with it what was left open.
+            # Only now: the runner has closed the loop, and with it what the work left open.
             self._outcome.set_result(result)
 
     async def _main(self) -> T:

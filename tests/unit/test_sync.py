@@ -1,4 +1,4 @@
-"""`load_env_sync`: a load where no event loop runs, or another one does, that leaves both threads as they were."""
+"""`load_env_sync`: a load with or without a running event loop, which leaves the calling thread as it was."""
 
 import asyncio
 import gc
@@ -25,7 +25,7 @@ WHO: ContextVar[str] = ContextVar("WHO", default="nobody")
 
 @pytest.fixture(autouse=True)
 def left_as_it_was() -> Iterator[None]:
-    """Hold that a test leaves no thread, no warning, and the signals as they were."""
+    """Check that a test leaves no thread, no warning and no other handler of a signal."""
     before = set(threading.enumerate()), signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

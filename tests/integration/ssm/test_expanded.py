@@ -56,7 +56,7 @@ class Aws:
 
 @pytest.fixture
 def aws(moto: Store) -> Iterator[Aws]:
-    """Give both, filled, and hold that a test leaves nothing open."""
+    """Give both, filled, and check that a test leaves nothing open."""
     os.environ |= moto.environment
     written = Aws(moto)
     written.put("LINES", "TOKEN='first'\nexport api.url=https://api.test # ours\n")
