@@ -7,9 +7,10 @@ Secrets and settings from AWS Systems Manager Parameter Store, in the environmen
     async with load_env("/FAKEBOOK/TEST/", ttl=60) as env:     # kept current until the block ends
         env["DB_URL"]
 
-`load_env` has the options, `Env` is what it returns, and `AiossmenvError` has the tree of errors with what to do about
-each: `help(aiossmenv.AiossmenvError)`. The modules `aiossmenv.mysql`, `aiossmenv.fastapi`, `aiossmenv.pydantic` and
-`aiossmenv.testing` describe themselves. This page says what happens unless an option says otherwise.
+`load_env` has the options, `load_env_sync` is the same for code that is not async, `Env` is what they return, and
+`AiossmenvError` has the tree of errors with what to do about each: `help(aiossmenv.AiossmenvError)`. The modules
+`aiossmenv.mysql`, `aiossmenv.fastapi`, `aiossmenv.pydantic` and `aiossmenv.testing` describe themselves. This page says
+what happens unless an option says otherwise.
 
 ## Loading
 
@@ -25,6 +26,9 @@ each: `help(aiossmenv.AiossmenvError)`. The modules `aiossmenv.mysql`, `aiossmen
 - A name in `keys` that the store does not have is left out and named in one warning; `required` makes it an error.
   `keys` also takes versions (`DB_URL:3`), labels (`DB_URL:live`) and secrets of Secrets Manager
   (`/aws/reference/secretsmanager/ID`).
+- A parameter is one variable. With `expand` one that holds an object of JSON, or lines `KEY=VALUE`, is as many as there
+  are names in it, and its own name is no part of their keys. A value that is neither is `ExpansionFailed`, which names
+  the line and the column and quotes nothing. The names in it become keys, and so logs and errors show them.
 - A request that is throttled, times out, is reset or gets a server error is sent again, with full jitter, until
   `deadline` is over (30 seconds). Denied, not found and mistyped fail at once, and so does what goes wrong before a
   request is sent: credentials, token files, certificates, proxies. Each error says which side it comes from, and names
@@ -52,6 +56,7 @@ each: `help(aiossmenv.AiossmenvError)`. The modules `aiossmenv.mysql`, `aiossmen
   `env.status.fresh`.
 - A parameter counts as gone when two reads in a row miss it, the second of them a listing, because it may have been
   renamed. Its variable is unset if it still has the value that we gave it.
+- Of a parameter that `expand` takes apart, only the keys whose values changed are changes.
 - The region, identity, endpoint, proxies and certificates of a store are those of its first request, also when it
   connects again, renews credentials or is forked. A session of your own renews its credentials as it always does. A
   parameter called `AWS_REGION` sets the variable, for other clients and for child processes; one warning names such
@@ -95,6 +100,7 @@ if TYPE_CHECKING:
         AiossmenvError,
         DecryptionFailed,
         EmptyPath,
+        ExpansionFailed,
         InvalidPath,
         InvalidVariable,
         KeyCollision,
@@ -118,6 +124,7 @@ if TYPE_CHECKING:
         ServiceError,
         Transport,
     )
+    from aiossmenv._sync import load_env_sync
 
     __version__: str
 
@@ -130,6 +137,7 @@ __all__ = [
     "EmptyPath",
     "EncryptedParameter",
     "Env",
+    "ExpansionFailed",
     "GetParameter",
     "GetParameters",
     "GetParametersByPath",
@@ -153,6 +161,7 @@ __all__ = [
     "Transport",
     "diff",
     "load_env",
+    "load_env_sync",
 ]
 
 _MODULES = {
@@ -174,6 +183,7 @@ _MODULES = {
     "Transport": "_ssm.transport",
     "diff": "_models",
     "load_env": "_load",
+    "load_env_sync": "_sync",
 }
 
 

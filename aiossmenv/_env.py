@@ -77,7 +77,8 @@ class Env(Mapping[str, str]):
         Read again now, and return what changed once it is published.
 
         Without *keys* everything is listed, undecrypted, and what changed is decrypted; so it is with a key that is not
-        there, which a listing may find. With up to ten, these are read decrypted in one call; with more, by name.
+        there, which a listing may find. With keys of up to ten parameters, these are read decrypted in one call; with
+        more, by name.
 
         What it returns is newer than the call: callers share a refresh that has sent no request yet, and one that has
         is followed by one more for all later callers. The last good snapshot stays if it fails.

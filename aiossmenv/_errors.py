@@ -18,6 +18,7 @@ class AiossmenvError(Exception):
          +- KeyCollision        rename a parameter, or pass another to_key
          +- InvalidVariable     pass another to_key, or environ=None
          +- DecryptionFailed    fix the key, or the role's right to use it
+         +- ExpansionFailed     correct the value, or take it out of expand=
          +- StoreUnavailable    wait, or fix the network, the endpoint or the region
          +- StaleEnv            find out why refreshes fail: env.status.last_error; or load after the fork
          +- RotationFailed      fix the resource or its credentials
@@ -151,6 +152,32 @@ class DecryptionFailed(AiossmenvError):
     """KMS refused or could not decrypt a SecureString."""
 
 
+class ExpansionFailed(AiossmenvError):
+    """
+    The value of a parameter is not what `expand` says that it is. The text quotes nothing of the value.
+
+    Attributes:
+        line: Where in the value, from 1.
+        column: Where in that line, from 1.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        line: int | None = None,
+        column: int | None = None,
+        parameter: str | None = None,
+        path: str | None = None,
+        region: str | None = None,
+        remedy: str | None = None,
+        transient: bool | None = None,
+    ) -> None:
+        super().__init__(message, parameter=parameter, path=path, region=region, remedy=remedy, transient=transient)
+        self.line = line
+        self.column = column
+
+
 class StoreUnavailable(AiossmenvError):
     """
     Parameter Store gave no usable answer, or no request could be sent to it.
@@ -177,6 +204,7 @@ ERRORS = (
     AiossmenvError,
     DecryptionFailed,
     EmptyPath,
+    ExpansionFailed,
     InvalidPath,
     InvalidVariable,
     KeyCollision,

@@ -1,15 +1,16 @@
 """`load_env`: its options, looked at before anything is read."""
 
 import os
-from collections.abc import Callable, Coroutine, Generator, Iterable, MutableMapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from types import TracebackType
-from typing import cast
+from typing import Literal, cast, get_args
 
 from aiossmenv._env import Env
 from aiossmenv._environ import PROTECTED
 from aiossmenv._errors import InvalidPath
+from aiossmenv._expand import Format, require_dotenv
 from aiossmenv._naming import is_reference, normal_key, normal_path, split_names, upper_snake
 from aiossmenv._publisher import Publisher
 from aiossmenv._refresher import Refresher
@@ -79,6 +80,7 @@ def load_env(
     required: Iterable[str] = (),
     recursive: bool = True,
     to_key: Callable[[str], str] = upper_snake,
+    expand: Literal["json", "dotenv"] | Mapping[str, Literal["json", "dotenv"]] | None = None,
     environ: MutableMapping[str, str] | None = _OS_ENVIRON,
     override: bool = True,
     protected: Iterable[str] = PROTECTED,
@@ -108,6 +110,11 @@ def load_env(
         required: Keys that must be there, spelled as they are in the environment. Default: none.
         recursive: All levels, or direct children only. Default: `True`.
         to_key: Relative name -> key. Default: `/ . -` become `_`, in upper case; `str` keeps the name as it is.
+        expand: For parameters and secrets that hold several variables: `"json"`, one object, whose levels are joined
+            with `/`, so that `{"db": {"host": "x"}}` gives DB_HOST; or `"dotenv"`, lines `KEY=VALUE`, read by
+            python-dotenv (`pip install 'aiossmenv[dotenv]'`) without `${}`. One format for everything that is read, or
+            a mapping from keys, or names as in *keys*, to formats. Numbers stay as they are written, a list becomes
+            the text of JSON, and `null` is left out. Default: `None`, a parameter is one variable.
         environ: The mapping to fill; `None`: none. Default: `os.environ`.
         override: Whether a variable that was there before is replaced. Default: `True`.
         protected: Keys, as patterns like `LD_*`, that are refused with `InvalidVariable`, by a refresh too. Default:
@@ -129,7 +136,8 @@ def load_env(
         InvalidPath: A path or a name cannot exist, or there is none.
         EmptyPath: There is nothing under a path.
         MissingParameters: *required* keys are missing.
-        KeyCollision: Two parameters of one path have one key.
+        KeyCollision: Two parameters of one path, or two names in parameters that are expanded, have one key.
+        ExpansionFailed: A value is not what *expand* says that it is.
         InvalidVariable: The environment cannot hold a key or a value, or the key is protected.
         AccessDenied: There are no usable credentials, or the role may not read this.
         DecryptionFailed: KMS does not decrypt a value.
@@ -137,6 +145,7 @@ def load_env(
         StoreUnavailable: There was no usable answer until *deadline*.
         TypeError: An option is of another type; at once.
         ValueError: An option cannot be; at once.
+        ImportError: *expand* needs python-dotenv, which is not installed; at once.
     """
     target = _Target(os.environ if environ is _OS_ENVIRON else environ)
     del environ  # a traceback may show the variables of these frames
@@ -170,6 +179,7 @@ def load_env(
         recursive=recursive,
         to_key=to_key,
         allow_empty=allow_empty,
+        expand=_formats(expand),
     )
 
     async def load_env() -> Env:
@@ -214,6 +224,29 @@ def _texts(option: str, several: object) -> tuple[str, ...]:
     for number, name in enumerate(names):
         _refuse_other(f"{option}[{number}]", name)
     return names
+
+
+def _formats(expand: Format | Mapping[str, Format] | None) -> Format | Mapping[str, Format] | None:
+    known = get_args(Format)
+    neither = f"neither {' nor '.join(map(repr, known))}"
+    # What was given is not quoted: a mapping that was passed by mistake may hold values.
+    if not isinstance(expand, str | Mapping | None):
+        raise TypeError(f"expand is {neither}, nor a mapping of keys to these, but of type {type(expand).__name__}")
+    formats: list[Format] = []
+    if isinstance(expand, str):
+        if expand not in known:
+            raise ValueError(f"expand is {neither}, nor a mapping of keys to these")
+        formats = [expand]
+    elif expand is not None:
+        expand = dict(expand)
+        for name, form in expand.items():
+            _refuse_other("a name in expand", name)
+            if form not in known:
+                raise ValueError(f"expand[{name!r}] is {neither}")
+        formats = list(expand.values())
+    if "dotenv" in formats:
+        require_dotenv()
+    return expand or None
 
 
 def _refuse_other(argument: str, value: object) -> None:

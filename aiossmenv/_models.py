@@ -20,7 +20,8 @@ class Parameter:
     *name*: full name, as `/FAKEBOOK/TEST/DB_URL`. *value*: plaintext; never in the repr. *type*: `String`,
     `StringList` or `SecureString`. *version*: from 1; 0 for a reference to Secrets Manager. *last_modified*: with
     time zone. *arn*, *data_type*: as the service gave them. *selector*: `:3` or `:label` when asked for by one,
-    else empty. *version_id*: that of a secret in Secrets Manager, else empty.
+    else empty. *version_id*: that of a secret in Secrets Manager, else empty. *inner_name*: the name within the
+    parameter, as `db/host`, if `expand` took *value* out of one that holds several, else empty.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Parameter:
     data_type: str = "text"
     selector: str = ""
     version_id: str = ""
+    inner_name: str = ""
 
     def __repr__(self) -> str:
         return f"<Parameter {self.name}{self.selector} {self.type} version {self.version}>"
@@ -96,7 +98,8 @@ class Change:
     What became of one *key*: *kind* is `added`, `updated` or `removed`.
 
     *old* and *new* are the `Parameter`s before and after, `None` where there was or is none. A parameter that was
-    written again with the value it had is `updated` too: its version differs.
+    written again with the value it had is `updated` too: its version differs. Of one that `expand` took out of another
+    parameter only the value counts, because any other value in there changes the version.
     """
 
     key: str
@@ -154,6 +157,6 @@ def coalesce(first: Change, second: Change) -> Change | None:
 
 
 def _change(key: str, old: Parameter | None, new: Parameter | None) -> Change | None:
-    if old == new:
+    if old == new or (old and new and old.inner_name and new.inner_name and old.value == new.value):
         return None
     return Change(key=key, kind="added" if old is None else "removed" if new is None else "updated", old=old, new=new)

@@ -2,8 +2,11 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from aiossmenv._errors import InvalidPath, InvalidVariable, KeyCollision
+
+T = TypeVar("T")
 
 # Letters, digits and these, says PutParameter's documentation; a path may be the bare slash.
 _RELATIVE = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)*")
@@ -31,34 +34,46 @@ def name_keys(path: str, names: Iterable[str], to_key: Callable[[str], str]) -> 
 
     Raises `KeyCollision` with every pair that maps to one key, `InvalidVariable` where *to_key* fails.
     """
-    names_by_key: dict[str, list[str]] = {}
-    for name in sorted(names):
-        names_by_key.setdefault(_key(path, name, to_key), []).append(name)
-    collisions = {key: tuple(same) for key, same in names_by_key.items() if len(same) > 1}
+    # Which version of it is read is no part of what it is called.
+    pairs = [(key_of(relative_name(path, name).partition(":")[0], to_key, name, path), name) for name in sorted(names)]
+    return unique_keys(path, pairs, str)
+
+
+def unique_keys(path: str, pairs: Iterable[tuple[str, T]], describe: Callable[[T], str]) -> dict[str, T]:
+    """Return *pairs* of a key and what it stands for as a dict, or raise `KeyCollision` with all that share a key."""
+    things_by_key: dict[str, list[T]] = {}
+    for key, thing in pairs:
+        things_by_key.setdefault(key, []).append(thing)
+    collisions = {key: tuple(map(describe, same)) for key, same in things_by_key.items() if len(same) > 1}
     if collisions:
-        pairs = "; ".join(f"{key} from {' and '.join(same)}" for key, same in collisions.items())
+        texts = "; ".join(f"{key} from {' and '.join(same)}" for key, same in collisions.items())
         raise KeyCollision(
-            f"several parameters map to one key: {pairs}",
+            f"several parameters map to one key: {texts}",
             collisions=collisions,
             path=path,
             remedy="Rename all but one of each, or pass to_key=str to keep names as they are.",
         )
-    return {key: same[0] for key, same in names_by_key.items()}
+    return {key: same[0] for key, same in things_by_key.items()}
 
 
-def _key(path: str, name: str, to_key: Callable[[str], str]) -> str:
+def key_of(relative: str, to_key: Callable[[str], str], parameter: str, path: str) -> str:
+    """Return the key of a name; where *to_key* fails, raise `InvalidVariable` with *parameter* and *path*."""
     try:
-        # Which version of it is read is no part of what it is called.
-        key = to_key(relative_name(path, name).partition(":")[0])
+        key = to_key(relative)
     except Exception as error:
         raise InvalidVariable(
-            f"to_key raised {type(error).__name__}", parameter=name, path=path, remedy="Correct to_key."
+            f"to_key raised {type(error).__name__}", parameter=parameter, path=path, remedy="Correct to_key."
         ) from error
     if not isinstance(key, str):
         raise InvalidVariable(
-            f"to_key returned {type(key).__name__}, not str", parameter=name, path=path, remedy="Correct to_key."
+            f"to_key returned {type(key).__name__}, not str", parameter=parameter, path=path, remedy="Correct to_key."
         )
     return key
+
+
+def is_name(text: str) -> bool:
+    """Whether *text* is as a name of a parameter is, relative to a path."""
+    return _RELATIVE.fullmatch(text) is not None
 
 
 # A secret of Secrets Manager, read through Parameter Store: by name only, decrypted only, alone only.

@@ -16,6 +16,7 @@ from typing import ParamSpec, TypeVar
 from aiossmenv._environ import Edit, apply_edit, check_variables, plan_edit, read_by_sdk
 from aiossmenv._errors import EmptyPath, InvalidVariable
 from aiossmenv._events import Events
+from aiossmenv._expand import Expansion, Format
 from aiossmenv._models import Change, Snapshot, asked_name, diff
 from aiossmenv._refresher import Refresh, Refreshed
 from aiossmenv._spec import EnvSpec
@@ -45,7 +46,8 @@ class _Prepared:
     snapshot: Snapshot
     changes: tuple[Change, ...] = ()
     edit: Edit | None = field(default=None, repr=False)
-    # Full names that keys= names and that are not there.
+    expansions: Mapping[tuple[str, Format], Expansion]
+    # Full names that keys= names, and names in expand=, that are not there.
     absent_names: tuple[str, ...] = ()
     # Variables that the SDK reads too, and that the edit `sets` or `unsets`.
     read_by_sdk: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -86,6 +88,7 @@ class Publisher:
         self._owned: Mapping[str, str] = {}
         self._polls: tuple[Query, ...] = ()
         self._absent_names: tuple[str, ...] = ()
+        self._expansions: Mapping[tuple[str, Format], Expansion] = {}
         # What the log has said of variables that the SDK reads: ("sets", "AWS_REGION").
         self._logged: set[tuple[str, str]] = set()
         if holds_store:
@@ -149,7 +152,7 @@ class Publisher:
         # has published nothing.
         complete = not isinstance(refresh.scope, frozenset)
         try:
-            prepared = await self._off_loop(len(results.parameters), self._prepare, results, complete)
+            prepared = await self._off_loop(self._work_in(results), self._prepare, results, complete)
         except EmptyPath as error:
             if not state.parameters and self.spec.names is None:
                 await self._explain(error, began)
@@ -165,16 +168,22 @@ class Publisher:
             return self._polls, groups, False
         if not isinstance(scope, frozenset):
             return self.spec.queries, groups, scope == "revalidate"
-        few = len(scope) <= BATCH
-        queries = self.spec.some(asked_name(parameters[key]) for key in sorted(self._with_their_groups(scope)))
+        # Several keys may be of one parameter.
+        names = {asked_name(parameters[key]) for key in scope}
+        few = len(names) <= BATCH
+        together = names.union(*(group for group in groups if group & names))
+        queries = self.spec.some(sorted(together if len(together) <= BATCH else names))
         # What is read in one call is read together.
         return queries, [] if few and len(queries) == 1 else groups, few
 
-    def _with_their_groups(self, keys: frozenset[str]) -> frozenset[str]:
-        """Add to *keys* what is read together with them, as far as one call can hold it."""
-        groups = [group & self.snapshot.parameters.keys() for group in self.groups if group & keys]
-        together = keys.union(*groups)
-        return together if len(together) <= BATCH else keys
+    def _work_in(self, results: Results) -> int:
+        """Return how long it takes to prepare *results*, counted in parameters that are not expanded."""
+        count = len(results.parameters)
+        if self.spec.expand is None or count > _AT_ONCE:
+            return count
+        # To publish a parameter takes 4 us. To expand one character takes 1 us as JSON and 5 us as dotenv.
+        known = self._state.parameters
+        return count + sum(len(found.value) for name, found in results.parameters.items() if known.get(name) != found)
 
     def _prepare(self, results: Results, complete: bool) -> _Prepared:
         """Work out what a read leads to; changes nothing, and waits for nothing."""
@@ -185,8 +194,15 @@ class Publisher:
         same = (state.parameters, state.missing_once) == (before.parameters, before.missing_once)
         if before.parameters and same and not self.shadowed:
             snapshot = self.snapshot._retaken(taken_at)
-            return _Prepared(state=state, polls=self._polls, snapshot=snapshot, absent_names=self._absent_names)
-        parameters = self.spec.arrange(state, self.region)
+            return _Prepared(
+                state=state,
+                polls=self._polls,
+                snapshot=snapshot,
+                expansions=self._expansions,
+                absent_names=self._absent_names,
+            )
+        arranged = self.spec.arrange(state, self.region, self._expansions)
+        parameters = arranged.parameters
         snapshot = Snapshot(parameters, taken_at)
         edit = None
         if self._environ is not None:
@@ -199,7 +215,8 @@ class Publisher:
             snapshot=snapshot,
             changes=diff(self.snapshot, snapshot),
             edit=edit,
-            absent_names=self.spec.missing(state),
+            expansions=arranged.expansions,
+            absent_names=self.spec.missing(state) + arranged.not_there,
             read_by_sdk=read_by_sdk(edit) if edit and self._environ is os.environ else {},
         )
 
@@ -212,6 +229,7 @@ class Publisher:
             self._owned, self.shadowed = prepared.edit.owned, prepared.edit.shadowed
             self._log_sdk_variables(prepared.read_by_sdk)
         self._state, self._polls, self.snapshot = prepared.state, prepared.polls, prepared.snapshot
+        self._expansions = prepared.expansions
         if prepared.absent_names and prepared.absent_names != self._absent_names:
             level = logging.INFO if self.spec.optional else logging.WARNING
             logger.log(level, "not in Parameter Store: %s", ", ".join(prepared.absent_names))

@@ -1,10 +1,12 @@
 """Which parameters an `Env` wants, how to ask for them, and what a read of them leads to."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 
 from aiossmenv._errors import EmptyPath, MissingParameters
+from aiossmenv._expand import Expander, Expansion, Format
 from aiossmenv._models import Parameter
 from aiossmenv._naming import REFERENCE, is_below, is_reference, nearest
 from aiossmenv._ssm.merge import StoreState
@@ -15,6 +17,20 @@ class MayBeAbsent(tuple[str, ...]):
     """Names for `keys=` that are read if they are there, such as those of fields that have a default."""
 
     __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Arranged:
+    """
+    What a read leads to.
+
+    *parameters*: by key. *expansions*: what some of them were expanded from. *not_there*: names in `expand=` that no
+    parameter has.
+    """
+
+    parameters: dict[str, Parameter]
+    expansions: Mapping[tuple[str, Format], Expansion] = field(default_factory=dict)
+    not_there: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +47,8 @@ class EnvSpec:
     protected: tuple[str, ...] = ()
     # Whether *names* may be absent without a warning.
     optional: bool = False
+    # The format of parameters that hold several variables: of all, or by key or name.
+    expand: Format | Mapping[str, Format] | None = None
 
     @property
     def where(self) -> str:
@@ -96,24 +114,23 @@ class EnvSpec:
             of_path.setdefault(path, []).append(name)
         return tuple(Query(path=path, recursive=self.recursive, names=tuple(some)) for path, some in of_path.items())
 
-    def arrange(self, known: StoreState, region: str | None) -> dict[str, Parameter]:
-        """Return the parameters by key, or raise what is wrong with the set as a whole."""
+    def arrange(
+        self,
+        known: StoreState,
+        region: str | None,
+        before: Mapping[tuple[str, Format], Expansion] = MappingProxyType({}),
+    ) -> Arranged:
+        """Return the parameters by key, or raise what is wrong with the set as a whole; *before*: last expansions."""
         parameters: dict[str, Parameter] = {}
+        expander = Expander(self.expand, self.to_key, region, before) if self.expand else None
         for query in self.queries or (Query(path=self.where, names=()),):
             names = known.names_below(query.path, recursive=self.recursive) if query.names is None else query.names
-            below = known.keyed(query.path, names, to_key=self.to_key)
-            if not below and not self.allow_empty:
-                if self.names is None:
-                    text = "there is no parameter under this path"
-                else:
-                    text = f"none of the keys is there: {', '.join(query.names)}" if query.names else "keys= is empty"
-                raise EmptyPath(
-                    text,
-                    path=query.path,
-                    region=region,
-                    remedy="Check its spelling and case and the region; pass allow_empty=True if it may be empty.",
-                )
-            parameters |= below
+            if not (self.allow_empty or any(name in known.parameters for name in names)):
+                self._refuse_empty(query, region)
+            if expander:
+                parameters |= expander.keyed(query.path, names, known)
+            else:
+                parameters |= known.keyed(query.path, names, to_key=self.to_key)
         missing = tuple(sorted(self.required - parameters.keys()))
         if missing:
             raise MissingParameters(
@@ -123,4 +140,20 @@ class EnvSpec:
                 region=region,
                 remedy="Create them, or check the path and the region.",
             )
-        return parameters
+        if not expander:
+            return Arranged(parameters)
+        # What keys= names, too, is warned of as one of these.
+        not_there = tuple(sorted(expander.unused.difference(self.names or ())))
+        return Arranged(parameters, expander.expansions, not_there)
+
+    def _refuse_empty(self, query: Query, region: str | None) -> None:
+        if self.names is None:
+            text = "there is no parameter under this path"
+        else:
+            text = f"none of the keys is there: {', '.join(query.names)}" if query.names else "keys= is empty"
+        raise EmptyPath(
+            text,
+            path=query.path,
+            region=region,
+            remedy="Check its spelling and case and the region; pass allow_empty=True if it may be empty.",
+        )

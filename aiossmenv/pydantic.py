@@ -375,7 +375,7 @@ def _by_spelling(env: Env) -> dict[str, dict[str, Parameter]]:
         for parameter in env.parameters.values():
             # A parameter that is not below this path keeps its full name, and no field has that.
             asked = asked_name(parameter)
-            name = asked if is_reference(asked) else relative_name(path, asked)
+            name = parameter.inner_name or (asked if is_reference(asked) else relative_name(path, asked))
             alike.setdefault(_fold(name), {})[name] = parameter
     return alike
 

@@ -25,7 +25,7 @@ LOOPS = [f"{SSM}/test_{name}.py" for name in ("engine", "refresh", "loops", "clo
 # Tests without a server that may depend on the interpreter or the loop.
 UNIT = [
     *(f"tests/unit/test_{name}.py" for name in ("concurrency", "env", "events", "reader", "reader_cases", "surface")),
-    *(f"tests/unit/test_{name}.py" for name in ("rotating", "rotating_refresh", "rotating_edges", "testing")),
+    *(f"tests/unit/test_{name}.py" for name in ("rotating", "rotating_refresh", "rotating_edges", "sync", "testing")),
 ]
 SDK = [
     *(f"{SSM}/test_{name}.py" for name in ("configuration", "sources", "pinning", "tls", "load", "store", "loops")),
@@ -61,7 +61,9 @@ def environment(session: nox.Session, name: str, python: str = sys.executable, *
         options = ("--quiet", "--disable-pip-version-check", "install", "--no-compile")
         pip = (str(folder / "bin" / "python"), "-m", "pip", *options)
         session.run(*pip, "--upgrade", "pip>=25.1", external=True)  # first version with dependency groups
-        session.run(*pip, f"{ROOT}[mysql,fastapi,pydantic]", "--group", f"{ROOT}/pyproject.toml:test", external=True)
+        session.run(
+            *pip, f"{ROOT}[mysql,fastapi,pydantic,dotenv]", "--group", f"{ROOT}/pyproject.toml:test", external=True
+        )
         if newer:
             # pip warns about a conflict with aioboto3, and installs them anyway.
             session.run(*pip, "--upgrade", *newer, external=True)

@@ -26,6 +26,7 @@ from aiossmenv import (
     EmptyPath,
     EncryptedParameter,
     Env,
+    ExpansionFailed,
     GetParameter,
     GetParameters,
     GetParametersByPath,
@@ -41,6 +42,7 @@ from aiossmenv import (
     Throttled,
     diff,
     load_env,
+    load_env_sync,
 )
 from aiossmenv.testing import ManualClock, MemoryStore
 from face import MODULES, public
@@ -91,6 +93,24 @@ async def loads(context: Context) -> None:
 
 
 @scenario
+async def loads_without_a_loop(context: Context) -> None:
+    """Load on a loop of its own, well and badly."""
+    detector = context.detector
+    context.put("/N/A")
+    env = load_env_sync("/N", environ={"OTHER": SECRET})
+    assert SECRET == env["A"]
+    detector.check_repr(env, env.snapshot)
+    with detector.expecting(EmptyPath):
+        load_env_sync("/N/NONE", environ={"OTHER": SECRET})
+    with detector.expecting(ExpansionFailed):
+        load_env_sync("/N", expand="json", environ={"OTHER": SECRET})
+    with detector.expecting(ValueError):
+        load_env_sync("/N", deadline=0, environ={"OTHER": SECRET})
+    with detector.expecting(TypeError):
+        load_env_sync("/N", ttl=60, environ={"OTHER": SECRET})  # type: ignore[call-arg] # that is what fails
+
+
+@scenario
 async def changes(context: Context) -> None:
     """Refresh, and pass the changes to callbacks that quote them in the errors that they raise."""
     detector, store = context.detector, MemoryStore({"/C/A": SECRET, "/C/B": SECRET}, clock=ManualClock())
@@ -116,6 +136,37 @@ async def changes(context: Context) -> None:
         assert 4 == len(received)
         detector.check_repr(*received, received)
         detector.check_all_objects()
+
+
+@scenario
+async def expansions(context: Context) -> None:
+    """Expand parameters that hold secrets, over the wire, and meet what cannot be expanded in all its ways."""
+    detector = context.detector
+    context.put("/E/JSON", json.dumps({"db": {"password": SECRET}, "list": [SECRET]}))
+    context.put("/E/LINES", f"TOKEN='{CORE}'\nOTHER={CORE}")
+    async with load_env("/E", ttl=60, expand={"JSON": "json", "LINES": "dotenv"}, environ={"OTHER": SECRET}) as env:
+        assert (SECRET, CORE) == (env["DB_PASSWORD"], env["TOKEN"])
+        detector.check_repr(env, env.snapshot, env.parameters, *env.parameters.values())
+        detector.check_all_objects()
+        for name, values in {
+            "JSON": [
+                SECRET,
+                f'["{CORE}"]',
+                f'{{"{CORE}": 1, "{CORE}": 2}}',
+                '{"a": "' + CORE,
+                '{"a": NaN, "b": "' + CORE,
+            ],
+            "LINES": [SECRET, f"A={CORE}\nB {CORE}", f"https://u:{CORE}@x?a=b", f"A='{CORE}", f"A={CORE}\nA={CORE}"],
+        }.items():
+            for value in values:
+                context.put(f"/E/{name}", value)
+                with detector.expecting(ExpansionFailed):
+                    await env.refresh()
+                detector.check_repr(env.status)
+                for expand in ("json", {name: "dotenv"}):
+                    with detector.expecting(ExpansionFailed):
+                        await load_env("/E", expand=expand, environ={"OTHER": SECRET})  # type: ignore[arg-type] # both can be
+            context.put(f"/E/{name}", "{}" if name == "JSON" else "A=1")
 
 
 @scenario

@@ -23,6 +23,7 @@ from aiossmenv import (
     EmptyPath,
     EncryptedParameter,
     Env,
+    ExpansionFailed,
     GetParameter,
     GetParameters,
     GetParametersByPath,
@@ -47,6 +48,7 @@ from aiossmenv import (
     __version__,
     diff,
     load_env,
+    load_env_sync,
 )
 from aiossmenv.fastapi import EnvDep, Health, get_env, health, lifespan
 from aiossmenv.pydantic import InvalidSettings, LiveSettings, ParameterSource, live_settings, load_settings
@@ -80,6 +82,7 @@ async def options(store: ParameterStore, environ: dict[str, str]) -> None:
         required=["DB_URL"],
         recursive=False,
         to_key=str,
+        expand="json",
         environ=environ,
         override=False,
         protected=("LD_*",),
@@ -91,6 +94,38 @@ async def options(store: ParameterStore, environ: dict[str, str]) -> None:
         store=store,
     )
     await load_env("/A", to_key=lambda name: name.upper(), environ=None)
+    await load_env("/A", expand={"DB": "json", "MORE": "dotenv"})
+    load_env("/A", expand="yaml")  # type: ignore[arg-type,unused-awaitable]
+    load_env("/A", expand={"DB": "yaml"})  # type: ignore[dict-item,unused-awaitable]
+
+
+def options_without_a_loop(store: ParameterStore, environ: dict[str, str]) -> None:
+    """Load where no event loop runs, with every option but the one that needs one."""
+    assert_type(load_env_sync(), Env)
+    load_env_sync(
+        "/A",
+        "/B",
+        keys=("DB_URL", "DB_USER"),
+        required=["DB_URL"],
+        recursive=False,
+        to_key=str,
+        expand={"DB": "json"},
+        environ=environ,
+        override=False,
+        protected=("LD_*",),
+        allow_empty=True,
+        deadline=5,
+        max_stale=3600,
+        list_interval=300,
+        revalidate_interval=None,
+        store=store,
+    )
+    load_env_sync("/A", to_key=lambda name: name.upper(), expand="dotenv", environ=None)
+    load_env_sync("/A", ttl=60)  # type: ignore[call-arg]
+    load_env_sync("/A", tll=60)  # type: ignore[call-arg]
+    load_env_sync("/A", deadline="5")  # type: ignore[arg-type]
+    load_env_sync("/A", expand="yaml")  # type: ignore[arg-type]
+    load_env_sync("/A", 60)  # type: ignore[arg-type]
 
 
 class Recorder:
@@ -222,6 +257,7 @@ def parameters() -> None:
     assert_type(parameter.data_type, str)
     assert_type(parameter.version_id, str)
     assert_type(parameter.selector, str)
+    assert_type(parameter.inner_name, str)
     parameter.value = "y"  # type: ignore[misc]
     Parameter("/A/X", "x", "String", 1)  # type: ignore[call-arg]
     Parameter(name="/A/X", value="x", type="Secret", version=1)  # type: ignore[arg-type]
@@ -311,8 +347,14 @@ async def serves() -> None:
     answer.fresh = True  # type: ignore[misc]
 
 
-def errors(error: AiossmenvError, denial: AccessDenied, collision: KeyCollision, missing: MissingParameters) -> None:
-    """Read the attributes of errors: those that all have, and those that three of them have."""
+def errors(
+    error: AiossmenvError,
+    denial: AccessDenied,
+    collision: KeyCollision,
+    missing: MissingParameters,
+    expansion: ExpansionFailed,
+) -> None:
+    """Read the attributes of errors: those that all have, and those that some of them have."""
     assert_type(denial.action, str | None)
     assert_type(error.parameter, str | None)
     assert_type(error.path, str | None)
@@ -321,6 +363,7 @@ def errors(error: AiossmenvError, denial: AccessDenied, collision: KeyCollision,
     assert_type(error.transient, bool)
     assert_type(collision.collisions, dict[str, tuple[str, ...]])
     assert_type(missing.keys, tuple[str, ...])
+    assert_type((expansion.line, expansion.column), tuple[int | None, int | None])
 
 
 async def tests() -> None:
@@ -357,6 +400,7 @@ EVERY: tuple[type[AiossmenvError], ...] = (
     AccessDenied,
     DecryptionFailed,
     EmptyPath,
+    ExpansionFailed,
     InvalidPath,
     InvalidVariable,
     KeyCollision,
