@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 MYSQL = VENV / "mysql"
 CHOSEN = f"{sys.version_info.major}.{sys.version_info.minor}"
-PAGES = ["aiossmenv", *(f"aiossmenv.{page}" for page in ("fastapi", "mysql", "pydantic", "testing"))]
+PAGES = ["aiossmenv", *(f"aiossmenv.{page}" for page in ("fastapi", "mysql", "pydantic", "sqlalchemy", "testing"))]
 
 SSM = "tests/integration/ssm"
 FRAMEWORKS = "tests/integration/frameworks"
@@ -61,9 +61,8 @@ def environment(session: nox.Session, name: str, python: str = sys.executable, *
         options = ("--quiet", "--disable-pip-version-check", "install", "--no-compile")
         pip = (str(folder / "bin" / "python"), "-m", "pip", *options)
         session.run(*pip, "--upgrade", "pip>=25.1", external=True)  # first version with dependency groups
-        session.run(
-            *pip, f"{ROOT}[mysql,fastapi,pydantic,dotenv]", "--group", f"{ROOT}/pyproject.toml:test", external=True
-        )
+        extras = "mysql,sqlalchemy,fastapi,pydantic,dotenv"
+        session.run(*pip, f"{ROOT}[{extras}]", "--group", f"{ROOT}/pyproject.toml:test", external=True)
         if newer:
             # pip warns about a conflict with aioboto3, and installs them anyway.
             session.run(*pip, "--upgrade", *newer, external=True)
@@ -171,7 +170,7 @@ def databases(session: nox.Session) -> None:
 @nox.session
 def uvloop(session: nox.Session) -> None:
     """Run the tests that depend on the loop on uvloop."""
-    pools = [f"{DATABASES}/test_pool.py", f"{DATABASES}/test_connections.py"]
+    pools = [f"{DATABASES}/test_{name}.py" for name in ("pool", "connections", "engine")]
     programs = environment(session, f"tests-{CHOSEN}")
     test(session, programs, "tests/integration/test_loop.py", *UNIT, *LOOPS, *pools, TEST_LOOP="uvloop", **FAST)
 
@@ -192,8 +191,10 @@ def python(session: nox.Session, version: str) -> None:
     found = interpreter(version)
     if version == CHOSEN or found is None:
         session.skip(f"Python {version} is not installed, or is the chosen one")
-    programs = environment(session, f"tests-{version}", found)
-    test(session, programs, *UNIT, *LOOPS, f"{FRAMEWORKS}/test_forks.py", **FAST)
+    # One of them has the SQLAlchemy that most have today.
+    older, engines = (["sqlalchemy[asyncio]<2.1"], [f"{DATABASES}/test_engine.py"]) if version == "3.12" else ([], [])
+    programs = environment(session, f"tests-{version}", found, *older)
+    test(session, programs, *UNIT, *LOOPS, f"{FRAMEWORKS}/test_forks.py", *engines, **FAST)
 
 
 @nox.session
