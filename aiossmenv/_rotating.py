@@ -181,6 +181,7 @@ class Rotating(Generic[T]):
         self._credentials_rejected = False
         # Values of a rejected login, until a refresh has said whether they are the newest.
         self._rejected: Mapping[str, str] | None = None
+        self._rejection = ""
         # The login that goes first, and when the last one succeeded.
         self._trial: asyncio.Future[None] | None = None
         self._proved_at = -math.inf
@@ -346,7 +347,8 @@ class Rotating(Generic[T]):
             if not ended:
                 break
         if not self._may_log_in(resource):
-            raise Superseded("newer credentials were read, or these were just rejected, and are not proved yet")
+            why = f"these were rejected with {self._rejection}" if self._rejected else "newer ones are not proved yet"
+            raise Superseded(f"no login was made with credentials that are probably old: {why}")
         mine: asyncio.Future[None] | None = None
         if not self._is_proved():
             mine = self._trial = asyncio.get_running_loop().create_future()
@@ -375,8 +377,7 @@ class Rotating(Generic[T]):
                     entered = await context.__aenter__()
             except BaseException as error:
                 self._generations.release(generation)
-                kind = self._kind_of(error)
-                self._auth_failures += kind == "auth_failed"
+                kind = self._entry_failed(error)
                 # A rejected login waits for new credentials, so it starts at the third step of the backoff: a try may
                 # block the account.
                 failures += 3 if kind == "auth_failed" and not failures else 1
@@ -403,6 +404,14 @@ class Rotating(Generic[T]):
                     self._proved_at = -math.inf
                     self._wake.set()
                 await self._wait_for_any(delay, swapped)
+
+    def _entry_failed(self, error: BaseException) -> ErrorKind:
+        """Note an error of entering, and return its kind."""
+        kind = self._kind_of(error)
+        if kind == "auth_failed":
+            self._auth_failures += 1
+            self._rejection = self._describe(error)
+        return kind
 
     def _on_change(self, _: object) -> None:
         self._changed.set()

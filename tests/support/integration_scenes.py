@@ -163,7 +163,7 @@ async def engines(context: Context) -> None:
         store.put("/P/DB_PASSWORD", f"{CORE}1")
         async with load_env("/P", environ={}, store=store, ttl=60) as env:
             options: dict[str, Any] = {"echo": "debug", "echo_pool": "debug", "pool_pre_ping": True}
-            async with RotatingEngine(env, f"{driver}:///app", retry_deadline=0.5, **options) as engine:
+            async with RotatingEngine(env, f"{driver}:///app", retry_deadline=2, **options) as engine:
                 async with engine.connect() as connection:
                     (await connection.execute(text("SELECT 1"))).all()
                     detector.check_repr(connection, connection.sync_connection, engine.pool)
