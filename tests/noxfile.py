@@ -180,8 +180,17 @@ def newest_sdk(session: nox.Session) -> None:
     """
     Run the tests that depend on the SDK with its newest release, which is newer than the one that aioboto3 requires.
     """
-    programs = environment(session, "tests-newest-sdk", sys.executable, "aiobotocore", "boto3")
-    test(session, programs, *SDK, **FAST)
+    folder = VENV / "tests-newest-sdk"
+    if not (folder / "complete").exists():
+        base = environment(session, f"tests-{CHOSEN}")
+        session.run(sys.executable, "-m", "venv", "--clear", str(folder), external=True)
+        # All else is of the chosen interpreter. pip warns about a conflict with aioboto3, and installs them anyway.
+        packages = f"lib/python{CHOSEN}/site-packages"
+        (folder / packages / "base.pth").write_text(f"{base.parent / packages}\n")
+        pip = (str(folder / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check", "install")
+        session.run(*pip, "--no-compile", "--upgrade", "aiobotocore", "boto3", external=True)
+        (folder / "complete").touch()
+    run(session, folder / "bin", "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *SDK, **FAST)
 
 
 @nox.session

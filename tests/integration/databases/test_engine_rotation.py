@@ -7,7 +7,7 @@ from postgres import PostgreSQL
 from rotations import AnyServer, Scenario, rotate_under_load
 from timing import our_tasks
 
-ROTATIONS = 8
+ROTATIONS = 6
 DRIVERS = ["mysql+aiomysql", "mysql+asyncmy", "postgresql+asyncpg", "postgresql+psycopg"]
 SCENARIOS = [
     Scenario(name="database first", rotate="db_first"),

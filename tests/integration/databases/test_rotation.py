@@ -6,7 +6,7 @@ from embedded import Server, Store
 from rotations import Scenario, rotate_under_load
 from timing import our_tasks
 
-ROTATIONS = 20
+ROTATIONS = 12
 SCENARIOS = [
     Scenario(name="database first", rotate="db_first"),
     Scenario(name="store first", rotate="store_first"),
