@@ -26,11 +26,11 @@ async def eventually(condition: Callable[[], object], seconds: float = 5) -> Non
 
 
 def _sends(task: asyncio.Task[object]) -> bool:
-    """Return whether *task* waits for an answer from the network."""
+    """Return whether *task* waits for an answer from the network, or for the thread that imports the SDK."""
     waiting: object = task.get_coro()
     while waiting is not None:
         code = getattr(waiting, "cr_code", None)
-        if code is not None and code.co_qualname == "BotoTransport.send":
+        if code is not None and code.co_qualname in {"BotoTransport.send", "ParameterStore._connected"}:
             return True
         waiting = getattr(waiting, "cr_await", None)
     return False
