@@ -150,7 +150,8 @@ def load_env(
     target = _Target(os.environ if environ is _OS_ENVIRON else environ)
     del environ  # a traceback may show the variables of these frames
     texts = None if keys is None else _texts("keys", keys)
-    keys_needed, keys_refused = _texts("required", required), _texts("protected", protected)
+    keys_needed = _texts("required", required)
+    keys_refused = PROTECTED if protected is PROTECTED else _texts("protected", protected)
     for option, seconds in (
         ("ttl", ttl),
         ("max_stale", max_stale),
