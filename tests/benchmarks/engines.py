@@ -34,7 +34,8 @@ from aiossmenv.sqlalchemy import RotatingEngine
 from embedded import mariadb
 from outcomes import HEAD, failures, quantiles, row, total
 from postgres import postgres
-from rotations import AnyServer, EngineTarget, Outcome, Scenario, Source, new_account, rotate_under_load
+from rotations import AnyServer, Outcome, Scenario, Source, new_account, rotate_under_load
+from targets import EngineTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable

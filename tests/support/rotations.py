@@ -14,31 +14,23 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import aiomysql
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-import asyncpg_following
-import psycopg_following
-from aiossmenv import Change, Parameter, Rotating, Snapshot, diff, load_env
+from aiossmenv import Change, Parameter, Snapshot, diff, load_env
 from aiossmenv._databases import MYSQL, POSTGRESQL
 from aiossmenv.mysql import _KEYS, RotatingPool
-from aiossmenv.sqlalchemy import RotatingEngine
 from embedded import MySQL, Server
 from postgres import PostgreSQL
 from relay import Login, Relay
+from targets import Target, opened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import asyncpg
-    import psycopg
-    import psycopg_pool
 
     from aiossmenv._rotating import Source as EnvLike
     from embedded import Store
@@ -527,104 +519,6 @@ class Rotator:
         await asyncio.sleep(self._rng.uniform(0, 0.03))
 
 
-class Target(Protocol):
-    """What runs a transaction."""
-
-    @property
-    def generation(self) -> int:
-        """The number of sets of credentials."""
-
-    async def transaction(self, table: str, seconds: float, *, drop: bool) -> None:
-        """Commit one row, *seconds* after it was inserted; *drop*: close the connection afterwards."""
-
-
-class PoolTarget:
-    """A `RotatingPool` as a `Target`."""
-
-    def __init__(self, pool: RotatingPool) -> None:
-        self._pool = pool
-
-    @property
-    def generation(self) -> int:
-        """See `Target`."""
-        return self._pool.generation
-
-    async def transaction(self, table: str, seconds: float, *, drop: bool) -> None:
-        """See `Target`."""
-        async with self._pool.acquire() as connection, connection.cursor() as cursor:
-            await connection.begin()
-            await cursor.execute(f"INSERT INTO {table} VALUES (1)")
-            await cursor.execute("SELECT 1")
-            await cursor.fetchall()
-            if seconds:
-                await asyncio.sleep(seconds)
-            await connection.commit()
-            if drop:
-                connection.close()
-
-
-class EngineTarget:
-    """An engine of SQLAlchemy as a `Target`."""
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-
-    @property
-    def generation(self) -> int:
-        """See `Target`."""
-        return self._engine.generation if isinstance(self._engine, RotatingEngine) else 1
-
-    async def transaction(self, table: str, seconds: float, *, drop: bool) -> None:
-        """See `Target`."""
-        async with self._engine.connect() as connection:
-            async with connection.begin():
-                await connection.execute(text(f"INSERT INTO {table} VALUES (1)"))
-                (await connection.execute(text("SELECT 1"))).all()
-                if seconds:
-                    await asyncio.sleep(seconds)
-            if drop:
-                await connection.invalidate()
-
-
-class AsyncpgTarget:
-    """The pool of an example as a `Target`."""
-
-    def __init__(self, rotating: "Rotating[asyncpg.Pool[asyncpg.Record]]") -> None:
-        self._rotating = rotating
-
-    @property
-    def generation(self) -> int:
-        """See `Target`."""
-        return self._rotating.generation
-
-    async def transaction(self, table: str, seconds: float, *, drop: bool) -> None:
-        """See `Target`."""
-        async with self._rotating.use(lambda pool: pool.acquire()) as connection:
-            async with connection.transaction():
-                await connection.execute(f"INSERT INTO {table} VALUES (1)")
-                await asyncio.sleep(seconds)
-            if drop:
-                await connection.close()
-
-
-class PsycopgTarget:
-    """The pool of an example as a `Target`; it does not count its sets of credentials."""
-
-    generation = 4
-
-    def __init__(self, pool: "psycopg_pool.AsyncConnectionPool[psycopg.AsyncConnection[Any]]") -> None:
-        self._pool = pool
-
-    async def transaction(self, table: str, seconds: float, *, drop: bool) -> None:
-        """See `Target`."""
-        async with self._pool.connection() as connection:
-            async with connection.transaction():
-                await connection.execute(f"INSERT INTO {table} VALUES (1)".encode())
-                await asyncio.sleep(seconds)
-            if drop:
-                await connection.close()
-
-
 class Load:
     """Tasks that each commit one transaction after the other."""
 
@@ -757,8 +651,8 @@ async def rotate_under_load(
         async with Relay("127.0.0.1", server.port).running() as relay:
             rotator.address = relay.address if relayed else server.address
             rotator.store = Http(store, rotator.parameters) if store else Memory(scenario.reading, rotator.parameters)
-            opened: AbstractAsyncContextManager[EnvLike] = rotator.store.opened()
-            async with opened as env, _target(env, scenario, driver) as target:
+            opening: AbstractAsyncContextManager[EnvLike] = rotator.store.opened()
+            async with opening as env, _opened(env, driver, scenario) as target:
                 rotator.watch(env)
                 load = rotator.load = Load(target, account, scenario, rng)
                 rotated = getattr(rotator, scenario.rotate)
@@ -779,28 +673,10 @@ async def rotate_under_load(
     return load.outcome
 
 
-@asynccontextmanager
-async def _target(env: "EnvLike", scenario: Scenario, driver: str | None) -> AsyncIterator[Target]:
+def _opened(env: "EnvLike", driver: str | None, scenario: Scenario) -> AbstractAsyncContextManager[Target]:
     keys = {"dsn": "DATABASE_URL"} if scenario.form != "keys" else _KEYS
-    maxsize = scenario.maxsize
     # These rotations are faster than real ones, so forced refreshes may be faster too.
-    if driver == "asyncpg":
-        async with asyncpg_following.rotating_pool(env) as rotating:  # type: ignore[arg-type] # it has what is used
-            yield AsyncpgTarget(rotating)
-    elif driver == "psycopg":
-        async with psycopg_following.following_pool(env, min_size=2, max_size=maxsize) as pool:  # type: ignore[arg-type]
-            yield PsycopgTarget(pool)
-    elif driver:
-        engine = RotatingEngine(env, f"{driver}:///app", keys, pool_size=maxsize, max_overflow=0, min_gap=POLL)
-        async with engine:
-            async with AsyncExitStack() as stack:
-                for _ in range(scenario.minsize or 0):
-                    _ = await stack.enter_async_context(engine.connect())
-            yield EngineTarget(engine)
-    else:
-        minsize = maxsize // 2 if scenario.minsize is None else scenario.minsize
-        async with RotatingPool(env, keys, db="app", maxsize=maxsize, minsize=minsize, min_gap=POLL) as pool:
-            yield PoolTarget(pool)
+    return opened(env, driver, keys, maxsize=scenario.maxsize, minsize=scenario.minsize, min_gap=POLL)
 
 
 def _sort(load: Load, swaps: list[float]) -> None:
