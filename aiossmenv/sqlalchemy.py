@@ -1,6 +1,7 @@
 """
 A SQLAlchemy `AsyncEngine` that follows its credentials: `pip install 'aiossmenv[sqlalchemy]'`, and a driver.
 
+    from sqlalchemy import text
     from sqlalchemy.ext.asyncio import async_sessionmaker
 
     from aiossmenv import load_env
