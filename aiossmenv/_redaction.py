@@ -35,7 +35,7 @@ def describe(error: BaseException, values: Iterable[str]) -> str:
     if error.args and isinstance(error.args[0], int):
         return f"{name} {error.args[0]}"
     state = getattr(error, "sqlstate", None)
-    if isinstance(state, str):
+    if isinstance(state, str) and re.fullmatch("[0-9A-Z]{5}", state):
         return f"{name} {state}"
     try:
         text = " ".join(str(error).split())[:300]

@@ -512,7 +512,8 @@ class Rotating(Generic[T]):
         finally:
             del making  # as in _bounded()
         self._retire(self._generations.swap(values, made.pop()))
-        self._credentials_rejected = False
+        # What was rejected before may be valid again: this build has just logged in.
+        self._credentials_rejected, self._rejected = False, None
         self._ready()
         self._announce_swap()
         if self.generation > 1:

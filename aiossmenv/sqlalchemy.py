@@ -318,7 +318,8 @@ class RotatingEngine(AsyncEngine):
             self.sync_engine.pool.connect().close()
 
     def _on_checkout(self, _: object, record: Any, __: object) -> None:
-        if record.info[_ENDED]():
+        has_ended = record.info.get(_ENDED)  # another listener may have made the connection
+        if has_ended and has_ended():
             raise exc.DisconnectionError("the server has closed this connection")
         if _renewing.get() and self._is_old(record):
             raise exc.DisconnectionError("the credentials of this connection are old")

@@ -1,8 +1,8 @@
 """`Rotating`: when it forces refreshes, how it starts and how it closes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from itertools import pairwise
 
 import pytest
@@ -106,6 +106,65 @@ async def test_rejected_use_ends_a_long_gap(
         await settle()
         await clock.advance(0.5)
         assert "second" == task.result().password
+
+
+async def test_one_login_is_rejected_and_not_one_of_each_task(
+    source: Source, service: Service, rotating: Rotating[Client], clock: ManualClock
+) -> None:
+    """Of many tasks that must log in after a rotation one is rejected; the others wait for newer credentials."""
+
+    @asynccontextmanager
+    async def logged_in(client: Client) -> AsyncIterator[Client]:
+        async with rotating._login(client):
+            await _turn()
+            service.check(client)
+        yield client
+
+    async def use() -> None:
+        async with rotating.use(logged_in):
+            pass
+
+    async with rotating:
+        service.alter("ann", "second")
+        source.store(PASSWORD="second")
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(use())
+            await clock.advance(5)
+        assert (1, 2) == (rotating.status.auth_failures, rotating.generation)
+
+
+async def test_rejected_credentials_that_come_back_log_in(
+    source: Source, service: Service, rotating: Rotating[Client]
+) -> None:
+    """Values that were rejected, replaced by a poll, and are valid and current again log in without a wait."""
+
+    @asynccontextmanager
+    async def logged_in(client: Client) -> AsyncIterator[Client]:
+        async with rotating._login(client):
+            if rotating.generation == 1:
+                source.publish(PASSWORD="second")  # a poll finds it in the same moment
+            service.check(client)
+        yield client
+
+    async with rotating:
+        service.alter("ann", "second")
+        async with rotating.use(logged_in):
+            assert 2 == rotating.generation
+        service.alter("ann", "first")
+        source.publish(PASSWORD="first")
+        await settle()
+        assert 3 == rotating.generation
+        using = asyncio.create_task(used_by(rotating, logged_in))
+        await settle()
+        assert using.done()
+        await using
+
+
+async def used_by(rotating: Rotating[Client], enter: Callable[[Client], AbstractAsyncContextManager[Client]]) -> Client:
+    """Enter once."""
+    async with rotating.use(enter) as client:
+        return client
 
 
 async def test_unclassified_build_errors_are_retried_rarely(

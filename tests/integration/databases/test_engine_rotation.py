@@ -35,7 +35,7 @@ def driver(request: pytest.FixtureRequest) -> str:
 def server(driver: str, request: pytest.FixtureRequest) -> AnyServer:
     """Give the server of the driver."""
     name = "postgres_server" if driver.startswith("postgresql") else "mariadb_server"
-    return request.getfixturevalue(name)  # type: ignore[no-any-return]
+    return request.getfixturevalue(name)  # type: ignore[no-any-return] # pytest does not know its type
 
 
 @pytest.mark.parametrize("name", ["asyncpg", "psycopg"])
