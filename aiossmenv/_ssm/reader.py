@@ -96,7 +96,7 @@ class Reader:
         known: StoreState,
         *,
         deadline: float,
-        decrypt: Literal["all", "changed"] = "all",
+        decrypt: Literal["all", "changed", "none"] = "all",
         groups: Iterable[frozenset[str]] = (),
         denied_for: float = DENIED_FOR,
         stats: ReadStats | None = None,
@@ -106,9 +106,9 @@ class Reader:
         Return one complete read of *queries*, or raise the error that ended it.
 
         *known*: what was read before. *deadline*: seconds, retries and all. *decrypt*: all in the first fetch, or only
-        what `changed`. *groups*: names that are decrypted together. *denied_for*: seconds for which a denial holds that
-        is met here. *stats*: counts what the read costs, also if it fails. *errors*: if given, an error that concerns
-        some names is put there, by name, and the others are read on.
+        what `changed`, or none: then the results hold what is encrypted. *groups*: names that are decrypted together.
+        *denied_for*: seconds for which a denial holds that is met here. *stats*: counts what the read costs, also if it
+        fails. *errors*: if given, an error that concerns some names is put there, by name, and the others are read on.
         """
         stats = stats or ReadStats()
         now = self.clock.now()
@@ -116,7 +116,7 @@ class Reader:
         read = _Read(
             self,
             known,
-            decrypt_all=decrypt == "all",
+            decrypt=decrypt,
             groups=groups,
             deadline=now + deadline,
             denied_for=denied_for,
@@ -219,7 +219,7 @@ class _Read:
         reader: Reader,
         known: StoreState,
         *,
-        decrypt_all: bool,
+        decrypt: Literal["all", "changed", "none"],
         groups: Iterable[frozenset[str]],
         deadline: float,
         denied_for: float,
@@ -229,13 +229,13 @@ class _Read:
         self._reader = reader
         self._permissions = reader.permissions
         self._clock = reader.clock
-        self._decrypt_all = decrypt_all
+        self._decrypt = decrypt
         self._groups = groups
         self._deadline = deadline
         self._denied_for = denied_for
         self._stats = stats
         self._errors = errors
-        self._merger = ResultMerger(known, decrypt_all=decrypt_all)
+        self._merger = ResultMerger(known, decrypt_all=decrypt == "all")
         # Whether the first fetch is done, and what differs is being decrypted.
         self._decrypting = False
         self._query_of: dict[str, Query] = {}
@@ -255,7 +255,7 @@ class _Read:
 
     @property
     def _with_decryption(self) -> bool:
-        return self._decrypt_all or self._decrypting
+        return self._decrypt == "all" or self._decrypting
 
     async def run(self, queries: Iterable[Query]) -> Results:
         """Fetch, then decrypt what is new or differs."""
@@ -276,6 +276,8 @@ class _Read:
             named.append((query, natives))
         self._batches = ((query, batch) for query, natives in named for batch in batches(natives))
         await self._do_all(jobs)
+        if self._decrypt == "none":
+            return self.results
         self._decrypting = True
         self._batches = self._pack()
         await self._do_all(())
@@ -333,7 +335,7 @@ class _Read:
     # By path.
 
     async def _list(self, query: Query) -> None:
-        results = await self._walk(query, None, with_decryption=self._decrypt_all)
+        results = await self._walk(query, None, with_decryption=self._with_decryption)
         self._query_of.update(dict.fromkeys(results.names(), query))
         self.results.update(results)
 

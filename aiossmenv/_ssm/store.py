@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import TracebackType
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, overload
 
 from cachetools import TTLCache
 
@@ -21,7 +21,7 @@ from aiossmenv._naming import normal_path
 from aiossmenv._ssm.merge import Results, StoreState
 from aiossmenv._ssm.permissions import DENIED_FOR, PermissionCache
 from aiossmenv._ssm.reader import Reader, ReadStats
-from aiossmenv._ssm.transport import GetParameters, Page, Query, Transport
+from aiossmenv._ssm.transport import EncryptedParameter, FetchedParameter, GetParameters, Page, Query, Transport
 
 if TYPE_CHECKING:
     from aiossmenv._ssm.boto_session import Pins
@@ -205,13 +205,27 @@ class ParameterStore:
         found = await asyncio.gather(*(self.get(name) for name in wanted))
         return dict(zip(wanted, found, strict=True))
 
-    async def scan(self, path: str, *, recursive: bool = True) -> AsyncIterator[Parameter]:
+    @overload
+    def scan(
+        self, path: str, *, recursive: bool = True, with_decryption: Literal[True] = True
+    ) -> AsyncIterator[Parameter]: ...
+
+    @overload
+    def scan(
+        self, path: str, *, recursive: bool = True, with_decryption: bool
+    ) -> AsyncIterator[Parameter | EncryptedParameter]: ...
+
+    async def scan(
+        self, path: str, *, recursive: bool = True, with_decryption: bool = True
+    ) -> AsyncIterator[Parameter | EncryptedParameter]:
         """
-        Iterate over all parameters under a path, decrypted, after the last page is in.
+        Iterate over all parameters under a path, after the last page is in.
 
         Args:
             path: With or without a final slash.
             recursive: All levels, or direct children only.
+            with_decryption: Whether each `SecureString` is decrypted. Without it KMS is not called, and a
+                `SecureString` comes as an `EncryptedParameter`, which has no value.
 
         Yields:
             Each parameter, in the order of their names.
@@ -221,8 +235,10 @@ class ParameterStore:
         """
         self._arrive()
         self._stay_open()
-        results = await self._read([Query(path=normal_path(path), recursive=recursive)])
-        for _, parameter in sorted(results.parameters.items()):
+        query = Query(path=normal_path(path), recursive=recursive)
+        results = await self._read([query], decrypt="all" if with_decryption else "none")
+        found: dict[str, FetchedParameter] = {**results.parameters, **results.encrypted}
+        for _, parameter in sorted(found.items()):
             yield parameter
 
     async def _read(
@@ -230,7 +246,7 @@ class ParameterStore:
         queries: Iterable[Query],
         known: StoreState | None = None,
         *,
-        decrypt: Literal["all", "changed"] = "all",
+        decrypt: Literal["all", "changed", "none"] = "all",
         groups: Iterable[frozenset[str]] = (),
         deadline: float | None = None,
         denied_for: float = DENIED_FOR,

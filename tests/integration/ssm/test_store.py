@@ -4,7 +4,16 @@ import asyncio
 
 import pytest
 
-from aiossmenv import AccessDenied, InvalidPath, ParameterNotFound, ParameterStore, StoreUnavailable, load_env
+from aiossmenv import (
+    AccessDenied,
+    EncryptedParameter,
+    InvalidPath,
+    Parameter,
+    ParameterNotFound,
+    ParameterStore,
+    StoreUnavailable,
+    load_env,
+)
 from aiossmenv.testing import ManualClock
 from embedded import Store
 from faults import FaultProxy, error, hang
@@ -134,6 +143,20 @@ async def test_scan(ssm: Store, store: ParameterStore) -> None:
 
     assert ["/S/A", "/S/B", "/S/DEEP/C"] == [parameter.name async for parameter in store.scan("/S/")]
     assert ["/S/A", "/S/B"] == [parameter.name async for parameter in store.scan("/S", recursive=False)]
+
+
+async def test_scan_without_decryption(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
+    """Without decryption a SecureString has no value, and nothing is asked of KMS."""
+    ssm.put("/S/PLAIN", "1", "String")
+    ssm.put("/S/SECRET", "2")
+
+    plain, secret = [parameter async for parameter in store.scan("/S", with_decryption=False)]
+
+    assert isinstance(plain, Parameter)
+    assert "1" == plain.value
+    assert isinstance(secret, EncryptedParameter)
+    assert ("/S/SECRET", 1) == (secret.name, secret.version)
+    assert [False] == [call.body["WithDecryption"] for call in proxy.calls]
 
 
 async def test_closing(ssm: Store, proxy: FaultProxy) -> None:
