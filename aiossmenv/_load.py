@@ -168,7 +168,7 @@ def load_env(
         _refuse_other(f"path {number}", path)
     source = ""
     if not paths and not (texts and all(map(is_reference, texts))):
-        paths, source = _default_paths(), "SSM_PATH"
+        paths, source = default_paths(), "SSM_PATH"
     # Of a path that is given twice, the later one counts.
     normal = tuple(reversed(dict.fromkeys(reversed([normal_path(path, source) for path in paths]))))
     spec = EnvSpec(
@@ -268,7 +268,8 @@ def _refuse_other(argument: str, value: object) -> None:
     raise TypeError(f"{argument} is {kind}, not a str: {remedy}")
 
 
-def _default_paths() -> tuple[str, ...]:
+def default_paths() -> tuple[str, ...]:
+    """Return the paths that `SSM_PATH` names."""
     paths = split_names(os.environ.get("SSM_PATH", ""))
     if not paths:
         raise InvalidPath(

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOX = [str(Path(sys.executable).with_name("nox")), "-f", str(ROOT / "tests" / "noxfile.py"), "--session"]
 PYTHONS = [f"python(version='3.{minor}')" for minor in (11, 12, 13, 14)]
 # The longest sessions come first. Each runs once.
-SESSIONS = ["ssm", "databases", "frameworks", "newest_sdk", "unit", "uvloop", *PYTHONS, "types", "lint"]
+SESSIONS = ["ssm", "databases", "frameworks", "cli", "newest_sdk", "unit", "uvloop", *PYTHONS, "types", "lint"]
 LOGS = ROOT / ".venv" / "logs"
 
 

@@ -61,7 +61,7 @@ def environment(session: nox.Session, name: str, python: str = sys.executable, *
         options = ("--quiet", "--disable-pip-version-check", "install", "--no-compile")
         pip = (str(folder / "bin" / "python"), "-m", "pip", *options)
         session.run(*pip, "--upgrade", "pip>=25.1", external=True)  # first version with dependency groups
-        extras = "mysql,sqlalchemy,fastapi,pydantic,dotenv"
+        extras = "mysql,sqlalchemy,fastapi,pydantic,dotenv,cli"
         session.run(*pip, f"{ROOT}[{extras}]", "--group", f"{ROOT}/pyproject.toml:test", external=True)
         if newer:
             # pip warns about a conflict with aioboto3, and installs them anyway.
@@ -159,6 +159,12 @@ def ssm(session: nox.Session) -> None:
 def frameworks(session: nox.Session) -> None:
     """Run the tests of programs and frameworks, and those of secrecy."""
     measured(session, FRAMEWORKS, "tests/integration/test_secrets.py")
+
+
+@nox.session
+def cli(session: nox.Session) -> None:
+    """Run the tests of the command line."""
+    measured(session, "tests/integration/cli")
 
 
 @nox.session

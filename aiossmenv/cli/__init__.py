@@ -1,0 +1,24 @@
+"""
+The command `aiossmenv`, for people and for programs in other languages: `pip install 'aiossmenv[cli]'`.
+
+`aiossmenv --help` lists its commands, and `aiossmenv COMMAND --help` the options of one. All that the SDK reads holds
+here too: `AWS_PROFILE`, `AWS_REGION`, `AWS_ENDPOINT_URL_SSM` and the files of the AWS configuration.
+
+The exit status is 0 when all went well, 1 after an error, and 2 for an option or an argument that cannot be. Errors go
+to standard error, and name no value. Values are shown by `export`, and by `--reveal` and `--raw`, and nowhere else.
+"""
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command with the arguments of this process, and exit with its status."""
+    try:
+        from aiossmenv.cli._app import app
+    except ModuleNotFoundError as error:
+        if error.name not in {"typer", "rich"}:
+            raise
+        sys.exit(f"aiossmenv: the command line needs {error.name}: pip install 'aiossmenv[cli]'")
+    app()
