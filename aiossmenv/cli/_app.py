@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from aiossmenv.cli._list import list_
+from aiossmenv.cli._list import get, history, list_
+from aiossmenv.cli._write import delete, set_
 
 app = typer.Typer(
     name="aiossmenv",
@@ -35,3 +36,7 @@ def _options(
 
 
 app.command("list")(list_)
+app.command("get")(get)
+app.command("history")(history)
+app.command("set")(set_)
+app.command("delete")(delete)
