@@ -351,6 +351,17 @@ async def test_delete_says_what_was_done_before(backend: Backend) -> None:
 # --- Histories and descriptions
 
 
+async def test_history_without_decryption(backend: Backend) -> None:
+    """Without decryption a version has all but the value of a SecureString, and KMS is not asked."""
+    backend.set(A, "value")
+    backend.deny("kms:Decrypt", A)
+
+    (version,) = await backend.store.history(A, with_decryption=False)
+
+    assert (A, 1, "SecureString", "alias/aws/ssm") == (version.name, version.version, version.type, version.key_id)
+    assert None is version.value
+
+
 async def test_history(backend: Backend) -> None:
     """All versions are returned, oldest first, decrypted, with their labels, fifty to a page."""
     for number in range(1, 61):
@@ -360,9 +371,9 @@ async def test_history(backend: Backend) -> None:
 
     versions = await backend.store.history(A)
 
-    assert list(range(1, 61)) == [version.parameter.version for version in versions]
-    assert [f"value {number}" for number in range(1, 61)] == [version.parameter.value for version in versions]
-    assert {2: ("blue",), 60: ("green",)} == {v.parameter.version: v.labels for v in versions if v.labels}
+    assert list(range(1, 61)) == [version.version for version in versions]
+    assert [f"value {number}" for number in range(1, 61)] == [version.value for version in versions]
+    assert {2: ("blue",), 60: ("green",)} == {v.version: v.labels for v in versions if v.labels}
     assert {("Standard", "alias/aws/ssm")} == {(version.tier, version.key_id) for version in versions}
     assert 2 == backend.operations().count("GetParameterHistory")
     assert "value" not in repr(versions)
@@ -673,7 +684,7 @@ async def test_broken_pages(wire: Wire, clock: ManualClock, operation: str) -> N
     async def read() -> list[str]:
         if operation == "DescribeParameters":
             return [metadata.name async for metadata in wire.store.describe("/W")]
-        return [version.parameter.name for version in await wire.store.history(A)]
+        return [version.name for version in await wire.store.history(A)]
 
     for fault in (reset(), raw(b"{}"), raw(b'{"Parameters": [1]}'), raw(b'{"Parameters": "x"}')):
         wire.proxy.add(fault, operation=operation, times=2)
