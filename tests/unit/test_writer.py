@@ -173,6 +173,17 @@ async def test_several_failures(clock: ManualClock) -> None:
             await passing(clock, put_all(store, 3))
 
 
+async def test_errors_of_a_transport_are_left_alone(clock: ManualClock) -> None:
+    """An error of the transport, which may raise it again, does not keep the text that one call gave it."""
+    memory = MemoryStore(clock=clock)
+    memory.hang()
+    async with store_of(memory._service, clock, deadline=25) as store:
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable) as caught:
+                await passing(clock, put_all(store, 2))
+            assert 1 == str(caught.value).count("0 of 2 parameters are written")
+
+
 async def test_cancelled_put_many(clock: ManualClock) -> None:
     """A caller that is cancelled leaves no task behind."""
     async with store_of(Account(MemoryStore(clock=clock), 3.0), clock) as store:
