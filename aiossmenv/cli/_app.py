@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from aiossmenv.cli._list import list_
+from aiossmenv.cli._policy import policy
 
 app = typer.Typer(
     name="aiossmenv",
@@ -35,3 +36,4 @@ def _options(
 
 
 app.command("list")(list_)
+app.command("policy")(policy)
