@@ -12,13 +12,25 @@ from aiossmenv._errors import (
     AccessDenied,
     AiossmenvError,
     DecryptionFailed,
+    InvalidParameter,
     InvalidPath,
+    ParameterAlreadyExists,
     ParameterNotFound,
     StoreUnavailable,
     Throttled,
 )
 from aiossmenv._naming import base_name, is_reference
-from aiossmenv._ssm.transport import GetParameter, GetParameters, GetParametersByPath, Request, ServiceError
+from aiossmenv._ssm.transport import (
+    AddTagsToResource,
+    DeleteParameters,
+    DescribeParameters,
+    GetParameter,
+    GetParameters,
+    GetParametersByPath,
+    PutParameter,
+    Request,
+    ServiceError,
+)
 
 WAIT_REMEDY = (
     "It is tried again until the deadline; if it lasts, look at the AWS health dashboard and at any proxy between."
@@ -35,6 +47,9 @@ THROTTLED = frozenset({
     "TooManyRequestsException", "RequestLimitExceeded", "BandwidthLimitExceeded", "LimitExceededException",
     "SlowDown", "PriorRequestNotComplete", "ProvisionedThroughputExceededException", "EC2ThrottledException",
     "TransactionInProgressException", "429",
+    # Two writes of one parameter at once; AWS: "There are concurrent updates for a resource that supports one update at
+    # a time."
+    "TooManyUpdates",
 })  # fmt: skip
 _NOT_FOUND = frozenset({"ParameterNotFound", "ParameterVersionNotFound"})
 _BAD_CREDENTIALS = frozenset({
@@ -44,6 +59,24 @@ _BAD_CREDENTIALS = frozenset({
 })  # fmt: skip
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied", "UnauthorizedOperation"})
 _INVALID = frozenset({"ValidationException", "InvalidFilterKey", "InvalidFilterOption", "InvalidFilterValue"})
+_INVALID_PARAMETER = {
+    "HierarchyTypeMismatchException": "The type of a parameter cannot be changed: delete it first, or take another name.",
+    "UnsupportedParameterType": "The type is String, StringList or SecureString.",
+    "InvalidAllowedPatternException": "Write a value that the AllowedPattern of the parameter allows.",
+    "ParameterPatternMismatchException": "Check the name, and whether the AllowedPattern of the parameter allows the value.",
+    "TooManyTagsError": "A parameter has 50 tags at most.",
+    "InvalidResourceId": "Check whether the parameter is still there.",
+    "InvalidResourceType": "Check whether the parameter is still there.",
+    "PoliciesLimitExceededException": "Correct the policies of the parameter.",
+    "InvalidPolicyTypeException": "Correct the policies of the parameter.",
+    "InvalidPolicyAttributeException": "Correct the policies of the parameter.",
+    "IncompatiblePolicyException": "Correct the policies of the parameter.",
+}
+# What a write is refused for that other writes have used up.
+_USED_UP = {
+    "ParameterLimitExceeded": "Delete parameters, or write this one with tier='Advanced', which AWS charges for.",
+    "ParameterMaxVersionLimitExceeded": "Move the label of the oldest version of the parameter to a newer one.",
+}
 _KMS_RATE = "exceeded the rate at which you may call KMS"
 
 
@@ -54,6 +87,8 @@ class InvalidNextToken(StoreUnavailable):
 def error_of_answer(answer: ServiceError, request: Request) -> AiossmenvError:  # noqa: C901, PLR0911 - a table, and it reads as one
     """Translate an error answer, the most specific first. Throttling and denials are not in the service's model."""
     code, text, status = answer.code, message_of(answer), answer.status
+    if isinstance(request, PutParameter) and quotes_value(text, request.value):
+        text = ""
     said = f"{code}: {text}" if text else code
     if quotes_body(answer):
         said = f"an answer with status {code} that is not Parameter Store's own"
@@ -67,6 +102,10 @@ def error_of_answer(answer: ServiceError, request: Request) -> AiossmenvError:  
     if code in _NOT_FOUND:
         return ParameterNotFound(
             "there is no such parameter, version or label", remedy="Check the name and the region."
+        )
+    if code == "ParameterAlreadyExists":
+        return ParameterAlreadyExists(
+            "there is a parameter of this name", remedy="Pass overwrite=True to write a new version of it."
         )
     if code in {"InvalidKeyId", "KMSInvalidStateException"}:
         return DecryptionFailed(said, remedy=_KEY)
@@ -84,41 +123,68 @@ def error_of_answer(answer: ServiceError, request: Request) -> AiossmenvError:  
         return AccessDenied(
             said, remedy="Allow secretsmanager:GetSecretValue on the secret, and kms:Decrypt on its key."
         )
-    if code in _INVALID:
+    if code in _INVALID_PARAMETER:
+        return InvalidParameter(said, remedy=_INVALID_PARAMETER[code])
+    if code in _USED_UP:
+        return StoreUnavailable(said, remedy=_USED_UP[code], transient=False)
+    if code in _INVALID and isinstance(request, PutParameter | AddTagsToResource) and "name" not in text.casefold():
+        return InvalidParameter(said, remedy="Check the value, its type, tier, KMS key, description and tags.")
+    if code in _INVALID or code == "HierarchyLevelLimitExceededException":
         return InvalidPath(said, remedy=_CHECK_NAME)
     return StoreUnavailable(said, remedy=CONFIG_REMEDY, transient=False)
 
 
 def _denial(said: str, text: str, request: Request) -> AiossmenvError:
-    if "kms:Decrypt" in text or re.search(r"\(Service: (AWSKMS|Kms)", text) or "customer master key" in text:
+    if "kms:" in text or re.search(r"\(Service: (AWSKMS|Kms)", text) or "customer master key" in text:
+        found = re.search(r"\bkms:[A-Z]\w+", text)
+        right = found[0] if found else "kms:Encrypt" if isinstance(request, PutParameter) else "kms:Decrypt"
         key = re.search(r"on resource: (arn:\S+:kms:\S+)", text)
-        grant = f"Allow kms:Decrypt on {key[1]} for this role." if key else f"Allow kms:Decrypt for this role. {_KEY}"
+        grant = f"Allow {right} on {key[1]} for this role." if key else f"Allow {right} for this role. {_KEY}"
         return DecryptionFailed(said, remedy=grant)
     resource = re.search(r"on resource: (arn:(\S+?):ssm:(\S*?):(\d*):\S*)", text)
-    action = {
-        GetParametersByPath: "ssm:GetParametersByPath",
-        GetParameters: "ssm:GetParameters",
-        GetParameter: "ssm:GetParameter",
-    }[type(request)]
+    action = f"ssm:{type(request).__name__}"
+    if isinstance(request, PutParameter) and "ssm:AddTagsToResource" in text:
+        # To write with tags takes this right as well.
+        action = "ssm:AddTagsToResource"
     stem = f"arn:{resource[2]}:ssm:{resource[3]}:{resource[4]}" if resource else "arn:aws:ssm:REGION:ACCOUNT"
     if isinstance(request, GetParametersByPath):
         # The service checks the path that was asked for, not what is under it.
         name = f"{stem}:parameter{request.path}"
         grant = f"Allow {action} on both {name} and {name.rstrip('/')}/*."
+    elif isinstance(request, DescribeParameters):
+        grant = f"Allow {action} on *: IAM cannot grant it on less."
     else:
-        names = request.names if isinstance(request, GetParameters) else (request.name,)
-        grant = f"Allow {action} on {', '.join(stem + ':parameter/' + base_name(name).lstrip('/') for name in names)}."
-    if resource and resource[1].endswith(":*"):
+        arns = (f"{stem}:parameter/{base_name(name).lstrip('/')}" for name in names_of(request))
+        grant = f"Allow {action} on {', '.join(arns)}."
+    if resource and resource[1].endswith(":*") and not isinstance(request, DescribeParameters):
         grant += " Or the name is mistyped: a role without a broad grant is told so of a parameter that does not exist."
     return AccessDenied(said, action=action, remedy=grant)
+
+
+def names_of(request: Request) -> tuple[str, ...]:
+    """Return the names that *request* is about; none if it is about a path."""
+    match request:
+        case GetParametersByPath() | DescribeParameters():
+            return ()
+        case GetParameters(names) | DeleteParameters(names):
+            return names
+        case AddTagsToResource(name):
+            return (name,)
+        case _:
+            return (request.name,)
 
 
 def locate(error: AiossmenvError, request: Request, region: str | None) -> None:
     """Say in *error* what was asked for, and where."""
     error.region = region
-    error.path = request.path if isinstance(request, GetParametersByPath) else None
-    if not error.parameter and not isinstance(request, GetParametersByPath):
-        error.parameter = ", ".join(request.names) if isinstance(request, GetParameters) else request.name
+    error.path = request.path if isinstance(request, GetParametersByPath | DescribeParameters) else None
+    error.parameter = error.parameter or ", ".join(names_of(request)) or None
+
+
+def quotes_value(text: str, value: str) -> bool:
+    """Return whether *text*, an error of the service, may quote *value*, which was to be written."""
+    # The service's checks begin like this: Value 'x' at 'value' failed to satisfy constraint.
+    return value in text or "Value '" in text
 
 
 def quotes_body(answer: ServiceError) -> bool:
