@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from aiossmenv.cli._doctor import doctor
 from aiossmenv.cli._list import list_
 from aiossmenv.cli._policy import policy
 
@@ -37,3 +38,4 @@ def _options(
 
 app.command("list")(list_)
 app.command("policy")(policy)
+app.command("doctor")(doctor)
