@@ -36,6 +36,8 @@ _CLOCK_OFF, _CLOCK_WRONG = 60.0, 300.0
 # Seconds; the service itself takes about 20 ms.
 _SLOW = 0.2
 
+_NOT_TRIED = Finding("note", "reads", "not tried, because no request can be signed or sent")
+
 
 def doctor(
     paths: options.Paths = None,
@@ -92,13 +94,13 @@ async def examine(spec: EnvSpec, region: str | None, deadline: float | None) -> 
     try:
         sdk = await SdkView.open(region)
     except AiossmenvError as error:
-        return [of_error("error", "configuration", error)]
+        return [of_error("error", "configuration", error), _NOT_TRIED]
     seconds = deadline or _DEADLINE
     begun = [_of_sdk(sdk)]
     for subject, check in (("credentials", _of_credentials(sdk)), ("region", _of_region(sdk))):
         begun += await within(seconds, subject, check)
     if not would_load(begun):
-        return [*begun, Finding("note", "reads", "not tried, because no request can be signed or sent")]
+        return [*begun, _NOT_TRIED]
     async with ParameterStore(session=sdk.session, region=region) as store:
         context = Context(sdk, store, spec, seconds, deadline or _LOAD_DEADLINE)
         identity, reads = await asyncio.gather(
