@@ -18,10 +18,11 @@ from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from aiossmenv._errors import AccessDenied, AiossmenvError
+from aiossmenv._errors import AccessDenied, AiossmenvError, StoreUnavailable
 from aiossmenv._ssm.boto_errors import (
     _NO_CREDENTIALS,
     _answer,
+    _kind_and_text,
     _network,
     check_region,
     detached,
@@ -169,10 +170,9 @@ class SdkView:
         cause: Exception | None = None
         try:
             answer: Mapping[str, str] = await client.get_caller_identity()
+            return Identity(answer["Account"], answer["Arn"])
         except Exception as error:
             fault, cause = _sts_error(error), detached(error)
-        else:
-            return Identity(answer["Account"], answer["Arn"])
         finally:
             await client.__aexit__(None, None, None)
         raise fault from cause
@@ -253,4 +253,4 @@ def _sts_error(error: Exception) -> AiossmenvError:
         return AccessDenied(f"STS refused GetCallerIdentity: {answer.code}{text and f': {text}'}")
     if isinstance(error, sdk.HTTPClientError | sdk.ConnectionError):
         return _network(error, "STS")
-    return error_of(error, _NOTHING)
+    return StoreUnavailable(f"STS gave no usable answer: {_kind_and_text(error)}")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from aiossmenv._environ import PROTECTED, Edit, check_variables, read_by_sdk
 from aiossmenv._errors import (
     AiossmenvError,
+    DecryptionFailed,
     EmptyPath,
     InvalidVariable,
     ParameterNotFound,
@@ -39,6 +40,7 @@ from aiossmenv._ssm.transport import (
     Page,
     Query,
     ReadRequest,
+    Transport,
     batches,
 )
 from aiossmenv.cli._findings import Finding, Level, counted, named, of_error
@@ -49,10 +51,12 @@ if TYPE_CHECKING:
 
 # Reads in a second that an account has by default.
 _QUOTA = 40
-# Tries of a request that may go well later, and seconds between two.
-_TRIES, _PAUSE = 3, 0.3
+# Bytes that the kernel gives to the arguments and the environment of a program; on Windows characters, of the latter.
+_ARG_MAX = os.sysconf("SC_ARG_MAX") if hasattr(os, "sysconf") else 32_767
+# Seconds before a request that may go well later is sent again.
+_PAUSES = (0.1, 0.3)
 # So many names are decrypted one by one where not all can be.
-_APART = 100
+_APART = 20
 
 
 @dataclass(eq=False, slots=True)
@@ -69,7 +73,7 @@ class Context:
     deadline: float
     load_deadline: float
     stored: dict[str, Parameter] = field(default_factory=dict)
-    undecrypted: dict[str, AiossmenvError] = field(default_factory=dict)
+    undecrypted: dict[str, DecryptionFailed] = field(default_factory=dict)
     metadata: dict[str, ParameterMetadata] = field(default_factory=dict)
 
 
@@ -172,20 +176,23 @@ async def _try(context: Context, request: ReadRequest) -> _Tried:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(context.deadline):
             transport = await context.store._connected()
-            for number in range(_TRIES):
-                began = time.perf_counter()
-                try:
-                    answer = await transport.send(request)
-                except AiossmenvError as error:
-                    result = error.with_traceback(None)
-                    if not error.transient:
-                        break
-                    await asyncio.sleep(_PAUSE * 2**number)
-                else:
-                    assert isinstance(answer, Page)
-                    result = answer
+            result = await _sent(transport, request)
+            for pause in _PAUSES:
+                if isinstance(result, Page) or not result.transient:
                     break
+                await asyncio.sleep(pause)
+                began = time.perf_counter()
+                result = await _sent(transport, request)
     return _Tried(request, result, time.perf_counter() - began)
+
+
+async def _sent(transport: Transport, request: ReadRequest) -> Page | AiossmenvError:
+    try:
+        answer = await transport.send(request)
+    except AiossmenvError as error:
+        return error.with_traceback(None)
+    assert isinstance(answer, Page)
+    return answer
 
 
 def _of_tries(spec: EnvSpec, tries: list[_Tried]) -> list[Finding]:
@@ -222,33 +229,37 @@ async def _of_load(context: Context) -> list[Finding]:
         return [of_error("error", "load", error)]
     except AiossmenvError as error:
         apart = await asyncio.gather(*(_read_apart(context, query) for query in spec.queries))
-        findings = [finding for finding in apart if finding]
-        unread = {query for query, finding in zip(spec.queries, apart, strict=True) if finding}
+        findings = [finding for found in apart for finding in found]
+        unread = {query for query, found in zip(spec.queries, apart, strict=True) if found}
         if not (findings or context.undecrypted):
+            # What fails was not met again.
             findings = [of_error("error", "load", error)]
     else:
         context.stored.update(results.parameters)
     return [*findings, *await _of_keys_of_environment(context, unread)]
 
 
-async def _read_apart(context: Context, query: Query) -> Finding | None:
+async def _read_apart(context: Context, query: Query) -> list[Finding]:
     """Read *query* alone, and decrypt as much of it as can be decrypted; return why it cannot be read."""
     errors: dict[str, AiossmenvError] = {}
+    # A name that fails must not hide the others; a listing has no names yet.
+    collected = None if query.names is None else errors
+    store, deadline = context.store, context.deadline
     try:
-        async with asyncio.timeout(2 * context.deadline):
-            found = await context.store._read([query], decrypt="none", deadline=context.deadline)
-            encrypted = tuple(found.encrypted)[:_APART]
-            by_name = Query(path=query.path, names=encrypted, may_list=False)
-            results = await context.store._read([by_name], deadline=context.deadline, errors=errors)
+        found = await store._read([query], decrypt="none", deadline=deadline, errors=collected)
+        by_name = Query(path=query.path, names=tuple(found.encrypted)[:_APART], may_list=False)
+        decrypted = await store._read([by_name], deadline=deadline, errors=errors)
     except AiossmenvError as error:
-        return of_error("error", "load", error)
-    except TimeoutError:
-        return Finding("error", "load", f"{query.path} was not read within the deadline", "Pass a longer --deadline.")
-    context.undecrypted |= errors
+        return [of_error("error", "load", error)]
+    context.undecrypted |= {name: error for name, error in errors.items() if isinstance(error, DecryptionFailed)}
     # Without a value it still has a key, which may be that of another one.
     context.stored |= {name: _empty(item) for name, item in found.encrypted.items()}
-    context.stored |= {**found.parameters, **results.parameters}
-    return None
+    context.stored |= {**found.parameters, **decrypted.parameters}
+    if query.names is None:
+        # What a load lists need not be readable by name.
+        return []
+    others = {error.remedy: error for error in errors.values() if not isinstance(error, DecryptionFailed)}
+    return [of_error("error", "load", error) for error in others.values()]
 
 
 def _empty(item: EncryptedParameter) -> Parameter:
@@ -298,15 +309,13 @@ async def _explained(context: Context, error: AiossmenvError) -> Finding:
 
 
 def _of_size(parameters: Mapping[str, Parameter]) -> list[Finding]:
-    if not hasattr(os, "sysconf"):
-        return []
     # Each variable is KEY=VALUE with a NUL, and a pointer to it.
     pairs = {os.fsencode(key): os.fsencode(value) for key, value in os.environ.items()}
     pairs |= {
         key.encode("utf-8", "replace"): parameter.value.encode("utf-8", "replace")
         for key, parameter in parameters.items()
     }
-    size, limit = sum(len(key) + len(value) + 2 + 8 for key, value in pairs.items()), os.sysconf("SC_ARG_MAX")
+    size, limit = sum(len(key) + len(value) + 2 + 8 for key, value in pairs.items()), _ARG_MAX
     text = f"with what is set here the environment has {size:,} bytes; a new program gets {limit:,} with its arguments"
     if size < limit:
         return [Finding("note", "size", text)]
@@ -323,8 +332,8 @@ async def _describe(context: Context) -> list[Finding]:
 
 def _of_keys(context: Context) -> list[Finding]:
     """Say which KMS keys decrypt, and of which parameters."""
-    names_of: dict[tuple[str, AiossmenvError | None, str], list[str]] = {}
-    firsts: dict[tuple[str, str, str], AiossmenvError] = {}
+    names_of: dict[tuple[str, DecryptionFailed | None], list[str]] = {}
+    firsts: dict[tuple[str, str], DecryptionFailed] = {}
     for name, parameter in context.stored.items():
         if parameter.type != "SecureString" or is_reference(name):
             continue
@@ -332,12 +341,12 @@ def _of_keys(context: Context) -> list[Finding]:
         key, error = described.key_id if described else "", context.undecrypted.get(name)
         if error:
             # The same is said of each parameter that the key is for.
-            error = firsts.setdefault((key, type(error).__name__, error.remedy or ""), error)
+            error = firsts.setdefault((key, error.remedy or ""), error)
         elif not parameter.value:
             continue  # it was not tried
-        names_of.setdefault((key, error, ""), []).append(name)
+        names_of.setdefault((key, error), []).append(name)
     findings: list[Finding] = []
-    for (key, error, _), names in names_of.items():
+    for (key, error), names in names_of.items():
         subject = f"KMS key {key}" if key else "KMS"
         if error is None:
             findings.append(Finding("ok", subject, f"decrypts {counted(len(names), 'SecureString')}"))
@@ -355,7 +364,8 @@ def _of_quota(context: Context) -> list[Finding]:
     if not (count := len(context.stored)):
         return []
     reads = math.ceil(count / BATCH)
-    tiers = Counter(item.tier for name, item in context.metadata.items() if name in context.stored and item.tier)
+    described = (context.metadata.get(base_name(name)) for name in context.stored)
+    tiers = Counter(item.tier for item in described if item)
     of_tiers = f" ({', '.join(f'{number} {tier}' for tier, number in sorted(tiers.items()))})" if tiers else ""
     text = (
         f"{counted(count, 'parameter')}{of_tiers}; a refresh is {counted(reads, 'read')}, and {_QUOTA} reads a"
