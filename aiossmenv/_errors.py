@@ -15,7 +15,7 @@ class AiossmenvError(Exception):
          +- EmptyPath           fix the path, or pass allow_empty=True
          +- ParameterNotFound   fix the name, or create the parameter
          +- ParameterAlreadyExists  pass overwrite=True, or take another name
-         +- InvalidParameter    fix what you write: the value, its type, tier, key or tags
+         +- InvalidParameter    fix what you write: value, type, tier, key or tags
          +- MissingParameters   create what is named
          +- KeyCollision        rename a parameter, or pass another to_key
          +- InvalidVariable     pass another to_key, or environ=None
@@ -36,8 +36,8 @@ class AiossmenvError(Exception):
     """
 
     transient = False
-    # Whether Parameter Store cannot have got the request, so that a write may be sent again without a look at it.
-    _unsent = False
+    # Whether it is certain that the request was not carried out: a write may then be sent again without a look at it.
+    _not_carried_out = False
 
     def __init__(
         self,
@@ -112,7 +112,11 @@ class ParameterAlreadyExists(AiossmenvError):
 
 
 class InvalidParameter(AiossmenvError):
-    """A value, type, tier, key, description or tag that Parameter Store does not take. The text quotes no value."""
+    """
+    A write that Parameter Store does not take: a value, type, tier, key or tag, or one parameter or version too many.
+
+    The text quotes no value.
+    """
 
 
 class MissingParameters(AiossmenvError):

@@ -54,7 +54,7 @@ def environment(session: nox.Session, name: str, python: str = sys.executable, *
     """
     Return the program folder of an environment with the package and the test dependencies; *newer* is installed last.
     """
-    folder = VENV / name
+    folder, group = VENV / name, "dev" if python == sys.executable else "test"
     if not (folder / "complete").exists():
         session.run(python, "-m", "venv", "--clear", str(folder), external=True)
         # Without --no-compile pip would compile all of moto and botocore, and most of it is never imported.
@@ -62,7 +62,7 @@ def environment(session: nox.Session, name: str, python: str = sys.executable, *
         pip = (str(folder / "bin" / "python"), "-m", "pip", *options)
         session.run(*pip, "--upgrade", "pip>=25.1", external=True)  # first version with dependency groups
         extras = "mysql,sqlalchemy,fastapi,pydantic,dotenv,cli"
-        session.run(*pip, f"{ROOT}[{extras}]", "--group", f"{ROOT}/pyproject.toml:test", external=True)
+        session.run(*pip, f"{ROOT}[{extras}]", "--group", f"{ROOT}/pyproject.toml:{group}", external=True)
         if newer:
             # pip warns about a conflict with aioboto3, and installs them anyway.
             session.run(*pip, "--upgrade", *newer, external=True)

@@ -47,6 +47,7 @@ from aiossmenv._ssm.transport import (
     Page,
     PutParameter,
     PutParameterResult,
+    ReadRequest,
     Request,
 )
 
@@ -111,7 +112,7 @@ class BotoTransport:
             answer = await self._send(request)
         except Exception as error:
             fault, cause = error_of(error, request), detached(error, request)
-            fault._unsent = is_unsent(error)
+            fault._not_carried_out |= is_unsent(error)
         else:
             if answer is not None and not isinstance(answer, AiossmenvError):
                 return answer
@@ -149,45 +150,13 @@ class BotoTransport:
             self._client = None
             await client.__aexit__(None, None, None)
             closed = StoreUnavailable("the store was closed while it connected", remedy="It is connected again.")
-            closed._unsent = True
+            closed._not_carried_out = True
             return closed
         await self._have_credentials()
         step.set("request")
-        match request:
-            case GetParametersByPath(path, recursive, decrypt, token):
-                more = {} if token is None else {"NextToken": token}
-                response = await client.get_parameters_by_path(
-                    Path=path, Recursive=recursive, WithDecryption=decrypt, MaxResults=BATCH, **more
-                )
-                return _page(response.get("Parameters"), response, decrypt=decrypt)
-            case GetParameters(names, decrypt):
-                response = await client.get_parameters(Names=list(names), WithDecryption=decrypt)
-                return _page(response.get("Parameters"), response, decrypt=decrypt)
-            case GetParameter(name, decrypt):
-                response = await client.get_parameter(Name=name, WithDecryption=decrypt)
-                item = response.get("Parameter")
-                if is_reference(name) and isinstance(item, dict) and "Value" not in item:
-                    return InvalidVariable("the secret is binary, and no text", remedy="Store it as a secret string.")
-                return _page([item], response, decrypt=decrypt, name=name)
-            case PutParameter():
-                return _put(await client.put_parameter(**_arguments(request)))
-            case DeleteParameters(names):
-                return _deleted(await client.delete_parameters(Names=list(names)))
-            case GetParameterHistory(name, token):
-                more = {} if token is None else {"NextToken": token}
-                return _history(
-                    await client.get_parameter_history(Name=name, WithDecryption=True, MaxResults=LONG_PAGE, **more)
-                )
-            case DescribeParameters(path, recursive, token):
-                more = {} if token is None else {"NextToken": token}
-                option = "Recursive" if recursive else "OneLevel"
-                below = [{"Key": "Path", "Option": option, "Values": [path]}]
-                return _described(
-                    await client.describe_parameters(ParameterFilters=below, MaxResults=LONG_PAGE, **more)
-                )
-            case AddTagsToResource(name, tags):
-                await client.add_tags_to_resource(ResourceType="Parameter", ResourceId=name, Tags=_tags(tags))
-                return AddTagsToResourceResult()
+        if isinstance(request, ReadRequest):
+            return await _read(client, request)
+        return await _sent(client, request)
 
     async def _opened(self) -> Any:
         async with self._opening:
@@ -239,6 +208,52 @@ class BotoTransport:
             if not making.exception():
                 await making.result().__aexit__(None, None, None)
             raise
+
+
+async def _read(client: Any, request: ReadRequest) -> Page | AiossmenvError | None:
+    match request:
+        case GetParametersByPath(path, recursive, decrypt, token):
+            response = await client.get_parameters_by_path(
+                Path=path, Recursive=recursive, WithDecryption=decrypt, MaxResults=BATCH, **_after(token)
+            )
+            return _page(response.get("Parameters"), response, decrypt=decrypt)
+        case GetParameters(names, decrypt):
+            response = await client.get_parameters(Names=list(names), WithDecryption=decrypt)
+            return _page(response.get("Parameters"), response, decrypt=decrypt)
+        case GetParameter(name, decrypt):
+            response = await client.get_parameter(Name=name, WithDecryption=decrypt)
+            item = response.get("Parameter")
+            if is_reference(name) and isinstance(item, dict) and "Value" not in item:
+                return InvalidVariable("the secret is binary, and no text", remedy="Store it as a secret string.")
+            return _page([item], response, decrypt=decrypt, name=name)
+
+
+async def _sent(
+    client: Any, request: PutParameter | DeleteParameters | GetParameterHistory | DescribeParameters | AddTagsToResource
+) -> Answer | None:
+    match request:
+        case PutParameter():
+            return _put(await client.put_parameter(**_arguments(request)))
+        case DeleteParameters(names):
+            return _deleted(await client.delete_parameters(Names=list(names)))
+        case GetParameterHistory(name, token):
+            return _history(
+                await client.get_parameter_history(
+                    Name=name, WithDecryption=True, MaxResults=LONG_PAGE, **_after(token)
+                )
+            )
+        case DescribeParameters(path, recursive, token):
+            below = [{"Key": "Path", "Option": "Recursive" if recursive else "OneLevel", "Values": [path]}]
+            return _described(
+                await client.describe_parameters(ParameterFilters=below, MaxResults=LONG_PAGE, **_after(token))
+            )
+        case AddTagsToResource(name, tags):
+            await client.add_tags_to_resource(ResourceType="Parameter", ResourceId=name, Tags=_tags(tags))
+            return AddTagsToResourceResult()
+
+
+def _after(token: str | None) -> dict[str, str]:
+    return {} if token is None else {"NextToken": token}
 
 
 def _answered(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:

@@ -37,10 +37,8 @@ from aiossmenv._ssm.service_errors import (
     may_pass,
     message_of,
     proxy_refusal,
-    quotes_body,
-    quotes_value,
 )
-from aiossmenv._ssm.transport import PutParameter, Request, ServiceError
+from aiossmenv._ssm.transport import Request, ServiceError
 
 # The step in which the request of the running task is; `None` in tasks that are not ours.
 step: ContextVar[Literal["configuration", "credentials", "request", "answer"] | None] = ContextVar(
@@ -171,8 +169,8 @@ def detached(error: Exception, request: Request | None = None) -> Exception | No
     try:
         if isinstance(error, ClientError):
             answer = _answer(error.response)
-            quotes = isinstance(request, PutParameter) and quotes_value(answer.message, request.value)
-            detail = {"Code": answer.code} | ({} if quotes or quotes_body(answer) else {"Message": answer.message})
+            message = message_of(answer, request)
+            detail = {"Code": answer.code} | ({"Message": message} if message else {})
             status = {"HTTPStatusCode": answer.status}
             return kind({"Error": detail, "ResponseMetadata": status}, error.operation_name)
         text = _text(error)

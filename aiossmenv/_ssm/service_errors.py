@@ -58,25 +58,31 @@ _BAD_CREDENTIALS = frozenset({
     "MissingAuthenticationTokenException", "AuthFailure", "401",
 })  # fmt: skip
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied", "UnauthorizedOperation"})
-_INVALID = frozenset({"ValidationException", "InvalidFilterKey", "InvalidFilterOption", "InvalidFilterValue"})
+_INVALID = frozenset({
+    "ValidationException", "InvalidFilterKey", "InvalidFilterOption", "InvalidFilterValue",
+    "HierarchyLevelLimitExceededException",
+})  # fmt: skip
+_POLICIES = "Correct the policies of the parameter."
+_PATTERN = "The parameter has an AllowedPattern: write a value that it allows."
+_IS_GONE = "Check whether the parameter is still there."
+# What is wrong with a write, and what to do about it.
 _INVALID_PARAMETER = {
-    "HierarchyTypeMismatchException": "The type of a parameter cannot be changed: delete it first, or take another name.",
+    "HierarchyTypeMismatchException": "A parameter keeps its type: delete it first, or take another name.",
     "UnsupportedParameterType": "The type is String, StringList or SecureString.",
-    "InvalidAllowedPatternException": "Write a value that the AllowedPattern of the parameter allows.",
-    "ParameterPatternMismatchException": "Check the name, and whether the AllowedPattern of the parameter allows the value.",
+    "InvalidAllowedPatternException": _PATTERN,
+    "ParameterPatternMismatchException": _PATTERN,
     "TooManyTagsError": "A parameter has 50 tags at most.",
-    "InvalidResourceId": "Check whether the parameter is still there.",
-    "InvalidResourceType": "Check whether the parameter is still there.",
-    "PoliciesLimitExceededException": "Correct the policies of the parameter.",
-    "InvalidPolicyTypeException": "Correct the policies of the parameter.",
-    "InvalidPolicyAttributeException": "Correct the policies of the parameter.",
-    "IncompatiblePolicyException": "Correct the policies of the parameter.",
-}
-# What a write is refused for that other writes have used up.
-_USED_UP = {
+    "InvalidResourceId": _IS_GONE,
+    "InvalidResourceType": _IS_GONE,
+    "PoliciesLimitExceededException": _POLICIES,
+    "InvalidPolicyTypeException": _POLICIES,
+    "InvalidPolicyAttributeException": _POLICIES,
+    "IncompatiblePolicyException": _POLICIES,
     "ParameterLimitExceeded": "Delete parameters, or write this one with tier='Advanced', which AWS charges for.",
     "ParameterMaxVersionLimitExceeded": "Move the label of the oldest version of the parameter to a newer one.",
 }
+# The service's own checks of a request begin like this.
+_QUOTED_VALUE = re.compile(r"Value '.*' at 'value'", re.DOTALL)
 _KMS_RATE = "exceeded the rate at which you may call KMS"
 
 
@@ -84,11 +90,30 @@ class InvalidNextToken(StoreUnavailable):
     """Parameter Store does not continue a listing from this token."""
 
 
-def error_of_answer(answer: ServiceError, request: Request) -> AiossmenvError:  # noqa: C901, PLR0911 - a table, and it reads as one
+def error_of_answer(answer: ServiceError, request: Request) -> AiossmenvError:
+    """Translate an error answer, and note whether it says that the request was not carried out."""
+    error = _error_of_write(answer, request) or _error_of(answer, request)
+    refused = HTTPStatus.BAD_REQUEST <= answer.status < HTTPStatus.INTERNAL_SERVER_ERROR
+    error._not_carried_out = isinstance(error, Throttled) or (refused and not error.transient)
+    return error
+
+
+def _error_of_write(answer: ServiceError, request: Request) -> AiossmenvError | None:
+    """Translate an error that only a write gets."""
+    code, text = answer.code, message_of(answer, request)
+    if code == "ParameterAlreadyExists":
+        return ParameterAlreadyExists(
+            "there is a parameter of this name", remedy="Pass overwrite=True to write a new version of it."
+        )
+    remedy = _INVALID_PARAMETER.get(code)
+    if code == "ValidationException" and isinstance(request, PutParameter) and "name" not in text.casefold():
+        remedy = "Check the value, and its type, tier, KMS key, description and tags."
+    return InvalidParameter(f"{code}: {text}" if text else code, remedy=remedy) if remedy else None
+
+
+def _error_of(answer: ServiceError, request: Request) -> AiossmenvError:  # noqa: C901, PLR0911 - a table, and it reads as one
     """Translate an error answer, the most specific first. Throttling and denials are not in the service's model."""
-    code, text, status = answer.code, message_of(answer), answer.status
-    if isinstance(request, PutParameter) and quotes_value(text, request.value):
-        text = ""
+    code, text, status = answer.code, message_of(answer, request), answer.status
     said = f"{code}: {text}" if text else code
     if quotes_body(answer):
         said = f"an answer with status {code} that is not Parameter Store's own"
@@ -102,10 +127,6 @@ def error_of_answer(answer: ServiceError, request: Request) -> AiossmenvError:  
     if code in _NOT_FOUND:
         return ParameterNotFound(
             "there is no such parameter, version or label", remedy="Check the name and the region."
-        )
-    if code == "ParameterAlreadyExists":
-        return ParameterAlreadyExists(
-            "there is a parameter of this name", remedy="Pass overwrite=True to write a new version of it."
         )
     if code in {"InvalidKeyId", "KMSInvalidStateException"}:
         return DecryptionFailed(said, remedy=_KEY)
@@ -123,13 +144,7 @@ def error_of_answer(answer: ServiceError, request: Request) -> AiossmenvError:  
         return AccessDenied(
             said, remedy="Allow secretsmanager:GetSecretValue on the secret, and kms:Decrypt on its key."
         )
-    if code in _INVALID_PARAMETER:
-        return InvalidParameter(said, remedy=_INVALID_PARAMETER[code])
-    if code in _USED_UP:
-        return StoreUnavailable(said, remedy=_USED_UP[code], transient=False)
-    if code in _INVALID and isinstance(request, PutParameter | AddTagsToResource) and "name" not in text.casefold():
-        return InvalidParameter(said, remedy="Check the value, its type, tier, KMS key, description and tags.")
-    if code in _INVALID or code == "HierarchyLevelLimitExceededException":
+    if code in _INVALID:
         return InvalidPath(said, remedy=_CHECK_NAME)
     return StoreUnavailable(said, remedy=CONFIG_REMEDY, transient=False)
 
@@ -181,12 +196,6 @@ def locate(error: AiossmenvError, request: Request, region: str | None) -> None:
     error.parameter = error.parameter or ", ".join(names_of(request)) or None
 
 
-def quotes_value(text: str, value: str) -> bool:
-    """Return whether *text*, an error of the service, may quote *value*, which was to be written."""
-    # The service's checks begin like this: Value 'x' at 'value' failed to satisfy constraint.
-    return value in text or "Value '" in text
-
-
 def quotes_body(answer: ServiceError) -> bool:
     """
     Return whether this comes from a body that is not the service's own.
@@ -196,9 +205,12 @@ def quotes_body(answer: ServiceError) -> bool:
     return answer.code.isdecimal()
 
 
-def message_of(answer: ServiceError) -> str:
-    """Return the text of *answer*, or nothing where that may quote a body."""
-    return "" if quotes_body(answer) else answer.message
+def message_of(answer: ServiceError, request: Request | None = None) -> str:
+    """Return the text of *answer*, or nothing where that may quote a body, or the value that *request* writes."""
+    quotes = isinstance(request, PutParameter) and (
+        request.value in answer.message or _QUOTED_VALUE.search(answer.message)
+    )
+    return "" if quotes or quotes_body(answer) else answer.message
 
 
 def may_pass(status: int) -> bool:

@@ -18,12 +18,13 @@ from aiossmenv._concurrency import Clock, Home, LoopClock, SingleFlight, wait_fo
 from aiossmenv._errors import AiossmenvError, InvalidPath, ParameterNotFound
 from aiossmenv._models import Parameter, ParameterHistory, ParameterMetadata, ParameterType, Tier, Written
 from aiossmenv._naming import base_name, full_name, normal_path
+from aiossmenv._ssm.checks import checked, checked_many, retold
 from aiossmenv._ssm.merge import Results, StoreState
 from aiossmenv._ssm.permissions import DENIED_FOR, PermissionCache
 from aiossmenv._ssm.reader import Reader
 from aiossmenv._ssm.sender import ReadStats
 from aiossmenv._ssm.transport import EncryptedParameter, FetchedParameter, GetParameters, Page, Query, Transport
-from aiossmenv._ssm.writer import Progress, Writer, checked, checked_many, retold
+from aiossmenv._ssm.writer import Progress, Writer
 
 if TYPE_CHECKING:
     from aiossmenv._ssm.boto_session import Pins

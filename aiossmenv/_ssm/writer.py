@@ -12,23 +12,19 @@ would lead to the value.
 
 import asyncio
 import itertools
-import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 from aiossmenv._concurrency import Clock, wait_for
 from aiossmenv._errors import (
     AiossmenvError,
-    InvalidParameter,
-    InvalidPath,
     ParameterAlreadyExists,
     ParameterNotFound,
     StoreUnavailable,
-    Throttled,
 )
-from aiossmenv._models import Parameter, ParameterHistory, ParameterMetadata, ParameterType, Tier, Written
-from aiossmenv._naming import full_name
+from aiossmenv._models import Parameter, ParameterHistory, ParameterMetadata, Written
+from aiossmenv._ssm.checks import retold
 from aiossmenv._ssm.limiter import AdaptiveRateLimiter
 from aiossmenv._ssm.permissions import is_denial
 from aiossmenv._ssm.reader import Reader
@@ -63,9 +59,6 @@ P = TypeVar("P", GetParameterHistoryResult, DescribeParametersResult)
 _QUOTA = 3.0
 # Writes in flight at once: with ten a second, the highest quota, and 0.3 seconds for each, three are.
 _AT_ONCE = 4
-# Characters of a value by tier. Without a tier, that of the parameter or of the account holds, which is not known here.
-_LONGEST: Mapping[str | None, int] = {None: 8_192, "Standard": 4_096, "Advanced": 8_192, "Intelligent-Tiering": 8_192}
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +94,7 @@ class _State:
         if not isinstance(result, AiossmenvError):
             return False
         self.last_error = result
-        return result.transient and not (isinstance(result, Throttled) or result._unsent)
+        return not result._not_carried_out
 
 
 @dataclass(eq=False, slots=True)
@@ -118,98 +111,6 @@ class Progress:
         text = f"{first.args[0]}; {self.written} of {self.total} parameters are written"
         also = ", ".join(error.parameter for error in others if error.parameter)
         return retold(first, f"{text}, and {also} failed, too" if also else text)
-
-
-def retold(error: AiossmenvError, text: str = "") -> AiossmenvError:
-    """Return *error* without its traceback, and with another *text* if there is one."""
-    if text:
-        error.args = (text,)
-    return error.with_traceback(None)
-
-
-def checked(
-    name: str,
-    value: str,
-    *,
-    type: ParameterType,  # noqa: A002 - PutParameter's word
-    key_id: str | None,
-    tier: Tier | None,
-    overwrite: bool,
-    description: str | None = None,
-    tags: Mapping[str, str] | None = None,
-    data_type: str | None = None,
-) -> PutParameter | AiossmenvError:
-    """Return the request for a write, or the error that Parameter Store would refuse it with; raises nothing."""
-    try:
-        full = full_name(name)
-    except InvalidPath as error:
-        return retold(error)
-    fault = _fault(value, type, key_id, tier, tags)
-    if fault:
-        return InvalidParameter(fault[0], parameter=full, remedy=fault[1])
-    return PutParameter(
-        name=full,
-        value=value,
-        type=type,
-        overwrite=overwrite,
-        key_id=key_id,
-        tier=tier,
-        description=description,
-        tags=tuple((tags or {}).items()),
-        data_type=data_type,
-    )
-
-
-def checked_many(
-    parameters: Mapping[str, str],
-    *,
-    type: ParameterType,  # noqa: A002 - PutParameter's word
-    key_id: str | None,
-    tier: Tier | None,
-    overwrite: bool,
-) -> list[PutParameter] | AiossmenvError:
-    """Return the requests for several writes, or the error of the first one that is not to be sent."""
-    requests: dict[str, PutParameter] = {}
-    for name, value in parameters.items():
-        request = checked(name, value, type=type, key_id=key_id, tier=tier, overwrite=overwrite)
-        if isinstance(request, AiossmenvError):
-            return request
-        if request.name in requests:
-            return InvalidPath("this name is given twice", parameter=request.name, remedy="Give it once.")
-        requests[request.name] = request
-    return list(requests.values())
-
-
-def _fault(  # noqa: PLR0911 - a table, and it reads as one
-    value: object, kind: object, key_id: object, tier: object, tags: object
-) -> tuple[str, str] | None:
-    """Return what is wrong with a value and what goes with it, and the remedy."""
-    if kind not in get_args(ParameterType):
-        return "there is no such type", f"Pass type= one of {', '.join(get_args(ParameterType))}."
-    if tier is not None and tier not in get_args(Tier):
-        return "there is no such tier", f"Pass tier= one of {', '.join(get_args(Tier))}."
-    if key_id is not None and kind != "SecureString":
-        return "only a SecureString has a key_id", "Pass type='SecureString', or no key_id."
-    if tags is not None and not (
-        isinstance(tags, Mapping) and all(isinstance(text, str) for pair in tags.items() for text in pair)
-    ):
-        return "the tags are no mapping of texts", "Pass them as {'team': 'payments'}."
-    if not isinstance(value, str):
-        return f"the value is of type {value.__class__.__name__}", "Pass a str."
-    if not value:
-        return "the value is empty", "Parameter Store holds no empty value: delete the parameter instead."
-    if "\0" in value or _SURROGATE.search(value):
-        return "the value holds a NUL or half a character", "Encode what is not text, for example in base64."
-    assert tier is None or isinstance(tier, str)
-    longest = _LONGEST[tier]
-    # KMS encrypts a standard SecureString itself, and its limit is one of bytes.
-    in_bytes = tier == "Standard" and kind == "SecureString"
-    size = len(value.encode()) if in_bytes else len(value)
-    if size > longest:
-        text = f"the value has {size:,} {'bytes' if in_bytes else 'characters'}, and {longest:,} are allowed"
-        more = "Pass tier='Advanced', which AWS charges for, or split it." if tier == "Standard" else "Split it."
-        return text, more
-    return None
 
 
 class Writer(Sender):
@@ -328,10 +229,9 @@ class Writer(Sender):
             if isinstance(result, PutParameterResult):
                 return Written(name=request.name, version=result.version, previous_version=previous, tier=result.tier)
             # A try whose outcome was unknown may be what made the parameter.
-            state.in_doubt |= isinstance(result, ParameterAlreadyExists) and may_be_ours
-            if not (state.in_doubt or result.transient):
-                return result
-            if state.in_doubt:
+            is_ours = isinstance(result, ParameterAlreadyExists) and may_be_ours
+            if state.in_doubt or is_ours:
+                state.in_doubt = True
                 may_be_ours = before is not None and before.item is None
                 version = await self._compare(request, before, end, result)
                 if isinstance(version, AiossmenvError):
@@ -339,7 +239,7 @@ class Writer(Sender):
                 if version:
                     return Written(name=request.name, version=version, previous_version=previous)
                 state.in_doubt = False
-            if not await self._back_off(failures, end):
+            if not (result.transient or is_ours) or not await self._back_off(failures, end):
                 return result
         raise AssertionError  # pragma: no cover - counting does not end
 

@@ -141,12 +141,12 @@ async def pools(context: Context) -> None:
         store.set("/P/DB_PASSWORD", f"{CORE}3")
         await env.refresh()
         with detector.expecting(RotationFailed, whose="theirs"):
-            async with RotatingPool(env, db="app"):
+            async with RotatingPool(env, db="app", start_deadline=1):
                 pass
         store.set("/P/DB_URL", f"{server.address}{CORE}")
         await env.refresh()
         with detector.expecting(RotationFailed, whose="theirs"):
-            async with RotatingPool(env, db="app"):
+            async with RotatingPool(env, db="app", start_deadline=1):
                 pass
     await server.drop_user(user)
 
@@ -163,7 +163,7 @@ async def engines(context: Context) -> None:
         store.set("/P/DB_PASSWORD", f"{CORE}1")
         async with load_env("/P", environ={}, store=store, ttl=60) as env:
             options: dict[str, Any] = {"echo": "debug", "echo_pool": "debug", "pool_pre_ping": True}
-            async with RotatingEngine(env, f"{driver}:///app", retry_deadline=2, **options) as engine:
+            async with RotatingEngine(env, f"{driver}:///app", retry_deadline=1, **options) as engine:
                 async with engine.connect() as connection:
                     (await connection.execute(text("SELECT 1"))).all()
                     detector.check_repr(connection, connection.sync_connection, engine.pool)
@@ -187,7 +187,7 @@ async def engines(context: Context) -> None:
                 async with engine.connect():
                     pass
             with detector.expecting(RotationFailed, whose="theirs"):
-                async with RotatingEngine(env, f"{driver}:///app"):
+                async with RotatingEngine(env, f"{driver}:///app", start_deadline=1):
                     pass
             with detector.expecting(ValueError):
                 RotatingEngine(env, f"{driver}://u:{CORE}@localhost/app")

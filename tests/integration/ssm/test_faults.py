@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 
 import pytest
@@ -56,10 +56,21 @@ TRANSIENT: dict[str, Fault] = {
 }
 
 
-@pytest.fixture(params=["http", "https"])
+# TLS changes how a connection ends, and not what an answer says.
+ENDINGS = ("FIN", "RST", "truncated", "hang")
+
+
+@pytest.fixture
 def scheme(request: pytest.FixtureRequest) -> str:
-    """Run the tests that use `proxy` without TLS and with it."""
-    return str(request.param)
+    """Use TLS, where a test asks for nothing else."""
+    return str(getattr(request, "param", "https"))
+
+
+def each(faults: Iterable[str]) -> pytest.MarkDecorator:
+    """Run a test with each fault over TLS, and with the endings of a connection without TLS, too."""
+    names = list(faults)
+    cases = [*((name, "https") for name in names), *((name, "http") for name in names if name in ENDINGS)]
+    return pytest.mark.parametrize(("name", "scheme"), cases, indirect=["scheme"])
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +103,7 @@ def places(name: str) -> list[int]:
     return list(range(PAGES))[name == "a token that repeats" :]
 
 
-@pytest.mark.parametrize("name", TRANSIENT)
+@each(TRANSIENT)
 async def test_temporary_faults_are_retried(
     proxy: FaultProxy, store: ParameterStore, clock: ManualClock, name: str
 ) -> None:
@@ -127,7 +138,7 @@ async def test_dates_and_null(
     assert all(p.last_modified is None or p.last_modified.tzinfo is UTC for p in parameters)
 
 
-@pytest.mark.parametrize("name", TRANSIENT)
+@each(TRANSIENT)
 async def test_lasting_faults_end_at_the_deadline(
     proxy: FaultProxy, store: ParameterStore, clock: ManualClock, name: str
 ) -> None:
@@ -170,7 +181,7 @@ def fault_in_refresh(proxy: FaultProxy, fault: Fault, at: int, times: float = fl
         proxy.add(fault, operation="GetParameters", times=times)
 
 
-@pytest.mark.parametrize("name", TRANSIENT)
+@each(TRANSIENT)
 async def test_refreshes_retry_temporary_faults(
     proxy: FaultProxy,
     store: ParameterStore,
@@ -195,7 +206,7 @@ async def test_refreshes_retry_temporary_faults(
 LASTING: dict[str, Fault] = {**TRANSIENT, "hang": hang()}
 
 
-@pytest.mark.parametrize("name", LASTING)
+@each(LASTING)
 async def test_failed_refreshes_change_nothing(
     proxy: FaultProxy,
     store: ParameterStore,
