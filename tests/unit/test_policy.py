@@ -10,7 +10,18 @@ import pytest
 
 from aiossmenv._naming import REFERENCE
 from aiossmenv._ssm.service_errors import error_of_answer
-from aiossmenv._ssm.transport import GetParameter, GetParameters, GetParametersByPath, Request, ServiceError
+from aiossmenv._ssm.transport import (
+    AddTagsToResource,
+    DeleteParameters,
+    DescribeParameters,
+    GetParameter,
+    GetParameterHistory,
+    GetParameters,
+    GetParametersByPath,
+    PutParameter,
+    Request,
+    ServiceError,
+)
 from aiossmenv.cli._policy import Place, policy_document
 
 HERE = Place("eu-central-1", "111122223333")
@@ -53,28 +64,46 @@ def test_it_is_the_policy_of_the_readme() -> None:
     assert "2012-10-17" == document["Version"]
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        GetParametersByPath("/A/B"),
-        GetParameters(("/A/B/C", "/A/B/D/E:3")),
-        GetParameter("/A/B/C:live"),
-        GetParameter(f"{SSM}/A/B/C"),
-    ],
-    ids=repr,
-)
+READS: list[Request] = [
+    GetParametersByPath("/A/B"),
+    GetParameters(("/A/B/C", "/A/B/D/E:3")),
+    GetParameter("/A/B/C:live"),
+    GetParameter(f"{SSM}/A/B/C"),
+]
+WRITES: list[Request] = [
+    PutParameter(name="/A/B/C", value="value"),
+    DeleteParameters(("/A/B/C", "/A/B/D")),
+    GetParameterHistory("/A/B/C"),
+    DescribeParameters("/A/B"),
+    AddTagsToResource("/A/B/C", ()),
+]
+
+
+@pytest.mark.parametrize("request_", [*READS, *WRITES], ids=lambda request: type(request).__name__)
 def test_it_allows_what_errors_say_to_allow(request_: Request) -> None:
-    """Each ARN in the remedy of a denial is allowed, for the action that the remedy names."""
+    """Each ARN in the remedy of a denial is allowed, for the action that the remedy names; a reader may not write."""
     text = f"User: U is not authorized to perform: ssm:{type(request_).__name__} on resource: {SSM}/A/B"
     error = error_of_answer(ServiceError("AccessDeniedException", text), request_)
-    document = policy_document(["/A/B"], None, HERE)
+    reading, writing = (policy_document(["/A/B"], None, HERE, write=write) for write in (False, True))
 
     assert error.remedy
     (action,) = re.findall(r"Allow (ssm:\w+)", error.remedy)
-    arns = [arn.rstrip(".,") for arn in re.findall(r"arn:\S+", error.remedy)]
+    arns = [arn.rstrip(".,:") for arn in re.findall(r"arn:\S+|(?<=on )\*", error.remedy)]
     assert arns
     for arn in arns:
-        assert any(fnmatchcase(arn, allowed) for allowed in resources(document, action)), arn
+        assert any(fnmatchcase(arn, allowed) for allowed in resources(writing, action)), arn
+    assert (action in actions(reading)) is (request_ in READS)
+
+
+@pytest.mark.parametrize("right", ["kms:Decrypt", "kms:Encrypt", "kms:GenerateDataKey"])
+def test_it_allows_what_errors_of_kms_say_to_allow(right: str) -> None:
+    """The key that a denial of KMS names is allowed, for what it names."""
+    text = f"User: U is not authorized to perform: {right} on resource: {KEY} (Service: AWSKMS)"
+    request_ = GetParameter("/A/B") if right == "kms:Decrypt" else PutParameter(name="/A/B", value="value")
+    error = error_of_answer(ServiceError("AccessDeniedException", text), request_)
+
+    assert f"Allow {right} on {KEY} for this role." == error.remedy
+    assert [KEY] == resources(policy_document(["/A"], None, HERE, key=KEY, write=True), right)
 
 
 def test_names_alone_need_no_listing() -> None:
