@@ -7,7 +7,6 @@ No secret key, token or password is in what this gives.
 
 import asyncio
 import json
-import re
 import time
 from collections.abc import Awaitable, Mapping
 from contextvars import ContextVar
@@ -138,9 +137,12 @@ class SdkView:
         await _translated(check(), "configuration")
 
     def proxy_for(self, url: str) -> str:
-        """Return the URL of the proxy for *url*, without its password, or nothing."""
+        """Return the URL of the proxy for *url*, without user and password, or nothing."""
         proxy = self._surroundings.proxies_for(url).get(urlsplit(url).scheme, "")
-        return re.sub(r"(?<=:)[^:/@]*(?=@)", "***", proxy)
+        # A password may hold each of these characters, and a user may be a token.
+        scheme, slashes, rest = proxy.partition("://") if "://" in proxy.partition("@")[0] else ("", "", proxy)
+        _, at, host = rest.rpartition("@")
+        return f"{scheme}{slashes}***@{host}" if at else proxy
 
     @property
     def ca_bundle(self) -> str:
@@ -151,8 +153,6 @@ class SdkView:
     async def credentials(self) -> CredentialsView:
         """Return what may be said of the credentials; raises `AiossmenvError` if there are none that are usable."""
         credentials = await self._credentials()
-        if credentials is None:
-            raise AccessDenied("there are no credentials", remedy=_NO_CREDENTIALS, transient=False)
         frozen = await credentials.get_frozen_credentials()
         method = str(credentials.method)
         # The SDK shows it nowhere else.
@@ -178,12 +178,13 @@ class SdkView:
         raise fault from cause
 
     async def _credentials(self) -> Any:
-        """Return the credentials of the session, fetched, or `None`."""
+        """Return the credentials of the session, fetched; raises `AiossmenvError`."""
 
         async def find() -> Any:
             credentials = await self.session.get_credentials()
-            if credentials is not None:
-                await credentials.get_frozen_credentials()
+            if credentials is None:
+                raise AccessDenied("there are no credentials", remedy=_NO_CREDENTIALS, transient=False)
+            await credentials.get_frozen_credentials()
             return credentials
 
         return await _translated(find(), "credentials")

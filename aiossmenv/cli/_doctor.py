@@ -104,7 +104,9 @@ async def examine(spec: EnvSpec, region: str | None, deadline: float | None) -> 
     async with ParameterStore(session=sdk.session, region=region) as store:
         context = Context(sdk, store, spec, seconds, deadline or _LOAD_DEADLINE)
         identity, reads = await asyncio.gather(
-            within(seconds, "identity", _of_identity(sdk), "note"), of_reads_and_load(context)
+            within(seconds, "identity", _of_identity(sdk), "note"),
+            # Its own checks have their deadlines.
+            within(None, "reads", of_reads_and_load(context)),
         )
     found = [*begun, *identity, *_of_way(sdk), *reads, *_of_answers(sdk)]
     return _placed(found, identity, sdk.region)
@@ -160,8 +162,8 @@ def _of_answers(sdk: "SdkView") -> list[Finding]:
         findings.append(Finding(level, "clock", f"{abs(off):.0f} s {way} that of Parameter Store", remedy))
     if answers:
         median = statistics.median(answer.seconds for answer in answers)
-        text = f"half of {counted(len(answers), 'answer')} came within {median * 1000:.0f} ms"
-        slow = Finding("warning", "latency", text, "Check the way to the endpoint: its region, the proxy, the network.")
+        text = f"median {median * 1000:.0f} ms, of {counted(len(answers), 'answer')}"
+        slow = Finding("warning", "latency", text, "Check the region, the proxy and the network between.")
         findings.append(slow if median > _SLOW else Finding("ok", "latency", text))
     if throttled := sum(answer.throttled for answer in answers):
         text = f"{throttled} of {counted(len(answers), 'request')} throttled"

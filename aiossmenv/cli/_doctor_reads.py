@@ -43,7 +43,7 @@ from aiossmenv._ssm.transport import (
     Transport,
     batches,
 )
-from aiossmenv.cli._findings import Finding, Level, counted, named, of_error
+from aiossmenv.cli._findings import Finding, Level, counted, named, of_error, would_load
 from aiossmenv.cli._run import describe
 
 if TYPE_CHECKING:
@@ -78,9 +78,9 @@ class Context:
 
 
 async def within(
-    seconds: float, subject: str, check: Awaitable[list[Finding]], level: Level = "error"
+    seconds: float | None, subject: str, check: Awaitable[list[Finding]], level: Level = "error"
 ) -> list[Finding]:
-    """Return what *check* finds within *seconds*; that it fails is a finding of this *level*."""
+    """Return what *check* finds within *seconds*, `None` for any time; that it fails is a finding of this *level*."""
     try:
         async with asyncio.timeout(seconds):
             return await check
@@ -94,16 +94,19 @@ async def within(
 
 
 async def of_reads_and_load(context: Context) -> list[Finding]:
+    """Try each read that `load_env` may use, and read as it does."""
     tries = await _try_reads(context)
-    reads = _of_tries(context.spec, tries)
     if all(tried.is_unanswered for tried in tries):
-        return reads
+        return _of_tries(context.spec, tries, "error")
     load, described = await asyncio.gather(
         # Its own deadlines end it before this one does.
         within(context.load_deadline + 3 * context.deadline, "load", _of_load(context)),
         within(context.deadline, "keys of KMS", _describe(context), "note"),
     )
-    return [*reads, *_of_choice(context.spec, tries), *load, *_of_keys(context), *described, *_of_quota(context)]
+    load += _of_keys(context)
+    # Whether the load works is what counts: it may need none of the reads that fail, or they went well later.
+    reads = _of_tries(context.spec, tries, "warning" if would_load(load) else "error")
+    return [*reads, *_of_choice(context.spec, tries), *load, *described, *_of_quota(context)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +129,15 @@ class _Tried:
     def is_unanswered(self) -> bool:
         return isinstance(self.result, StoreUnavailable | None)
 
-    def finding(self, spec: EnvSpec, subject: str = "") -> Finding:
+    def finding(self, spec: EnvSpec, failed: Level, subject: str = "") -> Finding:
+        """Return what came of it; *failed*: how bad a failure is that nothing makes up for."""
         subject = subject or f"{self.operation} {_asked(self.request)}"
         if self.result is None:
             remedy = "Check the network and the endpoint, or pass a longer --deadline."
-            return Finding("error", subject, "no answer within the deadline", remedy)
+            return Finding(failed, subject, "no answer within the deadline", remedy)
         if isinstance(self.result, Page | ParameterNotFound):
             return Finding("ok", subject, f"allowed, {self.seconds * 1000:.0f} ms")
-        level: Level = "error"
+        level = failed
         if is_denial(self.result) and not isinstance(self.request, GetParametersByPath):
             # One makes up for the other, and a load without names needs neither.
             level = "warning" if isinstance(self.request, GetParameters) or spec.names is not None else "note"
@@ -195,14 +199,14 @@ async def _sent(transport: Transport, request: ReadRequest) -> Page | AiossmenvE
     return answer
 
 
-def _of_tries(spec: EnvSpec, tries: list[_Tried]) -> list[Finding]:
+def _of_tries(spec: EnvSpec, tries: list[_Tried], failed: Level) -> list[Finding]:
     """Return a finding for each of *tries*, or one for all if all fail for one reason."""
     reasons = {
         (type(tried.result), tried.result.remedy if isinstance(tried.result, AiossmenvError) else "") for tried in tries
     }
     if len(reasons) == 1 and not any(tried.is_allowed for tried in tries):
-        return [tries[0].finding(spec, "reads")]
-    return [tried.finding(spec) for tried in tries]
+        return [tries[0].finding(spec, failed, "reads")]
+    return [tried.finding(spec, failed) for tried in tries]
 
 
 def _of_choice(spec: EnvSpec, tries: list[_Tried]) -> list[Finding]:
@@ -292,7 +296,7 @@ async def _of_keys_of_environment(context: Context, unread: set[Query]) -> list[
         findings.append(of_error("error", "variables", error))
     keys: dict[str, str] = dict.fromkeys(parameters, "")
     if steering := read_by_sdk(Edit(assign=keys, unset=(), owned={}, shadowed=frozenset()))["sets"]:
-        text = f"AWS SDKs read {named(steering)}: new clients and child processes will heed what is stored there"
+        text = f"AWS SDKs read {named(steering)}: clients made later, and child processes, use what is stored there"
         findings.append(Finding("warning", "variables", text, "Rename these parameters, or pass another to_key."))
     return [*findings, *_of_size(parameters)]
 
@@ -315,9 +319,9 @@ def _of_size(parameters: Mapping[str, Parameter]) -> list[Finding]:
         key.encode("utf-8", "replace"): parameter.value.encode("utf-8", "replace")
         for key, parameter in parameters.items()
     }
-    size, limit = sum(len(key) + len(value) + 2 + 8 for key, value in pairs.items()), _ARG_MAX
-    text = f"with what is set here the environment has {size:,} bytes; a new program gets {limit:,} with its arguments"
-    if size < limit:
+    size = sum(len(key) + len(value) + 2 + 8 for key, value in pairs.items())
+    text = f"the environment of this process would hold {size:,} bytes; a program gets {_ARG_MAX:,}, arguments included"
+    if size < _ARG_MAX:
         return [Finding("note", "size", text)]
     return [Finding("warning", "size", text, "Child processes cannot be started with it: pass environ=None.")]
 
@@ -368,7 +372,7 @@ def _of_quota(context: Context) -> list[Finding]:
     tiers = Counter(item.tier for item in described if item)
     of_tiers = f" ({', '.join(f'{number} {tier}' for tier, number in sorted(tiers.items()))})" if tiers else ""
     text = (
-        f"{counted(count, 'parameter')}{of_tiers}; a refresh is {counted(reads, 'read')}, and {_QUOTA} reads a"
-        f" second, the default of an account, are {_QUOTA / reads:.3g} refreshes a second of all its processes"
+        f"{counted(count, 'parameter')}{of_tiers}. A refresh sends {counted(reads, 'request')}. The default quota of an"
+        f" account, {_QUOTA} a second, allows {_QUOTA / reads:.3g} refreshes a second, all processes together"
     )
     return [Finding("note", "quota", text)]

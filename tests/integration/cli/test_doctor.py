@@ -117,7 +117,7 @@ async def test_a_role_that_may_do_all(ssm: Store) -> None:
         assert texts[read].startswith("allowed, ")
     assert "GetParametersByPath; with a ttl, refreshes by GetParameters" in texts["load_env"]
     assert "decrypts 11 SecureStrings" == texts["KMS key alias/aws/ssm"]
-    assert "12 parameters (12 Standard); a refresh is 2 reads" in texts["quota"]
+    assert "12 parameters (12 Standard). A refresh sends 2 requests." in texts["quota"]
     assert "20 refreshes a second" in texts["quota"]
     assert "bytes" in texts["size"]
     assert "Parameter Store" in texts["clock"]
@@ -536,15 +536,18 @@ async def test_slow_answers_are_a_warning(ssm: Store, proxy: FaultProxy) -> None
 
 
 async def test_an_answer_that_does_not_come(ssm: Store, proxy: FaultProxy) -> None:
-    """One operation that hangs is an error after the deadline, and the others are looked at all the same."""
+    """One operation that hangs is seen after the deadline, as a warning if the load does not need it."""
     ssm.put("/APP/A", "not-shown")
     proxy.add(hang(), operation="GetParameters")
     began = time.monotonic()
 
     findings = await find("/APP", "--deadline", "2")
 
-    assert ["GetParameters /APP/A"] == errors(findings)
-    assert "no answer within the deadline" == about(findings, "GetParameters /APP/A")["text"]
+    assert [] == errors(findings)
+    assert ("warning", "no answer within the deadline") == (
+        about(findings, "GetParameters /APP/A")["level"],
+        about(findings, "GetParameters /APP/A")["text"],
+    )
     assert "decrypts 1 SecureString" == about(findings, "KMS key alias/aws/ssm")["text"]
     assert time.monotonic() - began < 10
 
@@ -564,7 +567,7 @@ async def test_an_answer_that_does_not_come(ssm: Store, proxy: FaultProxy) -> No
 async def test_a_store_that_is_out_of_reach(ssm: Store, variables: dict[str, str], said: str) -> None:
     """An endpoint or a proxy that lets nothing through is one error; the proxy is named without its password."""
     async with Server(lambda _: http("No.", 407)).running() as server:
-        refusing = server.url.replace("//", "//user:not-shown-password@")
+        refusing = server.url.replace("//", "//user:not-shown:p@ss@")
         os.environ |= {name: value.format(refusing=refusing) for name, value in variables.items()}
         os.environ["NO_PROXY"] = "127.0.0.1"
         findings = await find("/APP")
@@ -573,7 +576,7 @@ async def test_a_store_that_is_out_of_reach(ssm: Store, variables: dict[str, str
     assert said in about(findings, "reads")["text"]
     assert variables["AWS_ENDPOINT_URL_SSM"] == about(findings, "endpoint")["text"]
     if variables.get("HTTP_PROXY") == "{refusing}":
-        assert server.url.replace("//", "//user:***@") == about(findings, "proxy")["text"]
+        assert server.url.replace("//", "//***@") == about(findings, "proxy")["text"]
 
 
 async def test_credentials_that_the_store_rejects(ssm: Store, proxy: FaultProxy) -> None:
@@ -606,6 +609,11 @@ def denied_ten(proxy: FaultProxy) -> None:
     proxy.add(denied("GetParameters"), operation="GetParameters")
 
 
+def slow_to_begin(proxy: FaultProxy) -> None:
+    """Throttle longer than `doctor` tries a single request, and shorter than a load does."""
+    proxy.add(throttled(), operation="GetParametersByPath", times=4)
+
+
 def denied_key(proxy: FaultProxy) -> None:
     """Let KMS not decrypt."""
     fault, concerns = kms_denied("/APP/A")
@@ -629,7 +637,7 @@ WANTED: list[tuple[list[str], list[str]]] = [
         *((None, *wanted) for wanted in WANTED),
         *(
             (spoil, *wanted)
-            for spoil in (denied_listing, denied_names, denied_ten, denied_key)
+            for spoil in (denied_listing, denied_names, denied_ten, denied_key, slow_to_begin)
             for wanted in WANTED[:2]
         ),
     ],

@@ -34,6 +34,7 @@ def test_it_works_without_credentials_and_without_a_network() -> None:
     assert 0 == done.status
     assert f"{MINE}/*".replace("eu-central-1:123456789012", "*:*") == json.loads(done.out)["Statement"][1]["Resource"]
     assert ["region", "account"] == [line.split()[3] for line in done.err.splitlines()]
+    assert "there are no credentials" in done.err
 
 
 def test_options_are_enough() -> None:
