@@ -93,25 +93,17 @@ class ParameterMetadata:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterHistory:
+class ParameterHistory(ParameterMetadata):
     """
-    One version of a parameter.
+    One version of a parameter, and what the store says of it.
 
     Attributes:
-        parameter: The version as a `Parameter`, whose repr does not show the value.
         labels: The labels that lead to this version.
-        last_modified_user: The ARN of the role or user that wrote it.
-        key_id: The KMS key of a `SecureString`, else empty.
-        tier: `Standard`, `Advanced` or `Intelligent-Tiering`.
-        description: Empty if there is none.
+        value: Plaintext; never in the repr. `None` for a `SecureString` that was read without decryption.
     """
 
-    parameter: Parameter
     labels: tuple[str, ...] = ()
-    last_modified_user: str = ""
-    key_id: str = ""
-    tier: str = ""
-    description: str = ""
+    value: str | None = field(default=None, repr=False)
 
 
 Written.__module__ = ParameterMetadata.__module__ = ParameterHistory.__module__ = "aiossmenv"

@@ -246,7 +246,7 @@ class _Service:
     async def send(self, request: _Request) -> _Answer:  # noqa: C901, PLR0911 - a table of requests
         names = _names(request)
         action = f"ssm:{type(request).__name__}"
-        decrypt = isinstance(request, GetParameterHistory) or getattr(request, "with_decryption", False)
+        decrypt = getattr(request, "with_decryption", False)
         self.calls.append(Call(action, names, decrypt))
         fault = next((hit for faults in self.faults if (hit := next(faults, None))), None)
         await self.sleep(_READ_TIMEOUT if isinstance(fault, StoreUnavailable) else 0)
@@ -320,17 +320,21 @@ class _Service:
         page = numbers[begin : begin + _LONG_PAGE]
         items = []
         for number in page:
-            parameter = self._given(versions[str(number)], decrypt=True)
-            assert isinstance(parameter, Parameter)
-            details = self._details_of(parameter)
+            held = versions[str(number)]
+            given, details = self._given(held, decrypt=request.with_decryption), self._details_of(held)
             items.append(
                 ParameterHistory(
-                    parameter=parameter,
-                    labels=_labels(versions, number),
+                    name=held.name,
+                    type=held.type,
+                    version=held.version,
+                    last_modified=held.last_modified,
                     last_modified_user=_ROLE,
                     key_id=details.key_id,
                     tier=details.tier,
                     description=details.description,
+                    data_type=held.data_type,
+                    labels=_labels(versions, number),
+                    value=given.value if isinstance(given, Parameter) else None,
                 )
             )
         more = begin + _LONG_PAGE < len(numbers)

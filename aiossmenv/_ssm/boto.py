@@ -236,12 +236,11 @@ async def _sent(
             return _put(await client.put_parameter(**_arguments(request)))
         case DeleteParameters(names):
             return _deleted(await client.delete_parameters(Names=list(names)))
-        case GetParameterHistory(name, token):
-            return _history(
-                await client.get_parameter_history(
-                    Name=name, WithDecryption=True, MaxResults=LONG_PAGE, **_after(token)
-                )
+        case GetParameterHistory(name, decrypt, token):
+            response = await client.get_parameter_history(
+                Name=name, WithDecryption=decrypt, MaxResults=LONG_PAGE, **_after(token)
             )
+            return _history(response, decrypt=decrypt)
         case DescribeParameters(path, recursive, token):
             below = [{"Key": "Path", "Option": "Recursive" if recursive else "OneLevel", "Values": [path]}]
             return _described(
@@ -317,23 +316,19 @@ def _deleted(response: Mapping[str, Any]) -> DeleteParametersResult | None:
     return DeleteParametersResult(tuple(deleted), tuple(unknown))
 
 
-def _history(response: Mapping[str, Any]) -> GetParameterHistoryResult | None:
+def _history(response: Mapping[str, Any], *, decrypt: bool) -> GetParameterHistoryResult | None:
     items = response.get("Parameters")
-    page = _page(items, response, decrypt=True)
+    page = _page(items, response, decrypt=decrypt)
     if page is None or not isinstance(items, list):
         return None
     return GetParameterHistoryResult(
         tuple(
             ParameterHistory(
-                parameter=parameter,
+                **_metadata(fetched, item),
                 labels=tuple(item.get("Labels") or ()),
-                last_modified_user=item.get("LastModifiedUser") or "",
-                key_id=item.get("KeyId") or "",
-                tier=item.get("Tier") or "",
-                description=item.get("Description") or "",
+                value=fetched.value if isinstance(fetched, Parameter) else None,
             )
-            for parameter, item in zip(page.parameters, items, strict=True)
-            if isinstance(parameter, Parameter)
+            for fetched, item in zip(page.parameters, items, strict=True)
         ),
         page.next_token,
     )
@@ -347,24 +342,23 @@ def _described(response: Mapping[str, Any]) -> DescribeParametersResult | None:
     page = _page([{**item, "Value": ""} if isinstance(item, dict) else item for item in items], response, decrypt=True)
     if page is None:
         return None
-    return DescribeParametersResult(
-        tuple(
-            ParameterMetadata(
-                name=parameter.name,
-                type=parameter.type,
-                version=parameter.version,
-                last_modified=parameter.last_modified,
-                last_modified_user=item.get("LastModifiedUser") or "",
-                key_id=item.get("KeyId") or "",
-                tier=item.get("Tier") or "",
-                description=item.get("Description") or "",
-                data_type=item.get("DataType") or "text",
-                arn=parameter.arn,
-            )
-            for parameter, item in zip(page.parameters, items, strict=True)
-        ),
-        page.next_token,
-    )
+    described = (ParameterMetadata(**_metadata(*pair)) for pair in zip(page.parameters, items, strict=True))
+    return DescribeParametersResult(tuple(described), page.next_token)
+
+
+def _metadata(fetched: FetchedParameter, item: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": fetched.name,
+        "type": fetched.type,
+        "version": fetched.version,
+        "last_modified": fetched.last_modified,
+        "last_modified_user": item.get("LastModifiedUser") or "",
+        "key_id": item.get("KeyId") or "",
+        "tier": item.get("Tier") or "",
+        "description": item.get("Description") or "",
+        "data_type": item.get("DataType") or "text",
+        "arn": fetched.arn,
+    }
 
 
 def _reading(item: Any, *, decrypt: bool, asked: str) -> FetchedParameter | None:

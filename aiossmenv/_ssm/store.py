@@ -398,12 +398,14 @@ class ParameterStore:
             self._forget(*full)
         return tuple(deleted)
 
-    async def history(self, name: str) -> tuple[ParameterHistory, ...]:
+    async def history(self, name: str, *, with_decryption: bool = True) -> tuple[ParameterHistory, ...]:
         """
-        Return the versions of a parameter that Parameter Store keeps, decrypted, oldest first.
+        Return the versions of a parameter that Parameter Store keeps, oldest first.
 
         Args:
             name: A full name or an ARN, without a selector.
+            with_decryption: Whether a `SecureString` is decrypted. Without it KMS is not called, and its values are
+                `None`.
 
         Raises:
             AiossmenvError: As `get()` does.
@@ -413,7 +415,7 @@ class ParameterStore:
             raise InvalidPath("the name is empty", parameter=name, remedy="Give one like /FAKEBOOK/TEST/DB_URL.")
         self._arrive()
         self._stay_open()
-        versions = await self._writer.history(name, self._deadline)
+        versions = await self._writer.history(name, self._deadline, with_decryption=with_decryption)
         if isinstance(versions, AiossmenvError):
             raise self._located(versions)
         return tuple(versions)

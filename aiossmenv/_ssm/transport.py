@@ -108,14 +108,16 @@ class DeleteParameters:
 @dataclass(frozen=True, slots=True)
 class GetParameterHistory:
     """
-    Ask for one page of the versions of a parameter, in plaintext.
+    Ask for one page of the versions of a parameter.
 
     Attributes:
         name: A full name or an ARN.
+        with_decryption: Whether the values of a `SecureString` are wanted as plaintext.
         next_token: What the page before gave; `None` for the first page.
     """
 
     name: str
+    with_decryption: bool = True
     next_token: str | None = None
 
 

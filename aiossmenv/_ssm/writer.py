@@ -280,14 +280,17 @@ class Writer(Sender):
 
     # Reads at the pace of writes.
 
-    async def history(self, name: str, deadline: float) -> list[ParameterHistory] | AiossmenvError:
+    async def history(
+        self, name: str, deadline: float, *, with_decryption: bool
+    ) -> list[ParameterHistory] | AiossmenvError:
         """Return all versions of a parameter, each page within *deadline* seconds."""
+        first = GetParameterHistory(name, with_decryption)
         versions: list[ParameterHistory] = []
-        async for page in self._pages(GetParameterHistory(name), GetParameterHistoryResult, deadline):
+        async for page in self._pages(first, GetParameterHistoryResult, deadline):
             if isinstance(page, AiossmenvError):
                 return page
             versions += page.parameters
-        return sorted(versions, key=lambda version: version.parameter.version)
+        return sorted(versions, key=lambda version: version.version)
 
     async def describe(self, path: str, deadline: float, *, recursive: bool) -> AsyncGenerator[ParameterMetadata, None]:
         """Yield what the store says of the parameters under *path*, each page within *deadline* seconds."""

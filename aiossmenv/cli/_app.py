@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from aiossmenv.cli._doctor import doctor
-from aiossmenv.cli._list import list_
+from aiossmenv.cli._list import get, history, list_
 from aiossmenv.cli._policy import policy
+from aiossmenv.cli._write import delete, set_
 
 app = typer.Typer(
     name="aiossmenv",
@@ -37,5 +38,9 @@ def _options(
 
 
 app.command("list")(list_)
+app.command("get")(get)
+app.command("history")(history)
+app.command("set")(set_)
+app.command("delete")(delete)
 app.command("policy")(policy)
 app.command("doctor")(doctor)

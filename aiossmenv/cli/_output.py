@@ -25,6 +25,11 @@ def print_json(data: object) -> None:
     typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
+def print_raw(value: str) -> None:
+    """Print a value as it is; on a terminal a line break follows."""
+    typer.echo(value, nl=sys.stdout.isatty())
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table; where the output is no terminal no cell is cut or wrapped."""
     from rich.box import SIMPLE_HEAD

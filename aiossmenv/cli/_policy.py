@@ -14,7 +14,7 @@ from aiossmenv._naming import REFERENCE, base_name, is_reference, normal_key, no
 from aiossmenv._spec import EnvSpec
 from aiossmenv.cli import _options as options
 from aiossmenv.cli._output import print_json
-from aiossmenv.cli._run import run, use_profile
+from aiossmenv.cli._run import note, run, use_profile
 
 # Seconds for STS, which knows the account.
 _DEADLINE = 3.0
@@ -189,7 +189,7 @@ async def _policy(
     place = await _find_place(region, account)
     print_json(policy_document(paths, names, place, key=key, write=write))
     if not key:
-        _note(
+        note(
             "no right on a KMS key is in it. Pass --kms KEY if a SecureString here is encrypted with a key of your"
             " own; the default one, alias/aws/ssm, needs none."
         )
@@ -212,11 +212,7 @@ async def _find_place(region: str | None, account: str | None) -> Place:
         except AiossmenvError as error:
             why = str(error.args[0]).removesuffix(".")
     if not region:
-        _note("the region is not known, so the policy has * there, and holds in the partition aws. Pass --region.")
+        note("the region is not known, so the policy has * there, and holds in the partition aws. Pass --region.")
     if not account:
-        _note(f"the account is not known, so the policy has * there: {why}. Pass --account.")
+        note(f"the account is not known, so the policy has * there: {why}. Pass --account.")
     return Place(region or "*", account or "*")
-
-
-def _note(text: str) -> None:
-    typer.echo(f"aiossmenv: note: {text}", err=True)

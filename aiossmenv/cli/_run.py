@@ -13,6 +13,7 @@ import typer
 
 from aiossmenv._errors import AiossmenvError
 from aiossmenv._ssm.store import ParameterStore
+from aiossmenv.cli._wording import in_words_of_the_command
 
 # Exit statuses.
 FAILED, WRONG_USE = 1, 2
@@ -65,7 +66,7 @@ def report(error: BaseException, *, verbose: bool) -> None:
 def describe(error: BaseException) -> str:
     """Return one line on *error*; of an error that is not ours only what cannot quote a value."""
     if isinstance(error, AiossmenvError):
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {in_words_of_the_command(str(error))}"
     if isinstance(error, CommandError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -73,6 +74,11 @@ def describe(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""  # noqa: PTH119
     return f"{type(error).__name__}{where}"
+
+
+def note(text: str) -> None:
+    """Print what the user should know on standard error."""
+    typer.echo(f"aiossmenv: {text}", err=True)
 
 
 def fail(message: str, remedy: str = "") -> NoReturn:

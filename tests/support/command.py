@@ -1,11 +1,13 @@
 """The command `aiossmenv`, run in this process, which is quick, and as a program of its own, which is real."""
 
+import asyncio
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pexpect
 from typer.testing import CliRunner
 
 from aiossmenv.cli._app import app
@@ -29,6 +31,17 @@ def invoke(*arguments: str, stdin: str | None = None) -> Done:
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Done(result.exit_code, result.stdout, result.stderr)
+
+
+async def invoke_in_thread(*arguments: str, stdin: str | None = None) -> Done:
+    """Run the command in a thread of this process, while servers of the test run on its event loop."""
+    return await asyncio.to_thread(invoke, *arguments, stdin=stdin)
+
+
+def on_terminal(*arguments: str) -> "pexpect.spawn[str]":
+    """Start the command on a terminal of its own."""
+    program, *rest = aiossmenv(*arguments)
+    return pexpect.spawn(program, rest, env={**os.environ, **PLAIN}, encoding="utf-8", timeout=20)
 
 
 def aiossmenv(*arguments: str) -> list[str]:

@@ -1,6 +1,5 @@
 """`aiossmenv doctor`."""
 
-import asyncio
 import json
 import os
 import time
@@ -15,7 +14,7 @@ from aiohttp import web
 from aiossmenv import AiossmenvError, ParameterStore, load_env
 from aiossmenv.cli._doctor_reads import within
 from aiossmenv.cli._findings import Finding
-from command import Done, invoke
+from command import Done, invoke_in_thread
 from embedded import Store
 from faults import Call, Fault, FaultProxy, Forward, Server, changed, error, hang, http, passed_on, throttled
 from sources import no_keys, sts_error, token_of, web_identity
@@ -35,8 +34,8 @@ def credentials(ssm: Store) -> None:
 
 
 async def ask(*arguments: str) -> Done:
-    """Run `doctor` in a thread, which has no event loop, and see that it shows no secret."""
-    done = await asyncio.to_thread(invoke, "doctor", *arguments)
+    """Run `doctor`, and see that it shows no secret."""
+    done = await invoke_in_thread("doctor", *arguments)
     assert "not-shown" not in done.out + done.err
     assert "AKIA" not in done.out + done.err
     return done

@@ -1,13 +1,12 @@
 """`aiossmenv policy`."""
 
-import asyncio
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-from command import invoke
+from command import invoke, invoke_in_thread
 from embedded import Store
 from faults import Server
 from sources import sts_error
@@ -33,7 +32,7 @@ def test_it_works_without_credentials_and_without_a_network() -> None:
 
     assert 0 == done.status
     assert f"{MINE}/*".replace("eu-central-1:123456789012", "*:*") == json.loads(done.out)["Statement"][1]["Resource"]
-    assert ["region", "account"] == [line.split()[3] for line in done.err.splitlines()]
+    assert ["region", "account"] == [line.split()[2] for line in done.err.splitlines()]
     assert "there are no credentials" in done.err
 
 
@@ -61,8 +60,7 @@ async def test_an_sts_that_fails_is_no_error(answer: bytes | None, reason: str) 
     os.environ |= {"AWS_ACCESS_KEY_ID": "A", "AWS_SECRET_ACCESS_KEY": "not-shown", "AWS_REGION": "eu-central-1"}
     async with Server(lambda _: answer).running() as server:
         os.environ["AWS_ENDPOINT_URL_STS"] = server.url
-        # A thread has no event loop, so the command can run one.
-        done = await asyncio.to_thread(invoke, "policy", "/APP")
+        done = await invoke_in_thread("policy", "/APP")
 
     assert 0 == done.status
     assert "arn:aws:ssm:eu-central-1:*:parameter/APP/*" == json.loads(done.out)["Statement"][1]["Resource"]
