@@ -29,7 +29,7 @@ from aiossmenv._ssm.boto_errors import (
     source_of,
     step,
 )
-from aiossmenv._ssm.boto_session import _enter, _trusted, new_session
+from aiossmenv._ssm.boto_session import _trusted, new_session
 from aiossmenv._ssm.boto_surroundings import Surroundings
 from aiossmenv._ssm.service_errors import THROTTLED, message_of
 from aiossmenv._ssm.transport import GetParameter
@@ -162,19 +162,14 @@ class SdkView:
     async def identity(self) -> Identity:
         """Ask STS; raises `AiossmenvError`."""
         await self._credentials()
-        client = await _translated(
-            asyncio.to_thread(lambda: asyncio.run(_enter(self.session.client("sts", region_name=self.region)))),
-            "configuration",
-        )
         fault: AiossmenvError
         cause: Exception | None = None
         try:
-            answer: Mapping[str, str] = await client.get_caller_identity()
+            async with self.session.client("sts", region_name=self.region) as client:
+                answer = await client.get_caller_identity()
             return Identity(answer["Account"], answer["Arn"])
         except Exception as error:
             fault, cause = _sts_error(error), detached(error)
-        finally:
-            await client.__aexit__(None, None, None)
         raise fault from cause
 
     async def _credentials(self) -> Any:
@@ -254,4 +249,4 @@ def _sts_error(error: Exception) -> AiossmenvError:
         return AccessDenied(f"STS refused GetCallerIdentity: {answer.code}{text and f': {text}'}")
     if isinstance(error, sdk.HTTPClientError | sdk.ConnectionError):
         return _network(error, "STS")
-    return StoreUnavailable(f"STS gave no usable answer: {_kind_and_text(error)}")
+    return StoreUnavailable(f"STS did not say the identity: {_kind_and_text(error)}")
