@@ -323,6 +323,17 @@ async def test_a_role_that_may_not_describe(ssm: Store, proxy: FaultProxy) -> No
     assert "decrypts 1 SecureString" == about(findings, "KMS")["text"]
 
 
+async def test_keys_that_are_not_told_in_time(ssm: Store, proxy: FaultProxy) -> None:
+    """Keys and tiers that do not come within the deadline are a note."""
+    ssm.put("/APP/A", "not-shown")
+    proxy.add(hang(), operation="DescribeParameters")
+
+    findings = await find("/APP", "--deadline", "2")
+
+    assert "those of 0 parameters came within 2 seconds" == about(findings, "keys of KMS")["text"]
+    assert [] == errors(findings)
+
+
 @pytest.mark.parametrize("describes", [True, False])
 async def test_a_key_that_does_not_decrypt(ssm: Store, proxy: FaultProxy, describes: bool) -> None:
     """Each key is said to decrypt or not, and for which parameters, with its ARN; all else is looked at as well."""
