@@ -235,9 +235,9 @@ async def _of_load(context: Context) -> list[Finding]:
         apart = await asyncio.gather(*(_read_apart(context, query) for query in spec.queries))
         findings = [finding for found in apart for finding in found]
         unread = {query for query, found in zip(spec.queries, apart, strict=True) if found}
-        if not (findings or context.undecrypted):
-            # What fails was not met again.
-            findings = [of_error("error", "load", error)]
+        if not (isinstance(error, DecryptionFailed) and context.undecrypted):
+            # What failed may not be met again; what is said twice is left out later.
+            findings.insert(0, of_error("error", "load", error))
     else:
         context.stored.update(results.parameters)
     return [*findings, *await _of_keys_of_environment(context, unread)]
@@ -287,9 +287,10 @@ async def _of_keys_of_environment(context: Context, unread: set[Query]) -> list[
         parameters |= {
             upper_snake(relative_name(query.path, name).partition(":")[0]): context.stored[name] for name in there
         }
-        if missing := [name for name in query.names or () if name not in context.stored]:
-            text = f"not there, and left out of the environment: {named(missing)}"
-            findings.append(Finding("warning", "names", text, "Create them, or correct --key."))
+    unknown = {name for query in unread for name in query.names or ()}
+    if missing := [name for name in spec.missing(state) if name not in unknown]:
+        text = f"not there, and left out of the environment: {named(missing)}"
+        findings.append(Finding("warning", "names", text, "Create them, or correct --key."))
     try:
         check_variables(parameters, protected=PROTECTED, encoding=sys.getfilesystemencoding())
     except InvalidVariable as error:

@@ -149,6 +149,16 @@ async def test_names_are_read_without_a_listing(ssm: Store, proxy: FaultProxy) -
     )
 
 
+async def test_a_name_that_one_path_has_is_not_missing(ssm: Store) -> None:
+    """A relative name may be below any of the paths."""
+    for name in ("/APP/A", "/MORE/B"):
+        ssm.put(name, "not-shown")
+
+    findings = await find("/APP", "/MORE", "--key", "A", "--key", "B")
+
+    assert {"ok", "note"} == {each["level"] for each in findings}
+
+
 async def test_a_secret_is_read_alone(ssm: Store, proxy: FaultProxy) -> None:
     """A secret of Secrets Manager needs no path, and is asked for by GetParameter, decrypted."""
 
