@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from aiossmenv.cli._doctor import doctor
 from aiossmenv.cli._list import get, history, list_
+from aiossmenv.cli._policy import policy
 from aiossmenv.cli._write import delete, set_
 
 app = typer.Typer(
@@ -40,3 +42,5 @@ app.command("get")(get)
 app.command("history")(history)
 app.command("set")(set_)
 app.command("delete")(delete)
+app.command("policy")(policy)
+app.command("doctor")(doctor)

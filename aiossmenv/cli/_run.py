@@ -88,9 +88,14 @@ def fail(message: str, remedy: str = "") -> NoReturn:
 
 def new_store(region: str | None, profile: str | None) -> ParameterStore:
     """Return a store with what the options say."""
+    use_profile(profile)
+    return ParameterStore(region=region)
+
+
+def use_profile(profile: str | None) -> None:
+    """Let the SDK use a profile of its configuration."""
     if profile:
         os.environ["AWS_PROFILE"] = profile
-    return ParameterStore(region=region)
 
 
 class _Handler(logging.Handler):
