@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from aiossmenv.cli._export import export
 from aiossmenv.cli._list import list_
 
 app = typer.Typer(
@@ -34,4 +35,5 @@ def _options(
     """Parameter Store for people, and for programs in other languages."""
 
 
+app.command("export")(export)
 app.command("list")(list_)

@@ -25,6 +25,16 @@ def print_json(data: object) -> None:
     typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
+def print_bytes(data: bytes) -> None:
+    """Print *data* as it is: no locale has a say, and no line break changes."""
+    sys.stdout.flush()
+    rest = memoryview(data)
+    while rest:
+        # With PYTHONUNBUFFERED this is a bare file, which may write a part only, as to a pipe that is closed meanwhile.
+        rest = rest[sys.stdout.buffer.write(rest) or 0 :]
+    sys.stdout.buffer.flush()
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table; where the output is no terminal no cell is cut or wrapped."""
     from rich.box import SIMPLE_HEAD

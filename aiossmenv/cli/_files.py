@@ -1,0 +1,70 @@
+"""Files that hold secrets: read whole, and written whole or not at all."""
+
+import os
+import stat
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from aiossmenv.cli._run import fail
+
+
+def read(file: str) -> bytes:
+    """Return what is in *file*, or in standard input if that is `-`."""
+    if file == "-":
+        return sys.stdin.buffer.read()
+    return Path(file).read_bytes()
+
+
+def check_target(file: str) -> None:
+    """Refuse, before anything is read, a *file* that `write()` would refuse."""
+    path = Path(file)
+    folder = path.parent
+    if not folder.is_dir():
+        fail(f"{folder}: there is no such folder")
+    with suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            # What it points to may be a file of others, or a device.
+            fail(f"{file}: this is a symbolic link, and is not followed", "Name the file itself.")
+        if not stat.S_ISREG(mode):
+            fail(f"{file}: this is no file that can be replaced", "Leave out --output to write to standard output.")
+
+
+def write(file: str, data: bytes) -> None:
+    """
+    Write *data* to *file*, which then only its owner may read: all of it, or nothing and an error.
+
+    It is written beside and renamed, so an existing file keeps neither its mode nor a part of its text, and what has it
+    open still reads the old text.
+    """
+    check_target(file)
+    try:
+        _replace(Path(file), data)
+    except OSError as error:
+        # The file that was asked for, not the one beside it.
+        error.filename = file
+        raise
+
+
+def _replace(path: Path, data: bytes) -> None:
+    number, beside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(number, "wb") as opened:
+            # No one else may open it from the start, and the owner may, whatever the umask is.
+            Path(beside).chmod(0o600)
+            opened.write(data)
+            opened.flush()
+            os.fsync(opened.fileno())
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+    with suppress(OSError):
+        # So that the new name outlives a power failure; not each file system can do that for a folder.
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
