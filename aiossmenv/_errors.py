@@ -14,6 +14,8 @@ class AiossmenvError(Exception):
          +- InvalidPath         fix the path or the name
          +- EmptyPath           fix the path, or pass allow_empty=True
          +- ParameterNotFound   fix the name, or create the parameter
+         +- ParameterAlreadyExists  pass overwrite=True, or take another name
+         +- InvalidParameter    fix what you write: value, type, tier, key or tags
          +- MissingParameters   create what is named
          +- KeyCollision        rename a parameter, or pass another to_key
          +- InvalidVariable     pass another to_key, or environ=None
@@ -34,6 +36,8 @@ class AiossmenvError(Exception):
     """
 
     transient = False
+    # Whether it is certain that the request was not carried out: a write may then be sent again without a look at it.
+    _not_carried_out = False
 
     def __init__(
         self,
@@ -103,6 +107,18 @@ class ParameterNotFound(AiossmenvError):
     """There is no parameter, version or label of this name."""
 
 
+class ParameterAlreadyExists(AiossmenvError):
+    """There is a parameter of this name, and `overwrite=False` was passed."""
+
+
+class InvalidParameter(AiossmenvError):
+    """
+    A write that Parameter Store does not take: a value, type, tier, key or tag, or one parameter or version too many.
+
+    The text quotes no value.
+    """
+
+
 class MissingParameters(AiossmenvError):
     """
     Keys that were declared required have no parameter.
@@ -149,7 +165,7 @@ class InvalidVariable(AiossmenvError):
 
 
 class DecryptionFailed(AiossmenvError):
-    """KMS refused or could not decrypt a SecureString."""
+    """KMS refused or could not decrypt a SecureString, or encrypt one that is written."""
 
 
 class ExpansionFailed(AiossmenvError):
@@ -205,10 +221,12 @@ ERRORS = (
     DecryptionFailed,
     EmptyPath,
     ExpansionFailed,
+    InvalidParameter,
     InvalidPath,
     InvalidVariable,
     KeyCollision,
     MissingParameters,
+    ParameterAlreadyExists,
     ParameterNotFound,
     RotationFailed,
     StaleEnv,

@@ -10,6 +10,7 @@ from aiossmenv._errors import AiossmenvError
 from aiossmenv._naming import is_reference
 
 ParameterType = Literal["String", "StringList", "SecureString"]
+Tier = Literal["Standard", "Advanced", "Intelligent-Tiering"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,80 @@ class Parameter:
 
 
 Parameter.__module__ = "aiossmenv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """
+    What a write did.
+
+    Attributes:
+        name: Full name.
+        version: The version that was written.
+        previous_version: The version that was read before the write: 0 if there was no parameter, `None` if the role
+            may not read it.
+        tier: `Standard` or `Advanced`, as the service gave it; empty if its answer was lost.
+    """
+
+    name: str
+    version: int
+    previous_version: int | None
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterMetadata:
+    """
+    What the store says of a parameter, without its value.
+
+    Attributes:
+        name: Full name.
+        type: `String`, `StringList` or `SecureString`.
+        version: From 1.
+        last_modified: With time zone.
+        last_modified_user: The ARN of the role or user that wrote the newest version.
+        key_id: The KMS key of a `SecureString`, else empty.
+        tier: `Standard`, `Advanced` or `Intelligent-Tiering`.
+        description: Empty if there is none.
+        data_type: `text`, or what else the writer gave.
+        arn: Empty if the service did not give it.
+    """
+
+    name: str
+    type: ParameterType
+    version: int
+    last_modified: datetime | None = None
+    last_modified_user: str = ""
+    key_id: str = ""
+    tier: str = ""
+    description: str = ""
+    data_type: str = "text"
+    arn: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterHistory:
+    """
+    One version of a parameter.
+
+    Attributes:
+        parameter: The version as a `Parameter`, whose repr does not show the value.
+        labels: The labels that lead to this version.
+        last_modified_user: The ARN of the role or user that wrote it.
+        key_id: The KMS key of a `SecureString`, else empty.
+        tier: `Standard`, `Advanced` or `Intelligent-Tiering`.
+        description: Empty if there is none.
+    """
+
+    parameter: Parameter
+    labels: tuple[str, ...] = ()
+    last_modified_user: str = ""
+    key_id: str = ""
+    tier: str = ""
+    description: str = ""
+
+
+Written.__module__ = ParameterMetadata.__module__ = ParameterHistory.__module__ = "aiossmenv"
 
 
 def asked_name(parameter: Parameter) -> str:

@@ -18,7 +18,6 @@ _QUOTES = "'\"`\u2018\u2019\u201c\u201d"
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+")
 _VARIABLE = re.compile(r"[${}]|%\w+%")
-# 15 levels and 1,011 characters (which include the ARN's prefix) are the service's limits; it says so itself.
 
 _SEPARATORS = str.maketrans("/.-", "___")
 
@@ -255,3 +254,47 @@ def is_below(path: str, name: str, *, recursive: bool) -> bool:
         return path == REFERENCE
     relative = relative_name(path, name)
     return (path == "/" or relative != name) and (recursive or "/" not in relative)
+
+
+# The service's limits. That of characters includes the ARN's prefix, which depends on region and account: what is
+# longer by itself is refused here, and the rest by the service.
+_LEVELS, _CHARACTERS = 15, 1_011
+_RESERVED = ("aws", "ssm")
+_NAME_REMEDIES = {
+    "noun": "name",
+    "empty": "Give one like /FAKEBOOK/TEST/DB_URL.",
+    "arn": "Write the name in it: {0}. Only the parameters of one's own account are written, by their names.",
+    "wildcard": "Write or delete each parameter by its whole name.",
+    "several": "Pass each name by itself.",
+    "scheme": "Write it without {1} in front: {0}",
+}
+
+
+def full_name(name: str) -> str:
+    """
+    Return the full *name* of a parameter that may be written or deleted, without spaces around it.
+
+    Raises `InvalidPath` for what Parameter Store would refuse.
+    """
+    text = name.strip()
+    fault = _mistake(text, _NAME_REMEDIES)
+    first = text.removeprefix("/").partition("/")[0].casefold()
+    levels = text.count("/")
+    if not fault and ":" in text:
+        fault = "a version or a label cannot be written or deleted", f"Write the name: {text.partition(':')[0]}"
+    elif not fault and not text.startswith("/"):
+        fault = "a full name begins with a slash", f"Write it as /{text}, if that is what you mean."
+    elif not fault and (not _PATH.fullmatch(text) or text == "/"):
+        fault = (
+            "a name is made of single slashes and of letters, digits and _ . -",
+            "Check for a doubled or a final slash, a space or a character that Parameter Store does not know.",
+        )
+    elif not fault and first in _RESERVED:
+        fault = 'a name can\'t be prefixed with "aws" or "ssm" (case-insensitive)', "Write it below another path."
+    elif not fault and levels > _LEVELS:
+        fault = f"a hierarchy has {_LEVELS} levels at most, and this has {levels}", "Take levels out of the name."
+    elif not fault and len(text) > _CHARACTERS:
+        fault = f"a name has {_CHARACTERS:,} characters at most, and this has {len(text):,}", "Shorten it."
+    if fault:
+        raise InvalidPath(fault[0], parameter=name, remedy=fault[1])
+    return text

@@ -19,7 +19,7 @@ from aiossmenv._concurrency import Clock, Home, SingleFlight, process, wait_for
 from aiossmenv._errors import AiossmenvError, StaleEnv, StoreUnavailable
 from aiossmenv._models import Change, Status
 from aiossmenv._schedule import Kind, Schedule
-from aiossmenv._ssm.reader import ReadStats
+from aiossmenv._ssm.sender import ReadStats
 
 logger = logging.getLogger("aiossmenv")
 

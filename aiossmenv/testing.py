@@ -8,13 +8,13 @@ With `pytest_plugins = ["aiossmenv.testing"]` in your `conftest.py` there are tw
     from aiossmenv import Rotating, load_env
 
     async def test_follows_its_password(memory_store, manual_clock):
-        memory_store.put("/FAKEBOOK/TEST/DB_PASSWORD", "first")
+        memory_store.set("/FAKEBOOK/TEST/DB_PASSWORD", "first")
 
         async def log_in(values):
             return f"logged in with {values['DB_PASSWORD']}"
 
         async with load_env("/FAKEBOOK/TEST/", ttl=60) as env, Rotating(env, ["DB_PASSWORD"], log_in) as session:
-            memory_store.put("/FAKEBOOK/TEST/DB_PASSWORD", "second")
+            memory_store.set("/FAKEBOOK/TEST/DB_PASSWORD", "second")
             await manual_clock.advance(60)
             async with session.use() as current:
                 assert current == "logged in with second"
@@ -25,9 +25,9 @@ An outage, in which the last good values stay (`deny("kms:Decrypt")`, `hang()` a
     from aiossmenv import Throttled, load_env
 
     async def test_keeps_its_password(memory_store, manual_clock):
-        memory_store.put("/FAKEBOOK/TEST/DB_PASSWORD", "first")
+        memory_store.set("/FAKEBOOK/TEST/DB_PASSWORD", "first")
         async with load_env("/FAKEBOOK/TEST/", ttl=60) as env:
-            memory_store.put("/FAKEBOOK/TEST/DB_PASSWORD", "second")
+            memory_store.set("/FAKEBOOK/TEST/DB_PASSWORD", "second")
             memory_store.throttle()
             await manual_clock.advance(600)
             assert env["DB_PASSWORD"] == "first" and isinstance(env.status.last_error, Throttled)
@@ -58,16 +58,28 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, Self
 
 from aiossmenv import (
+    AddTagsToResource,
+    AddTagsToResourceResult,
     Clock,
+    DeleteParameters,
+    DeleteParametersResult,
+    DescribeParameters,
+    DescribeParametersResult,
     EncryptedParameter,
     GetParameter,
+    GetParameterHistory,
+    GetParameterHistoryResult,
     GetParameters,
     GetParametersByPath,
     InvalidPath,
     Page,
     Parameter,
+    ParameterHistory,
+    ParameterMetadata,
     ParameterNotFound,
     ParameterStore,
+    PutParameter,
+    PutParameterResult,
     ServiceError,
     StoreUnavailable,
 )
@@ -81,12 +93,44 @@ _RIGHTS = (
     "ssm:GetParametersByPath",
     "ssm:GetParameters",
     "ssm:GetParameter",
+    "ssm:GetParameterHistory",
+    "ssm:DescribeParameters",
+    "ssm:PutParameter",
+    "ssm:DeleteParameters",
+    "ssm:AddTagsToResource",
     "kms:Decrypt",
+    "kms:Encrypt",
+    "kms:GenerateDataKey",
     "secretsmanager:GetSecretValue",
 )
+_Type = Literal["String", "StringList", "SecureString"]
 _TYPES = ("String", "StringList", "SecureString")
-# The service's limits: names in a call, and parameters in a page. And seconds after which the real transport gives up.
-_BATCH, _READ_TIMEOUT = 10, 10.0
+_INVALID = "ValidationException"
+_LONGEST = {"Standard": 4_096, "Advanced": 8_192}
+# The service's limits: names in a call and parameters in a page, items in a page of a history, versions that it keeps.
+_BATCH, _LONG_PAGE, _VERSIONS = 10, 50, 100
+# Seconds after which the real transport gives up.
+_READ_TIMEOUT = 10.0
+_NAME = re.compile(r"(?:/[A-Za-z0-9_.-]+)+/?")
+
+_Request = (
+    GetParametersByPath
+    | GetParameters
+    | GetParameter
+    | PutParameter
+    | DeleteParameters
+    | GetParameterHistory
+    | DescribeParameters
+    | AddTagsToResource
+)
+_Answer = (
+    Page
+    | PutParameterResult
+    | DeleteParametersResult
+    | GetParameterHistoryResult
+    | DescribeParametersResult
+    | AddTagsToResourceResult
+)
 
 
 class ManualClock:
@@ -151,6 +195,14 @@ class Call(NamedTuple):
     decrypt: bool
 
 
+class _Details(NamedTuple):
+    """What the service says of a version that no read gives."""
+
+    tier: str
+    description: str
+    key_id: str
+
+
 @dataclass(eq=False, slots=True)
 class _Service:
     """What a Parameter Store holds, and how it answers; a `Transport` that any number of stores may share."""
@@ -159,40 +211,172 @@ class _Service:
     decrypted: int = 0
     # Name -> selector -> parameter; the newest has the empty selector.
     held: dict[str, dict[str, Parameter]] = field(default_factory=dict)
+    details: dict[tuple[str, int], _Details] = field(default_factory=dict)
+    tags: dict[str, dict[str, str]] = field(default_factory=dict)
     faults: list[Iterator[Exception]] = field(default_factory=list)
     denied: list[tuple[str, str]] = field(default_factory=list)
     region: str | None = _REGION
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    wall: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    written: datetime = field(default_factory=lambda: datetime.min.replace(tzinfo=UTC))
 
     def find(self, name: str) -> Parameter | None:
         base, selector = _split(name)
         found = self.held.get(base.removeprefix(_ARN), {}).get(selector)
         return replace(found, selector=f":{selector}") if found and selector else found
 
-    async def send(self, request: GetParametersByPath | GetParameters | GetParameter) -> Page:
+    def write(self, name: str, value: str, kind: _Type, data_type: str = "text") -> Parameter:
+        """Write a new version."""
+        secret = name.startswith(_SECRETS)
+        self.written = max(self.wall(), self.written + timedelta(milliseconds=1))
+        versions = self.held.setdefault(name, {})
+        parameter = Parameter(
+            name=name,
+            value=value,
+            type="SecureString" if secret else kind,
+            version=0 if secret else versions[""].version + 1 if versions else 1,
+            last_modified=self.written,
+            arn=_ARN + name,
+            data_type=data_type,
+            version_id=f"{self.written:%Y%m%d%H%M%S%f}" if secret else "",
+        )
+        versions[""] = versions[str(parameter.version)] = parameter
+        return parameter
+
+    async def send(self, request: _Request) -> _Answer:  # noqa: C901, PLR0911 - a table of requests
         names = _names(request)
         action = f"ssm:{type(request).__name__}"
-        self.calls.append(Call(action, names, request.with_decryption))
+        decrypt = isinstance(request, GetParameterHistory) or getattr(request, "with_decryption", False)
+        self.calls.append(Call(action, names, decrypt))
         fault = next((hit for faults in self.faults if (hit := next(faults, None))), None)
         await self.sleep(_READ_TIMEOUT if isinstance(fault, StoreUnavailable) else 0)
         if fault:
             raise fault.with_traceback(None)
         for name in names:
             self._check(action, _split(name)[0].removeprefix(_ARN))
-        return self._page(request) if isinstance(request, GetParametersByPath) else self._named(request, names)
+        match request:
+            case GetParametersByPath():
+                return self._page(request)
+            case GetParameters() | GetParameter():
+                return self._named(request, names)
+            case PutParameter():
+                return self._put(request)
+            case DeleteParameters():
+                there = tuple(name for name in names if self.held.pop(name, None))
+                for name in there:
+                    self.tags.pop(name, None)
+                return DeleteParametersResult(there, tuple(name for name in names if name not in there))
+            case GetParameterHistory():
+                return self._history(request)
+            case DescribeParameters():
+                return self._described(request)
+            case AddTagsToResource(name, tags):
+                if name not in self.held:
+                    raise ServiceError("InvalidResourceId")
+                self.tags.setdefault(name, {}).update(tags)
+                return AddTagsToResourceResult()
 
     async def aclose(self) -> None:
         """There is nothing to close."""
 
-    def _page(self, request: GetParametersByPath) -> Page:
-        stem = request.path.rstrip("/") + "/"
+    def _put(self, request: PutParameter) -> PutParameterResult:
+        name = request.name.rstrip("/")
+        versions = self.held.get(name, {})
+        newest = versions.get("")
+        details = self._details_of(newest) if newest else _Details("Standard", "", "")
+        tier = request.tier or details.tier
+        if tier == "Intelligent-Tiering":
+            tier = "Advanced" if len(request.value) > _LONGEST["Standard"] else details.tier
+        if request.tags:
+            self._check("ssm:AddTagsToResource", name)
+        if request.type == "SecureString":
+            self._check("kms:Encrypt" if tier == "Standard" else "kms:GenerateDataKey", name)
+        _refuse(request, newest, details.tier, tier)
+        self._drop_oldest(versions)
+        written = self.write(name, request.value, request.type, request.data_type or "text")
+        description = details.description if request.description is None else request.description
+        key_id = (request.key_id or "alias/aws/ssm") if request.type == "SecureString" else ""
+        self.details[name, written.version] = _Details(tier, description, key_id)
+        if request.tags:
+            self.tags.setdefault(name, {}).update(request.tags)
+        return PutParameterResult(written.version, tier)
+
+    def _drop_oldest(self, versions: dict[str, Parameter]) -> None:
+        """Make room for one more version."""
+        numbers = sorted(int(selector) for selector in versions if selector.isdecimal())
+        if len(numbers) < _VERSIONS:
+            return
+        if _labels(versions, numbers[0]):
+            raise ServiceError("ParameterMaxVersionLimitExceeded", "The oldest version has a label.")
+        del versions[str(numbers[0])]
+
+    def _history(self, request: GetParameterHistory) -> GetParameterHistoryResult:
+        name = request.name.removeprefix(_ARN)
+        versions = self.held.get(name)
+        if not versions:
+            raise ServiceError("ParameterNotFound")
+        begin = int(request.next_token or 0)
+        numbers = sorted(int(selector) for selector in versions if selector.isdecimal())
+        page = numbers[begin : begin + _LONG_PAGE]
+        items = []
+        for number in page:
+            parameter = self._given(versions[str(number)], decrypt=True)
+            assert isinstance(parameter, Parameter)
+            details = self._details_of(parameter)
+            items.append(
+                ParameterHistory(
+                    parameter=parameter,
+                    labels=_labels(versions, number),
+                    last_modified_user=_ROLE,
+                    key_id=details.key_id,
+                    tier=details.tier,
+                    description=details.description,
+                )
+            )
+        more = begin + _LONG_PAGE < len(numbers)
+        return GetParameterHistoryResult(tuple(items), str(begin + _LONG_PAGE) if more else None)
+
+    def _described(self, request: DescribeParameters) -> DescribeParametersResult:
+        names = self._below(request.path, request.next_token or "", recursive=request.recursive)
+        page = list(itertools.islice(names, _LONG_PAGE + 1))
+        items = []
+        for name in page[:_LONG_PAGE]:
+            parameter = self.held[name][""]
+            details = self._details_of(parameter)
+            items.append(
+                ParameterMetadata(
+                    name=name,
+                    type=parameter.type,
+                    version=parameter.version,
+                    last_modified=parameter.last_modified,
+                    last_modified_user=_ROLE,
+                    key_id=details.key_id,
+                    tier=details.tier,
+                    description=details.description,
+                    data_type=parameter.data_type,
+                    arn=parameter.arn,
+                )
+            )
+        return DescribeParametersResult(tuple(items), page[_LONG_PAGE - 1] if len(page) > _LONG_PAGE else None)
+
+    def _details_of(self, parameter: Parameter) -> _Details:
+        plain = _Details("Standard", "", "alias/aws/ssm" if parameter.type == "SecureString" else "")
+        return self.details.get((parameter.name, parameter.version), plain)
+
+    def _below(self, path: str, after: str, *, recursive: bool) -> Iterator[str]:
+        """Yield the names under *path* that come after *after*, in their order."""
+        stem = path.rstrip("/") + "/"
         names = sorted(self.held)
-        after = names[bisect_right(names, request.next_token or stem) :]
-        found = (
+        return (
             name
-            for name in itertools.takewhile(lambda name: name.startswith(stem), after)
-            if not name.startswith(_SECRETS) and (request.recursive or "/" not in name.removeprefix(stem))
+            for name in itertools.takewhile(
+                lambda name: name.startswith(stem), names[bisect_right(names, after or stem) :]
+            )
+            if not name.startswith(_SECRETS) and (recursive or "/" not in name.removeprefix(stem))
         )
+
+    def _page(self, request: GetParametersByPath) -> Page:
+        found = self._below(request.path, request.next_token or "", recursive=request.recursive)
         page = list(itertools.islice(found, _BATCH + 1))
         items = tuple(self._given(self.held[name][""], decrypt=request.with_decryption) for name in page[:_BATCH])
         return Page(items, page[_BATCH - 1] if len(page) > _BATCH else None)
@@ -234,7 +418,9 @@ class _Service:
         if right == "secretsmanager:GetSecretValue":
             # In these words, whatever is the matter.
             raise ServiceError("ValidationException", "An error occurred while calling one AWS dependency service.")
-        on = f"{_KEY} (Service: AWSKMS)" if right == "kms:Decrypt" else _ARN + resource
+        on = f"{_KEY} (Service: AWSKMS)" if right.startswith("kms:") else _ARN + resource
+        if right == "ssm:DescribeParameters":
+            on = f"{_ARN.removesuffix('parameter')}*"
         text = f"User: {_ROLE} is not authorized to perform: {right} on resource: {on}"
         raise ServiceError("AccessDeniedException", text)
 
@@ -268,9 +454,9 @@ class MemoryStore(ParameterStore):
         self._service = service = _Service()
         super().__init__(max_concurrency=max_concurrency, ttl=ttl, transport=service, clock=clock, random=_half)
         service.sleep = self.clock.sleep
-        self._written = datetime.min.replace(tzinfo=UTC)
+        service.wall = self.clock.wall
         for name, value in parameters.items():
-            self.put(name, value)
+            self.set(name, value)
 
     @property
     def calls(self) -> list[Call]:
@@ -282,14 +468,21 @@ class MemoryStore(ParameterStore):
         """How many values KMS decrypted."""
         return self._service.decrypted
 
-    def put(
+    @property
+    def tags(self) -> Mapping[str, Mapping[str, str]]:
+        """The tags of each parameter that has any, by its name."""
+        return self._service.tags
+
+    def set(
         self,
         name: str,
         value: str,
-        type: Literal["String", "StringList", "SecureString"] = "SecureString",  # noqa: A002 - PutParameter's word
+        type: _Type = "SecureString",  # noqa: A002 - PutParameter's word
     ) -> None:
         """
-        Write a parameter: a new version with a new date.
+        Write a parameter as another client would, without a request: a new version with a new date.
+
+        `await store.put()` writes it with a request, with the rights and faults of this store.
 
         Args:
             name: Full name. Under `/aws/reference/secretsmanager/` it is a secret of Secrets Manager.
@@ -303,29 +496,19 @@ class MemoryStore(ParameterStore):
         if not value or type not in _TYPES:
             raise ValueError(f"{name}: a value is not empty, and of type {', '.join(_TYPES)}")
         secret = name.startswith(_SECRETS)
-        if not secret and not re.fullmatch(r"(?:/[A-Za-z0-9_.-]+)+/?", name.strip()):
+        if not secret and not _NAME.fullmatch(name.strip()):
             raise InvalidPath(
                 "a name begins with a slash, and is made of letters, digits and _ . - between single slashes",
                 parameter=name,
                 remedy="Write it like /FAKEBOOK/TEST/DB_URL.",
             )
-        name = name if secret else name.strip().rstrip("/")
-        self._written = max(self.clock.wall(), self._written + timedelta(milliseconds=1))
-        versions = self._service.held.setdefault(name, {})
-        parameter = Parameter(
-            name=name,
-            value=value,
-            type="SecureString" if secret else type,
-            version=0 if secret else versions[""].version + 1 if versions else 1,
-            last_modified=self._written,
-            arn=_ARN + name,
-            version_id=f"{self._written:%Y%m%d%H%M%S%f}" if secret else "",
-        )
-        versions[""] = versions[str(parameter.version)] = parameter
+        self._service.write(name if secret else name.strip().rstrip("/"), value, type)
 
-    def delete(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """
-        Remove a parameter with all its versions and labels; it begins at version 1 when it is written again.
+        Remove a parameter as another client would, with all its versions and labels.
+
+        It begins at version 1 when it is written again.
 
         Raises:
             ParameterNotFound: There is no such parameter.
@@ -368,7 +551,8 @@ class MemoryStore(ParameterStore):
         Take a right away from the role.
 
         Args:
-            action: `ssm:GetParametersByPath`, `ssm:GetParameters`, `ssm:GetParameter`, `kms:Decrypt`,
+            action: `ssm:` and the name of a request (`ssm:GetParameters`, `ssm:PutParameter` and the like),
+                `kms:Decrypt`, `kms:Encrypt`, `kms:GenerateDataKey` (advanced parameters),
                 `secretsmanager:GetSecretValue`, or a pattern of them, as in a policy.
             resource: A name, for a listing the path that is listed, or a pattern.
 
@@ -420,14 +604,47 @@ def _split(name: str) -> tuple[str, str]:
     return stem + found + base, selector
 
 
-def _names(request: GetParametersByPath | GetParameters | GetParameter) -> tuple[str, ...]:
+def _names(request: _Request) -> tuple[str, ...]:
     match request:
-        case GetParametersByPath(path):
+        case GetParametersByPath(path) | DescribeParameters(path):
             return (path,)
-        case GetParameters(names):
+        case GetParameters(names) | DeleteParameters(names):
             return names
-        case GetParameter(name):
+        case AddTagsToResource(name):
             return (name,)
+        case _:
+            return (request.name,)
+
+
+def _refuse(request: PutParameter, newest: Parameter | None, tier_before: str, tier: str) -> None:
+    """Raise what Parameter Store answers to a write that it does not take."""
+    first = request.name.strip("/").partition("/")[0]
+    for is_wrong, code, text in (
+        (request.tags and request.overwrite, _INVALID, "Invalid request: tags and overwrite can't be used together."),
+        (first.casefold() in {"aws", "ssm"}, _INVALID, 'Parameter name: can\'t be prefixed with "aws" or "ssm".'),
+        (not _NAME.fullmatch(request.name), _INVALID, "Parameter name must be a fully qualified name."),
+        (newest and not request.overwrite, "ParameterAlreadyExists", "The parameter already exists."),
+        (newest and newest.type != request.type, "HierarchyTypeMismatchException", "The type cannot be changed."),
+        (
+            (tier_before, tier) == ("Advanced", "Standard"),
+            _INVALID,
+            "An advanced parameter cannot become a standard one.",
+        ),
+        (not request.value, _INVALID, "Member must have length greater than or equal to 1."),
+        (
+            len(request.value) > _LONGEST[tier],
+            _INVALID,
+            f"{tier} tier parameters support a maximum parameter value of {_LONGEST[tier]} characters.",
+        ),
+    ):
+        if is_wrong:
+            raise ServiceError(code, text)
+
+
+def _labels(versions: Mapping[str, Parameter], number: int) -> tuple[str, ...]:
+    """Return the labels of a version."""
+    named = (label for label in versions if label and not label.isdecimal())
+    return tuple(sorted(label for label in named if versions[label].version == number))
 
 
 try:

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any, get_args
 
 from aiossmenv._errors import AiossmenvError, InvalidVariable, StoreUnavailable
-from aiossmenv._models import Parameter, ParameterType
+from aiossmenv._models import Parameter, ParameterHistory, ParameterMetadata, ParameterType
 from aiossmenv._naming import is_reference
 from aiossmenv._ssm.boto_errors import (
     check_region,
@@ -19,6 +19,7 @@ from aiossmenv._ssm.boto_errors import (
     detached,
     error_of,
     is_region,
+    is_unsent,
     source_of,
     step,
     unreadable,
@@ -28,12 +29,25 @@ from aiossmenv._ssm.boto_surroundings import Surroundings
 from aiossmenv._ssm.service_errors import locate
 from aiossmenv._ssm.transport import (
     BATCH,
+    LONG_PAGE,
+    AddTagsToResource,
+    AddTagsToResourceResult,
+    Answer,
+    DeleteParameters,
+    DeleteParametersResult,
+    DescribeParameters,
+    DescribeParametersResult,
     EncryptedParameter,
     FetchedParameter,
     GetParameter,
+    GetParameterHistory,
+    GetParameterHistoryResult,
     GetParameters,
     GetParametersByPath,
     Page,
+    PutParameter,
+    PutParameterResult,
+    ReadRequest,
     Request,
 )
 
@@ -89,7 +103,7 @@ class BotoTransport:
         method = getattr(self._credentials, "method", None)
         return f"the credentials did not arrive from {source_of(method).name}"
 
-    async def send(self, request: Request) -> Page:
+    async def send(self, request: Request) -> Answer:
         """Send one request; see `Transport`."""
         fault: AiossmenvError
         cause: Exception | None = None
@@ -97,9 +111,10 @@ class BotoTransport:
             # The response holds plaintext. It is in a frame below this one, which no traceback of ours shows.
             answer = await self._send(request)
         except Exception as error:
-            fault, cause = error_of(error, request), detached(error)
+            fault, cause = error_of(error, request), detached(error, request)
+            fault._not_carried_out |= is_unsent(error)
         else:
-            if isinstance(answer, Page):
+            if answer is not None and not isinstance(answer, AiossmenvError):
                 return answer
             fault = answer or unreadable("Parameter Store")
         locate(fault, request, self.region)
@@ -127,32 +142,21 @@ class BotoTransport:
         finally:
             self._fetching -= 1
 
-    async def _send(self, request: Request) -> Page | AiossmenvError | None:
+    async def _send(self, request: Request) -> Answer | AiossmenvError | None:
         step.set("configuration")  # for this task, which sends nothing else
         client = await self._opened()
         if self._closed:
             # Closed by another task while this one connected; nothing closes this client a second time.
             self._client = None
             await client.__aexit__(None, None, None)
-            return StoreUnavailable("the store was closed while it connected", remedy="It is connected again.")
+            closed = StoreUnavailable("the store was closed while it connected", remedy="It is connected again.")
+            closed._not_carried_out = True
+            return closed
         await self._have_credentials()
         step.set("request")
-        match request:
-            case GetParametersByPath(path, recursive, decrypt, token):
-                more = {} if token is None else {"NextToken": token}
-                response = await client.get_parameters_by_path(
-                    Path=path, Recursive=recursive, WithDecryption=decrypt, MaxResults=BATCH, **more
-                )
-                return _page(response.get("Parameters"), response, decrypt=decrypt)
-            case GetParameters(names, decrypt):
-                response = await client.get_parameters(Names=list(names), WithDecryption=decrypt)
-                return _page(response.get("Parameters"), response, decrypt=decrypt)
-            case GetParameter(name, decrypt):
-                response = await client.get_parameter(Name=name, WithDecryption=decrypt)
-                item = response.get("Parameter")
-                if is_reference(name) and isinstance(item, dict) and "Value" not in item:
-                    return InvalidVariable("the secret is binary, and no text", remedy="Store it as a secret string.")
-                return _page([item], response, decrypt=decrypt, name=name)
+        if isinstance(request, ReadRequest):
+            return await _read(client, request)
+        return await _sent(client, request)
 
     async def _opened(self) -> Any:
         async with self._opening:
@@ -206,6 +210,52 @@ class BotoTransport:
             raise
 
 
+async def _read(client: Any, request: ReadRequest) -> Page | AiossmenvError | None:
+    match request:
+        case GetParametersByPath(path, recursive, decrypt, token):
+            response = await client.get_parameters_by_path(
+                Path=path, Recursive=recursive, WithDecryption=decrypt, MaxResults=BATCH, **_after(token)
+            )
+            return _page(response.get("Parameters"), response, decrypt=decrypt)
+        case GetParameters(names, decrypt):
+            response = await client.get_parameters(Names=list(names), WithDecryption=decrypt)
+            return _page(response.get("Parameters"), response, decrypt=decrypt)
+        case GetParameter(name, decrypt):
+            response = await client.get_parameter(Name=name, WithDecryption=decrypt)
+            item = response.get("Parameter")
+            if is_reference(name) and isinstance(item, dict) and "Value" not in item:
+                return InvalidVariable("the secret is binary, and no text", remedy="Store it as a secret string.")
+            return _page([item], response, decrypt=decrypt, name=name)
+
+
+async def _sent(
+    client: Any, request: PutParameter | DeleteParameters | GetParameterHistory | DescribeParameters | AddTagsToResource
+) -> Answer | None:
+    match request:
+        case PutParameter():
+            return _put(await client.put_parameter(**_arguments(request)))
+        case DeleteParameters(names):
+            return _deleted(await client.delete_parameters(Names=list(names)))
+        case GetParameterHistory(name, token):
+            return _history(
+                await client.get_parameter_history(
+                    Name=name, WithDecryption=True, MaxResults=LONG_PAGE, **_after(token)
+                )
+            )
+        case DescribeParameters(path, recursive, token):
+            below = [{"Key": "Path", "Option": "Recursive" if recursive else "OneLevel", "Values": [path]}]
+            return _described(
+                await client.describe_parameters(ParameterFilters=below, MaxResults=LONG_PAGE, **_after(token))
+            )
+        case AddTagsToResource(name, tags):
+            await client.add_tags_to_resource(ResourceType="Parameter", ResourceId=name, Tags=_tags(tags))
+            return AddTagsToResourceResult()
+
+
+def _after(token: str | None) -> dict[str, str]:
+    return {} if token is None else {"NextToken": token}
+
+
 def _answered(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
     """
     Note, for the task that is running, that an answer is here, and read it; a handler of the SDK's events.
@@ -233,6 +283,88 @@ def _page(parameters: Any, response: Mapping[str, Any], *, decrypt: bool, name: 
     if len(whole) < len(read):
         return None
     return Page(whole, token, tuple(response.get("InvalidParameters") or ()))
+
+
+def _arguments(request: PutParameter) -> dict[str, Any]:
+    """Return what PutParameter takes, without what was not said."""
+    said = {
+        "Name": request.name,
+        "Value": request.value,
+        "Type": request.type,
+        "Overwrite": request.overwrite,
+        "KeyId": request.key_id,
+        "Tier": request.tier,
+        "Description": request.description,
+        "Tags": _tags(request.tags) or None,
+        "DataType": request.data_type,
+    }
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def _tags(tags: tuple[tuple[str, str], ...]) -> list[dict[str, str]]:
+    return [{"Key": key, "Value": value} for key, value in tags]
+
+
+def _put(response: Mapping[str, Any]) -> PutParameterResult | None:
+    version = response.get("Version")
+    return PutParameterResult(version, response.get("Tier") or "") if isinstance(version, int) else None
+
+
+def _deleted(response: Mapping[str, Any]) -> DeleteParametersResult | None:
+    deleted, unknown = response.get("DeletedParameters") or [], response.get("InvalidParameters") or []
+    if not (isinstance(deleted, list) and isinstance(unknown, list) and (deleted or unknown)):
+        return None
+    return DeleteParametersResult(tuple(deleted), tuple(unknown))
+
+
+def _history(response: Mapping[str, Any]) -> GetParameterHistoryResult | None:
+    items = response.get("Parameters")
+    page = _page(items, response, decrypt=True)
+    if page is None or not isinstance(items, list):
+        return None
+    return GetParameterHistoryResult(
+        tuple(
+            ParameterHistory(
+                parameter=parameter,
+                labels=tuple(item.get("Labels") or ()),
+                last_modified_user=item.get("LastModifiedUser") or "",
+                key_id=item.get("KeyId") or "",
+                tier=item.get("Tier") or "",
+                description=item.get("Description") or "",
+            )
+            for parameter, item in zip(page.parameters, items, strict=True)
+            if isinstance(parameter, Parameter)
+        ),
+        page.next_token,
+    )
+
+
+def _described(response: Mapping[str, Any]) -> DescribeParametersResult | None:
+    items = response.get("Parameters")
+    if not isinstance(items, list):
+        return None
+    # What the service says of a parameter is what a read of it gives, without its value.
+    page = _page([{**item, "Value": ""} if isinstance(item, dict) else item for item in items], response, decrypt=True)
+    if page is None:
+        return None
+    return DescribeParametersResult(
+        tuple(
+            ParameterMetadata(
+                name=parameter.name,
+                type=parameter.type,
+                version=parameter.version,
+                last_modified=parameter.last_modified,
+                last_modified_user=item.get("LastModifiedUser") or "",
+                key_id=item.get("KeyId") or "",
+                tier=item.get("Tier") or "",
+                description=item.get("Description") or "",
+                data_type=item.get("DataType") or "text",
+                arn=parameter.arn,
+            )
+            for parameter, item in zip(page.parameters, items, strict=True)
+        ),
+        page.next_token,
+    )
 
 
 def _reading(item: Any, *, decrypt: bool, asked: str) -> FetchedParameter | None:

@@ -12,13 +12,14 @@ The SDK's exceptions, their frames and their attributes hold plaintext, tokens a
 import inspect
 import os
 import re
+import socket
 import ssl
 import traceback
 from collections.abc import Mapping
 from contextvars import ContextVar
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 from urllib.parse import urlsplit
 
 from aiossmenv._errors import (
@@ -36,7 +37,6 @@ from aiossmenv._ssm.service_errors import (
     may_pass,
     message_of,
     proxy_refusal,
-    quotes_body,
 )
 from aiossmenv._ssm.transport import Request, ServiceError
 
@@ -137,7 +137,20 @@ def error_of(error: Exception, request: Request) -> AiossmenvError:  # noqa: C90
     return _unexpected(error)
 
 
-def detached(error: Exception) -> Exception | None:
+def is_unsent(error: Exception) -> bool:
+    """Return whether *error* was raised before a connection was open, so that the service cannot have got a request."""
+    import aiohttp
+    from botocore import exceptions as sdk
+
+    if step.get() != "request":
+        return step.get() in {"configuration", "credentials"}
+    if isinstance(error, sdk.EndpointConnectionError):
+        # The SDK raises this for a reset as well, which may come after the request was sent.
+        return isinstance(_origin(error), aiohttp.ClientConnectorError | socket.gaierror)
+    return isinstance(error, sdk.ConnectTimeoutError | sdk.ProxyConnectionError | sdk.SSLError)
+
+
+def detached(error: Exception, request: Request | None = None) -> Exception | None:
     """
     Return a copy of *error* that has its type and its text, or `None` if it cannot be copied.
 
@@ -150,13 +163,14 @@ def detached(error: Exception) -> Exception | None:
         return None
     unread = _unread_file(error)
     origin = unread or (_origin(error) if type(error) is HTTPClientError else None)
-    if isinstance(origin, Exception) and origin is not error and (copy := detached(origin)):
+    if isinstance(origin, Exception) and origin is not error and (copy := detached(origin, request)):
         return copy
     kind = type(error)
     try:
         if isinstance(error, ClientError):
             answer = _answer(error.response)
-            detail = {"Code": answer.code} | ({} if quotes_body(answer) else {"Message": answer.message})
+            message = message_of(answer, request)
+            detail = {"Code": answer.code} | ({"Message": message} if message else {})
             status = {"HTTPStatusCode": answer.status}
             return kind({"Error": detail, "ResponseMetadata": status}, error.operation_name)
         text = _text(error)
@@ -168,7 +182,7 @@ def detached(error: Exception) -> Exception | None:
     return copy
 
 
-_OPERATIONS = frozenset({"GetParametersByPath", "GetParameters", "GetParameter"})
+_OPERATIONS = frozenset(operation.__name__ for operation in get_args(Request))
 
 _NETWORK = "Check the network, the VPC endpoint or NAT, the region, and AWS_ENDPOINT_URL_SSM if it is set."
 _SOURCE_NETWORK = "Check the network, the region, and AWS_ENDPOINT_URL_STS and AWS_ENDPOINT_URL if they are set."

@@ -17,7 +17,7 @@ _WINDOW = 1.0
 _SLOW_DOWN = 0.8
 # Each good answer multiplies the interval by this.
 _SPEED_UP = 0.99
-# Calls a second that an account may make by default: no reason to be slower at first, however little was measured.
+# Reads a second that an account may make by default: no reason to be slower at first, however little was measured.
 _QUOTA = 40.0
 # Once so many went well in a second, no more than this are in flight until it has shown that the account has more.
 _CAREFUL = 8
@@ -26,10 +26,16 @@ _LONGEST, _SHORTEST = 1.0, 0.0001
 
 
 class AdaptiveRateLimiter:
-    """Tells when the next request may be sent; *max_in_flight* is the most that are ever in flight at once."""
+    """
+    Tells when the next request may be sent; *max_in_flight* is the most that are ever in flight at once.
 
-    def __init__(self, max_in_flight: int) -> None:
+    *quota*: requests a second that an account may send by default. *careful*: requests in flight near that quota.
+    """
+
+    def __init__(self, max_in_flight: int, *, quota: float = _QUOTA, careful: int = _CAREFUL) -> None:
         self._max_in_flight = max_in_flight
+        self._quota = quota
+        self._careful = careful
         self._limit = float(max_in_flight)
         self._interval = 0.0
         self._next = float("-inf")
@@ -48,7 +54,7 @@ class AdaptiveRateLimiter:
         if in_flight >= self.limit:
             return _WINDOW
         spent = self._recently_good(now) + in_flight
-        if _QUOTA <= spent < _QUOTA + 2 * _CAREFUL and in_flight >= _CAREFUL:
+        if self._quota <= spent < self._quota + 2 * self._careful and in_flight >= self._careful:
             return self._good[0] + _WINDOW - now if self._good else _WINDOW
         return max(0.0, self._next - now)
 
@@ -74,7 +80,7 @@ class AdaptiveRateLimiter:
             # Those that were in flight with it tell nothing new.
             self._slowed_at = now
             self._limit = max(1.0, self._limit / 2)
-            fits = self._interval or _WINDOW / max(_QUOTA, self._recently_good(now))
+            fits = self._interval or _WINDOW / max(self._quota, self._recently_good(now))
             self._interval = min(_LONGEST, fits / _SLOW_DOWN)
             self._next = now + self._interval
 

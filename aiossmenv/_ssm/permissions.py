@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 
 from aiossmenv._errors import AccessDenied, AiossmenvError
-from aiossmenv._ssm.transport import Request
+from aiossmenv._ssm.transport import ReadRequest
 
 # Seconds for which a denial holds where no listing is planned; five times the default `ttl` of a store.
 DENIED_FOR = 300.0
@@ -24,30 +24,30 @@ class PermissionCache:
     """
 
     def __init__(self) -> None:
-        self.doubted: set[type[Request]] = set()
-        self._denied: dict[type[Request], tuple[AiossmenvError, float]] = {}
+        self.doubted: set[type[ReadRequest]] = set()
+        self._denied: dict[type[ReadRequest], tuple[AiossmenvError, float]] = {}
         # The last denial of each operation, and the operations whose denial was logged.
-        self._last: dict[type[Request], AiossmenvError] = {}
-        self._logged: set[type[Request]] = set()
+        self._last: dict[type[ReadRequest], AiossmenvError] = {}
+        self._logged: set[type[ReadRequest]] = set()
         self._unreported: list[tuple[bool, AiossmenvError]] = []
 
-    def denial(self, operation: type[Request]) -> AiossmenvError | None:
+    def denial(self, operation: type[ReadRequest]) -> AiossmenvError | None:
         """Return the error that denied *operation*, `None` if it is not denied."""
         return self._denied.get(operation, (None, 0.0))[0]
 
-    def deny(self, operation: type[Request], error: AiossmenvError, until: float = math.inf) -> None:
+    def deny(self, operation: type[ReadRequest], error: AiossmenvError, until: float = math.inf) -> None:
         """Remember a denial, at the longest *until* that time."""
         if operation not in self._denied:
             self._denied[operation] = error, until
             self.doubted.discard(operation)
 
-    def confirm(self, operation: type[Request]) -> None:
+    def confirm(self, operation: type[ReadRequest]) -> None:
         """Report a denial that another operation made up for; only once while it lasts."""
         if operation in self._denied and operation not in self._logged:
             self._logged.add(operation)
             self._unreported.append((False, self._denied[operation][0]))
 
-    def granted(self, operation: type[Request]) -> None:
+    def granted(self, operation: type[ReadRequest]) -> None:
         """Note that a request went well; report it if its operation was reported as denied."""
         if operation in self.doubted:
             self.doubted.discard(operation)
@@ -55,11 +55,11 @@ class PermissionCache:
                 self._logged.discard(operation)
                 self._unreported.append((True, self._last[operation]))
 
-    def forget(self, operation: type[Request]) -> None:
+    def forget(self, operation: type[ReadRequest]) -> None:
         """Let *operation* be tried again."""
         self._last[operation], _ = self._denied.pop(operation)
 
-    def doubt(self, operations: Iterable[type[Request]]) -> None:
+    def doubt(self, operations: Iterable[type[ReadRequest]]) -> None:
         """Let each of *operations* that is denied be tried again by one request."""
         for operation in self._denied.keys() & set(operations):
             self.forget(operation)

@@ -18,20 +18,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from aiossmenv._concurrency import Backoff, Clock, for_each, wait_for
+from aiossmenv._concurrency import Clock, for_each, wait_for
 from aiossmenv._errors import (
     AiossmenvError,
     DecryptionFailed,
     InvalidPath,
     ParameterNotFound,
     StoreUnavailable,
-    Throttled,
 )
 from aiossmenv._naming import is_reference, split_selector
 from aiossmenv._ssm.limiter import AdaptiveRateLimiter
 from aiossmenv._ssm.merge import ResultMerger, Results, StoreState
 from aiossmenv._ssm.permissions import DENIED_FOR, PermissionCache, is_denial
-from aiossmenv._ssm.service_errors import RETRY_REMEDY, InvalidNextToken, error_of_answer, locate
+from aiossmenv._ssm.sender import BACKOFF, ReadStats, Sender
+from aiossmenv._ssm.service_errors import RETRY_REMEDY, InvalidNextToken
 from aiossmenv._ssm.transport import (
     BATCH,
     FetchedParameter,
@@ -40,8 +40,7 @@ from aiossmenv._ssm.transport import (
     GetParametersByPath,
     Page,
     Query,
-    Request,
-    ServiceError,
+    ReadRequest,
     Transport,
     answers,
     batches,
@@ -49,19 +48,8 @@ from aiossmenv._ssm.transport import (
 
 logger = logging.getLogger("aiossmenv")
 
-_BACKOFF = Backoff()
 
-
-@dataclass(slots=True)
-class ReadStats:
-    """What reads cost: *requests* sent, how many of them were *throttled*, and how many values were *decrypted*."""
-
-    requests: int = 0
-    throttled: int = 0
-    decrypted: int = 0
-
-
-class Reader:
+class Reader(Sender):
     """
     Reads through one transport, on one event loop.
 
@@ -78,17 +66,10 @@ class Reader:
         clock: Clock,
         random: Callable[[], float],
     ) -> None:
+        super().__init__(connect, limiter=AdaptiveRateLimiter(max_in_flight), clock=clock, random=random)
         self.permissions = permissions
         self.max_in_flight = max_in_flight
-        self.clock = clock
-        self.random = random
-        self._connect = connect
-        self._transport: Transport | None = None
-        self._limiter = AdaptiveRateLimiter(max_in_flight)
-        # Set when an answer comes, and with it room for a request.
-        self._wakeup = asyncio.Event()
-        self._send_lock = asyncio.Lock()
-        self._trial_locks: dict[type[Request], asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._trial_locks: dict[type[ReadRequest], asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def read(
         self,
@@ -147,47 +128,11 @@ class Reader:
         # Without its traceback, whose frames hold what was fetched.
         raise failure.with_traceback(None)
 
-    async def send_once(self, request: Request, stats: ReadStats) -> Page | AiossmenvError:
+    async def send_once(self, request: ReadRequest, stats: ReadStats) -> Page | AiossmenvError:
         """Send one request, once, as soon as the rate limit allows; return its page, or what is wrong."""
-        key = object()
-        transport = self._transport = await self._wait_for_turn(key)
-        stats.requests += 1
-        result: Page | AiossmenvError
-        try:
-            result = await transport.send(request)
-        except ServiceError as answer:
-            result = error_of_answer(answer, request)
-            locate(result, request, transport.region)
-        except AiossmenvError as error:
-            result = error
-        except BaseException:
-            self._limiter.forget(key)
-            self._wakeup.set()
-            raise
-        throttled = isinstance(result, Throttled)
-        stats.throttled += throttled
-        good = isinstance(result, Page | InvalidNextToken)
-        self._limiter.answered(key, self.clock.now(), "good" if good else "throttled" if throttled else "failed")
-        self._wakeup.set()
-        return result
+        return await self.send(request, Page, stats)
 
-    async def _wait_for_turn(self, key: object) -> Transport:
-        async with self._send_lock:
-            # One request in a turn of the loop: making and signing one takes the SDK half a millisecond, and twenty of
-            # them in one turn would hold the loop.
-            await asyncio.sleep(0)
-            while seconds := self._limiter.seconds_to_wait(self.clock.now()):
-                self._wakeup.clear()
-                woken = asyncio.create_task(self._wakeup.wait(), name="aiossmenv wakeup")
-                try:
-                    await wait_for(woken, self.clock, seconds)
-                finally:
-                    woken.cancel()
-            transport = await self._connect()
-            self._limiter.sent(key, self.clock.now())
-            return transport
-
-    def trial_lock(self, operation: type[Request]) -> asyncio.Lock:
+    def trial_lock(self, operation: type[ReadRequest]) -> asyncio.Lock:
         """Return what a request holds while it tries an *operation* again that was denied before."""
         return self._trial_locks[operation]
 
@@ -246,7 +191,7 @@ class _Read:
         self._attempts: dict[_Attempts, None] = {}
         # Denials that this read met, and the operations among them that no other operation has made up for yet.
         self._met: set[AiossmenvError] = set()
-        self._unconfirmed: set[type[Request]] = set()
+        self._unconfirmed: set[type[ReadRequest]] = set()
 
     @property
     def results(self) -> Results:
@@ -511,7 +456,9 @@ class _Read:
 
     # One request.
 
-    async def _send_until_answered(self, query: Query, request: Request, attempts: _Attempts) -> Page | AiossmenvError:
+    async def _send_until_answered(
+        self, query: Query, request: ReadRequest, attempts: _Attempts
+    ) -> Page | AiossmenvError:
         """
         Send a request until it is answered.
 
@@ -544,7 +491,7 @@ class _Read:
         self._attempts.pop(attempts, None)
         return result
 
-    def _note(self, query: Query, request: Request, result: Page | AiossmenvError) -> None:
+    def _note(self, query: Query, request: ReadRequest, result: Page | AiossmenvError) -> None:
         """Remember what the role may do and what not."""
         operation = type(request)
         if isinstance(result, Page | InvalidNextToken) or (operation is GetParameter and _is_absent(result)):
@@ -560,10 +507,10 @@ class _Read:
                 self._deny(operation, result)
                 self._unconfirmed.add(operation)
 
-    def _deny(self, operation: type[Request], denial: AiossmenvError) -> None:
+    def _deny(self, operation: type[ReadRequest], denial: AiossmenvError) -> None:
         self._permissions.deny(operation, denial, self._clock.now() + self._denied_for)
 
-    def _has_another_way(self, query: Query, request: Request, error: AiossmenvError) -> bool:
+    def _has_another_way(self, query: Query, request: ReadRequest, error: AiossmenvError) -> bool:
         match request:
             case GetParametersByPath():
                 return isinstance(error, DecryptionFailed) and request.with_decryption and not self._decrypting
@@ -581,7 +528,7 @@ class _Read:
         attempts.last_error = error
         attempts.failures += 1
         left = self._deadline - self._clock.now()
-        delay = _BACKOFF.delay_within(attempts.failures, self._reader.random(), left)
+        delay = BACKOFF.delay_within(attempts.failures, self._reader.random(), left)
         if not error.transient or delay is None:
             raise error
         self._attempts[attempts] = None

@@ -12,13 +12,25 @@ from aiossmenv._errors import (
     AccessDenied,
     AiossmenvError,
     DecryptionFailed,
+    InvalidParameter,
     InvalidPath,
+    ParameterAlreadyExists,
     ParameterNotFound,
     StoreUnavailable,
     Throttled,
 )
 from aiossmenv._naming import base_name, is_reference
-from aiossmenv._ssm.transport import GetParameter, GetParameters, GetParametersByPath, Request, ServiceError
+from aiossmenv._ssm.transport import (
+    AddTagsToResource,
+    DeleteParameters,
+    DescribeParameters,
+    GetParameter,
+    GetParameters,
+    GetParametersByPath,
+    PutParameter,
+    Request,
+    ServiceError,
+)
 
 WAIT_REMEDY = (
     "It is tried again until the deadline; if it lasts, look at the AWS health dashboard and at any proxy between."
@@ -35,6 +47,9 @@ THROTTLED = frozenset({
     "TooManyRequestsException", "RequestLimitExceeded", "BandwidthLimitExceeded", "LimitExceededException",
     "SlowDown", "PriorRequestNotComplete", "ProvisionedThroughputExceededException", "EC2ThrottledException",
     "TransactionInProgressException", "429",
+    # Two writes of one parameter at once; AWS: "There are concurrent updates for a resource that supports one update at
+    # a time."
+    "TooManyUpdates",
 })  # fmt: skip
 _NOT_FOUND = frozenset({"ParameterNotFound", "ParameterVersionNotFound"})
 _BAD_CREDENTIALS = frozenset({
@@ -43,7 +58,31 @@ _BAD_CREDENTIALS = frozenset({
     "MissingAuthenticationTokenException", "AuthFailure", "401",
 })  # fmt: skip
 _DENIED = frozenset({"AccessDeniedException", "AccessDenied", "UnauthorizedOperation"})
-_INVALID = frozenset({"ValidationException", "InvalidFilterKey", "InvalidFilterOption", "InvalidFilterValue"})
+_INVALID = frozenset({
+    "ValidationException", "InvalidFilterKey", "InvalidFilterOption", "InvalidFilterValue",
+    "HierarchyLevelLimitExceededException",
+})  # fmt: skip
+_POLICIES = "Correct the policies of the parameter."
+_PATTERN = "The parameter has an AllowedPattern: write a value that it allows."
+_IS_GONE = "Check whether the parameter is still there."
+# What is wrong with a write, and what to do about it.
+_INVALID_PARAMETER = {
+    "HierarchyTypeMismatchException": "A parameter keeps its type: delete it first, or take another name.",
+    "UnsupportedParameterType": "The type is String, StringList or SecureString.",
+    "InvalidAllowedPatternException": _PATTERN,
+    "ParameterPatternMismatchException": _PATTERN,
+    "TooManyTagsError": "A parameter has 50 tags at most.",
+    "InvalidResourceId": _IS_GONE,
+    "InvalidResourceType": _IS_GONE,
+    "PoliciesLimitExceededException": _POLICIES,
+    "InvalidPolicyTypeException": _POLICIES,
+    "InvalidPolicyAttributeException": _POLICIES,
+    "IncompatiblePolicyException": _POLICIES,
+    "ParameterLimitExceeded": "Delete parameters, or write this one with tier='Advanced', which AWS charges for.",
+    "ParameterMaxVersionLimitExceeded": "Move the label of the oldest version of the parameter to a newer one.",
+}
+# The service's own checks of a request begin like this.
+_QUOTED_VALUE = re.compile(r"Value '.*' at 'value'", re.DOTALL)
 _KMS_RATE = "exceeded the rate at which you may call KMS"
 
 
@@ -51,9 +90,30 @@ class InvalidNextToken(StoreUnavailable):
     """Parameter Store does not continue a listing from this token."""
 
 
-def error_of_answer(answer: ServiceError, request: Request) -> AiossmenvError:  # noqa: C901, PLR0911 - a table, and it reads as one
+def error_of_answer(answer: ServiceError, request: Request) -> AiossmenvError:
+    """Translate an error answer, and note whether it says that the request was not carried out."""
+    error = _error_of_write(answer, request) or _error_of(answer, request)
+    refused = HTTPStatus.BAD_REQUEST <= answer.status < HTTPStatus.INTERNAL_SERVER_ERROR
+    error._not_carried_out = isinstance(error, Throttled) or (refused and not error.transient)
+    return error
+
+
+def _error_of_write(answer: ServiceError, request: Request) -> AiossmenvError | None:
+    """Translate an error that only a write gets."""
+    code, text = answer.code, message_of(answer, request)
+    if code == "ParameterAlreadyExists":
+        return ParameterAlreadyExists(
+            "there is a parameter of this name", remedy="Pass overwrite=True to write a new version of it."
+        )
+    remedy = _INVALID_PARAMETER.get(code)
+    if code == "ValidationException" and isinstance(request, PutParameter) and "name" not in text.casefold():
+        remedy = "Check the value, and its type, tier, KMS key, description and tags."
+    return InvalidParameter(f"{code}: {text}" if text else code, remedy=remedy) if remedy else None
+
+
+def _error_of(answer: ServiceError, request: Request) -> AiossmenvError:  # noqa: C901, PLR0911 - a table, and it reads as one
     """Translate an error answer, the most specific first. Throttling and denials are not in the service's model."""
-    code, text, status = answer.code, message_of(answer), answer.status
+    code, text, status = answer.code, message_of(answer, request), answer.status
     said = f"{code}: {text}" if text else code
     if quotes_body(answer):
         said = f"an answer with status {code} that is not Parameter Store's own"
@@ -90,35 +150,50 @@ def error_of_answer(answer: ServiceError, request: Request) -> AiossmenvError:  
 
 
 def _denial(said: str, text: str, request: Request) -> AiossmenvError:
-    if "kms:Decrypt" in text or re.search(r"\(Service: (AWSKMS|Kms)", text) or "customer master key" in text:
+    if "kms:" in text or re.search(r"\(Service: (AWSKMS|Kms)", text) or "customer master key" in text:
+        found = re.search(r"\bkms:[A-Z]\w+", text)
+        right = found[0] if found else "kms:Encrypt" if isinstance(request, PutParameter) else "kms:Decrypt"
         key = re.search(r"on resource: (arn:\S+:kms:\S+)", text)
-        grant = f"Allow kms:Decrypt on {key[1]} for this role." if key else f"Allow kms:Decrypt for this role. {_KEY}"
+        grant = f"Allow {right} on {key[1]} for this role." if key else f"Allow {right} for this role. {_KEY}"
         return DecryptionFailed(said, remedy=grant)
     resource = re.search(r"on resource: (arn:(\S+?):ssm:(\S*?):(\d*):\S*)", text)
-    action = {
-        GetParametersByPath: "ssm:GetParametersByPath",
-        GetParameters: "ssm:GetParameters",
-        GetParameter: "ssm:GetParameter",
-    }[type(request)]
+    action = f"ssm:{type(request).__name__}"
+    if isinstance(request, PutParameter) and "ssm:AddTagsToResource" in text:
+        # To write with tags takes this right as well.
+        action = "ssm:AddTagsToResource"
     stem = f"arn:{resource[2]}:ssm:{resource[3]}:{resource[4]}" if resource else "arn:aws:ssm:REGION:ACCOUNT"
     if isinstance(request, GetParametersByPath):
         # The service checks the path that was asked for, not what is under it.
         name = f"{stem}:parameter{request.path}"
         grant = f"Allow {action} on both {name} and {name.rstrip('/')}/*."
+    elif isinstance(request, DescribeParameters):
+        grant = f"Allow {action} on *: IAM cannot grant it on less."
     else:
-        names = request.names if isinstance(request, GetParameters) else (request.name,)
-        grant = f"Allow {action} on {', '.join(stem + ':parameter/' + base_name(name).lstrip('/') for name in names)}."
-    if resource and resource[1].endswith(":*"):
+        arns = (f"{stem}:parameter/{base_name(name).lstrip('/')}" for name in names_of(request))
+        grant = f"Allow {action} on {', '.join(arns)}."
+    if resource and resource[1].endswith(":*") and not isinstance(request, DescribeParameters):
         grant += " Or the name is mistyped: a role without a broad grant is told so of a parameter that does not exist."
     return AccessDenied(said, action=action, remedy=grant)
+
+
+def names_of(request: Request) -> tuple[str, ...]:
+    """Return the names that *request* is about; none if it is about a path."""
+    match request:
+        case GetParametersByPath() | DescribeParameters():
+            return ()
+        case GetParameters(names) | DeleteParameters(names):
+            return names
+        case AddTagsToResource(name):
+            return (name,)
+        case _:
+            return (request.name,)
 
 
 def locate(error: AiossmenvError, request: Request, region: str | None) -> None:
     """Say in *error* what was asked for, and where."""
     error.region = region
-    error.path = request.path if isinstance(request, GetParametersByPath) else None
-    if not error.parameter and not isinstance(request, GetParametersByPath):
-        error.parameter = ", ".join(request.names) if isinstance(request, GetParameters) else request.name
+    error.path = request.path if isinstance(request, GetParametersByPath | DescribeParameters) else None
+    error.parameter = error.parameter or ", ".join(names_of(request)) or None
 
 
 def quotes_body(answer: ServiceError) -> bool:
@@ -130,9 +205,12 @@ def quotes_body(answer: ServiceError) -> bool:
     return answer.code.isdecimal()
 
 
-def message_of(answer: ServiceError) -> str:
-    """Return the text of *answer*, or nothing where that may quote a body."""
-    return "" if quotes_body(answer) else answer.message
+def message_of(answer: ServiceError, request: Request | None = None) -> str:
+    """Return the text of *answer*, or nothing where that may quote a body, or the value that *request* writes."""
+    quotes = isinstance(request, PutParameter) and (
+        request.value in answer.message or _QUOTED_VALUE.search(answer.message)
+    )
+    return "" if quotes or quotes_body(answer) else answer.message
 
 
 def may_pass(status: int) -> bool:

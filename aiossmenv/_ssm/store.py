@@ -5,8 +5,8 @@ import random as rng
 import warnings
 import weakref
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from types import TracebackType
@@ -16,12 +16,15 @@ from cachetools import TTLCache
 
 from aiossmenv._concurrency import Clock, Home, LoopClock, SingleFlight, wait_for
 from aiossmenv._errors import AiossmenvError, InvalidPath, ParameterNotFound
-from aiossmenv._models import Parameter
-from aiossmenv._naming import normal_path
+from aiossmenv._models import Parameter, ParameterHistory, ParameterMetadata, ParameterType, Tier, Written
+from aiossmenv._naming import base_name, full_name, normal_path
+from aiossmenv._ssm.checks import checked, checked_many, retold
 from aiossmenv._ssm.merge import Results, StoreState
 from aiossmenv._ssm.permissions import DENIED_FOR, PermissionCache
-from aiossmenv._ssm.reader import Reader, ReadStats
+from aiossmenv._ssm.reader import Reader
+from aiossmenv._ssm.sender import ReadStats
 from aiossmenv._ssm.transport import EncryptedParameter, FetchedParameter, GetParameters, Page, Query, Transport
+from aiossmenv._ssm.writer import Progress, Writer
 
 if TYPE_CHECKING:
     from aiossmenv._ssm.boto_session import Pins
@@ -145,7 +148,16 @@ class ParameterStore:
             clock=self.clock,
             random=self.random,
         )
-        self._single_reads: SingleFlight[str, Parameter] = SingleFlight()
+        self._writer = Writer(
+            _weakly(self),
+            reader=self._reader,
+            max_in_flight=self._max_in_flight,
+            clock=self.clock,
+            random=self.random,
+        )
+        # How many writes ended: a read that began before one must not be cached, nor joined after it.
+        self._writes = 0
+        self._single_reads: SingleFlight[tuple[str, int], Parameter] = SingleFlight()
         self._batch_reads: SingleFlight[_Batch, tuple[Results, dict[str, AiossmenvError]]] = SingleFlight()
         self._batch: _Batch | None = None
 
@@ -186,7 +198,7 @@ class ParameterStore:
         self._arrive()
         self._stay_open()
         cached = self._cache.get(name)
-        return cached or await self._single_reads.do(name, lambda: self._get(name))
+        return cached or await self._single_reads.do((name, self._writes), lambda: self._get(name))
 
     async def get_many(self, names: Iterable[str]) -> dict[str, Parameter]:
         """
@@ -240,6 +252,216 @@ class ParameterStore:
         found: dict[str, FetchedParameter] = {**results.parameters, **results.encrypted}
         for _, parameter in sorted(found.items()):
             yield parameter
+
+    async def put(
+        self,
+        name: str,
+        value: str,
+        *,
+        type: ParameterType = "SecureString",  # noqa: A002 - PutParameter's word
+        key_id: str | None = None,
+        tier: Tier | None = None,
+        description: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        data_type: str | None = None,
+        overwrite: bool = True,
+    ) -> Written:
+        """
+        Write one parameter: a new one, or a new version.
+
+        It is sent again only if the last try was not carried out: throttled, or never sent. After any other failure the
+        parameter is read, without decryption unless it changed, and compared with what was there before.
+
+        Args:
+            name: A full name, without a selector; no ARN.
+            value: Not empty. At most 4 KB with the tier `Standard`, and 8 KB with another one.
+            type: `SecureString`, `String` or `StringList`. That of a parameter cannot be changed.
+            key_id: The KMS key of a `SecureString`. Default: the account's `alias/aws/ssm`.
+            tier: `Standard`, `Advanced` or `Intelligent-Tiering`. Default: that of the parameter, or of the account.
+            description: At most 1,024 characters. Default: as it was.
+            tags: They are added to those that the parameter has.
+            data_type: `text`, `aws:ec2:image` or `aws:ssm:integration`. Default: `text`.
+            overwrite: Whether a parameter of this name, if there is one, gets a new version.
+
+        Returns:
+            The version, and the one before.
+
+        Raises:
+            InvalidPath: There can be no parameter of this name.
+            InvalidParameter: Parameter Store does not take this value, type, tier, key, description or tags.
+            ParameterAlreadyExists: There is one, and *overwrite* is false.
+            AccessDenied: There are no usable credentials, or the role may not write it.
+            DecryptionFailed: KMS does not encrypt it.
+            Throttled: Requests were throttled until the deadline.
+            StoreUnavailable: There was no usable answer until the deadline. The text says if it may be written.
+        """
+        self._arrive()
+        request = checked(
+            name,
+            value,
+            type=type,
+            key_id=key_id,
+            tier=tier,
+            description=description,
+            tags=tags,
+            data_type=data_type,
+            overwrite=overwrite,
+        )
+        del value  # an error's traceback leads to this frame
+        if isinstance(request, AiossmenvError):
+            raise self._located(request)
+        self._stay_open()
+        name = request.name
+        try:
+            result = await self._writer.put(request, self._deadline)
+        finally:
+            self._forget(name)
+        del request
+        if isinstance(result, AiossmenvError):
+            raise self._located(result)
+        return result
+
+    async def put_many(
+        self,
+        parameters: Mapping[str, str],
+        *,
+        type: ParameterType = "SecureString",  # noqa: A002 - PutParameter's word
+        key_id: str | None = None,
+        tier: Tier | None = None,
+        overwrite: bool = True,
+    ) -> AsyncIterator[Written]:
+        """
+        Write several parameters, as fast as the account allows: 3 a second by default.
+
+        All are checked before the first one is written. The first error that no retry mends ends it, after what is in
+        flight has ended; its text says how many are written.
+
+        Args:
+            parameters: Names and values, as for `put()`.
+            type: As for `put()`, of all of them; and so are the others.
+            key_id: The KMS key of each `SecureString`.
+            tier: The tier of each.
+            overwrite: Whether those that are there get a new version.
+
+        Yields:
+            What was written, as it is written; not always in the order of *parameters*.
+
+        Raises:
+            AiossmenvError: As `put()` does. The deadline is that of each parameter.
+        """
+        self._arrive()
+        requests = checked_many(parameters, type=type, key_id=key_id, tier=tier, overwrite=overwrite)
+        del parameters  # an error's traceback leads to this frame
+        if isinstance(requests, AiossmenvError):
+            raise self._located(requests)
+        self._stay_open()
+        names = [request.name for request in requests]
+        progress = Progress(len(requests))
+        try:
+            async with aclosing(self._writer.put_many(requests, self._deadline, progress)) as writes:
+                del requests
+                async for written in writes:
+                    self._forget(written.name)
+                    yield written
+        finally:
+            self._forget(*names)
+        if progress.failures:
+            raise self._located(progress.error())
+
+    async def delete(self, *names: str) -> tuple[str, ...]:
+        """
+        Delete parameters, each with all its versions and labels; ten to a request.
+
+        Args:
+            names: Full names, without selectors; no ARNs.
+
+        Returns:
+            Those that were there.
+
+        Raises:
+            InvalidPath: There can be no parameter of one of these names; none is deleted.
+            AccessDenied: There are no usable credentials, or the role may not delete one of them.
+            Throttled: Requests were throttled until the deadline, which is that of each request.
+            StoreUnavailable: There was no usable answer until the deadline.
+        """
+        self._arrive()
+        full = tuple(dict.fromkeys(map(self._full_name, names)))
+        self._stay_open()
+        deleted: list[str] = []
+        try:
+            async with aclosing(self._writer.delete(full, self._deadline)) as batches:
+                async for batch in batches:
+                    deleted += batch
+        except AiossmenvError as error:
+            raise self._located(error) from error.__cause__
+        finally:
+            self._forget(*full)
+        return tuple(deleted)
+
+    async def history(self, name: str) -> tuple[ParameterHistory, ...]:
+        """
+        Return the versions of a parameter that Parameter Store keeps, decrypted, oldest first.
+
+        Args:
+            name: A full name or an ARN, without a selector.
+
+        Raises:
+            AiossmenvError: As `get()` does.
+        """
+        name = name.strip()
+        if not name:
+            raise InvalidPath("the name is empty", parameter=name, remedy="Give one like /FAKEBOOK/TEST/DB_URL.")
+        self._arrive()
+        self._stay_open()
+        versions = await self._writer.history(name, self._deadline)
+        if isinstance(versions, AiossmenvError):
+            raise self._located(versions)
+        return tuple(versions)
+
+    async def describe(self, path: str, *, recursive: bool = True) -> AsyncIterator[ParameterMetadata]:
+        """
+        Iterate over what Parameter Store says of the parameters under a path, without values and without KMS.
+
+        An account may make 3 of these requests a second by default, each for 50 parameters.
+
+        Args:
+            path: With or without a final slash.
+            recursive: All levels, or direct children only.
+
+        Yields:
+            Each parameter, page by page, in the order of the service.
+
+        Raises:
+            AiossmenvError: As `get()` does.
+        """
+        self._arrive()
+        self._stay_open()
+        try:
+            async with aclosing(
+                self._writer.describe(normal_path(path), self._deadline, recursive=recursive)
+            ) as described:
+                async for parameter in described:
+                    yield parameter
+        except AiossmenvError as error:
+            raise self._located(error) from error.__cause__
+
+    def _full_name(self, name: str) -> str:
+        try:
+            return full_name(name)
+        except InvalidPath as error:
+            raise self._located(error) from None
+
+    def _located(self, error: AiossmenvError) -> AiossmenvError:
+        """Return *error* with the region, and without its traceback."""
+        error.region = error.region or self.region
+        return retold(error)
+
+    def _forget(self, *names: str) -> None:
+        """Let the next single read of each of *names*, with any selector, ask Parameter Store."""
+        self._writes += 1
+        gone = {name.lstrip("/") for name in names}
+        for cached in [cached for cached in self._cache if base_name(cached).lstrip("/") in gone]:
+            self._cache.pop(cached, None)
 
     async def _read(
         self,
@@ -354,6 +576,7 @@ class ParameterStore:
     async def _get(self, name: str) -> Parameter:
         # All that ask in this turn of the loop find the same batch; its read begins in the next one.
         batch = self._batch = self._batch or _Batch()
+        writes = self._writes
         batch.names.append(name)
         try:
             results, errors = await self._batch_reads.do(batch, lambda: self._read_batch(batch))
@@ -369,7 +592,8 @@ class ParameterStore:
                 region=self.region,
                 remedy="Check the name and the region.",
             )
-        self._cache[name] = parameter
+        if writes == self._writes:
+            self._cache[name] = parameter
         return parameter
 
     async def _read_batch(self, batch: _Batch) -> tuple[Results, dict[str, AiossmenvError]]:

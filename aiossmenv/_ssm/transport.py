@@ -6,15 +6,17 @@ AWS is in `boto.py`, and the one in memory in `aiossmenv.testing`.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from aiossmenv._models import Parameter, ParameterType
+from aiossmenv._models import Parameter, ParameterHistory, ParameterMetadata, ParameterType, Tier
 from aiossmenv._naming import base_name, split_selector
 
-# What GetParameters takes in one call, and GetParametersByPath gives in one page, at most.
+# What GetParameters and DeleteParameters take in one call, and GetParametersByPath gives in one page, at most.
 BATCH = 10
+# What GetParameterHistory and DescribeParameters give in one page, at most.
+LONG_PAGE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,92 @@ class GetParameter:
     with_decryption: bool = True
 
 
-Request = GetParametersByPath | GetParameters | GetParameter
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutParameter:
+    """
+    Write a parameter.
+
+    Attributes:
+        name: Full name.
+        value: Plaintext; never in the repr.
+        type: `String`, `StringList` or `SecureString`.
+        overwrite: Whether a parameter that is there gets a new version. Parameter Store refuses this with *tags*.
+        key_id: The KMS key of a `SecureString`; `None` for the account's default key.
+        tier: `Standard`, `Advanced` or `Intelligent-Tiering`; `None` for that of the parameter, or of the account.
+        description: `None` to leave it.
+        tags: Pairs of key and value.
+        data_type: `text`, `aws:ec2:image` and the like; `None` for the service's default.
+    """
+
+    name: str
+    value: str = field(repr=False)
+    type: ParameterType = "SecureString"
+    overwrite: bool = False
+    key_id: str | None = None
+    tier: Tier | None = None
+    description: str | None = None
+    tags: tuple[tuple[str, str], ...] = ()
+    data_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteParameters:
+    """
+    Delete up to ten parameters, each with all its versions.
+
+    Attributes:
+        names: Full names.
+    """
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GetParameterHistory:
+    """
+    Ask for one page of the versions of a parameter, in plaintext.
+
+    Attributes:
+        name: A full name or an ARN.
+        next_token: What the page before gave; `None` for the first page.
+    """
+
+    name: str
+    next_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeParameters:
+    """
+    Ask for one page of what the store says of the parameters under a path, without values.
+
+    Attributes:
+        path: The path, without its final slash.
+        recursive: Whether all levels are wanted, or direct children only.
+        next_token: What the page before gave; `None` for the first page.
+    """
+
+    path: str
+    recursive: bool = True
+    next_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AddTagsToResource:
+    """
+    Give a parameter more tags, or other values of those it has.
+
+    Attributes:
+        resource_id: The full name of the parameter.
+        tags: Pairs of key and value.
+    """
+
+    resource_id: str
+    tags: tuple[tuple[str, str], ...]
+
+
+ReadRequest = GetParametersByPath | GetParameters | GetParameter
+Request = ReadRequest | PutParameter | DeleteParameters | GetParameterHistory | DescribeParameters | AddTagsToResource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +208,77 @@ class Page:
     invalid_parameters: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class PutParameterResult:
+    """
+    What a write gave.
+
+    Attributes:
+        version: The version that was written.
+        tier: `Standard` or `Advanced`; empty if the service did not say.
+    """
+
+    version: int
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteParametersResult:
+    """
+    What a deletion gave.
+
+    Attributes:
+        deleted_parameters: The names that were there.
+        invalid_parameters: The names that were not.
+    """
+
+    deleted_parameters: tuple[str, ...]
+    invalid_parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GetParameterHistoryResult:
+    """
+    One page of the versions of a parameter.
+
+    Attributes:
+        parameters: The versions.
+        next_token: What the request for the next page needs; `None` if there is none.
+    """
+
+    parameters: tuple[ParameterHistory, ...]
+    next_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeParametersResult:
+    """
+    One page of what the store says of parameters.
+
+    Attributes:
+        parameters: The parameters, without values.
+        next_token: What the request for the next page needs; `None` if there is none.
+    """
+
+    parameters: tuple[ParameterMetadata, ...]
+    next_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AddTagsToResourceResult:
+    """The tags were added."""
+
+
+Answer = (
+    Page
+    | PutParameterResult
+    | DeleteParametersResult
+    | GetParameterHistoryResult
+    | DescribeParametersResult
+    | AddTagsToResourceResult
+)
+
+
 class ServiceError(Exception):
     """
     The service answered a request with an error.
@@ -148,9 +306,11 @@ class Transport(Protocol):
     def region(self) -> str | None:
         """The region that it talks to; `None` while that is not known."""
 
-    async def send(self, request: Request) -> Page:
+    async def send(self, request: Request) -> Answer:
         """
         Send one request, once.
+
+        A read gives a `Page`, and any other request the result that is named after it.
 
         Raises:
             ServiceError: The service answered with an error.
@@ -161,7 +321,12 @@ class Transport(Protocol):
         """Close all connections; idempotent."""
 
 
-for _public in (GetParametersByPath, GetParameters, GetParameter, EncryptedParameter, Page, ServiceError, Transport):
+for _public in (
+    *(GetParametersByPath, GetParameters, GetParameter, EncryptedParameter, Page, ServiceError, Transport),
+    *(PutParameter, DeleteParameters, GetParameterHistory, DescribeParameters, AddTagsToResource),
+    *(PutParameterResult, DeleteParametersResult, GetParameterHistoryResult, DescribeParametersResult),
+    AddTagsToResourceResult,
+):
     _public.__module__ = "aiossmenv"
 del _public
 

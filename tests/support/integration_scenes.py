@@ -98,12 +98,12 @@ async def rotations(context: Context) -> None:  # noqa: PLR0915 - one life cycle
             with detector.expecting(RotationFailed):
                 await one.__aenter__()
             fails |= {"create", "dispose"}
-            store.put("/T/A", SECRET + "2")
+            store.set("/T/A", SECRET + "2")
             await clock.advance(120)
             detector.check_repr(one, one.state, one.generation, getattr(one, "status", None))
             assert "DEGRADED" == one.state
             fails.discard("create")
-            store.put("/T/A", SECRET + "3")
+            store.set("/T/A", SECRET + "3")
             await clock.advance(240)
             assert 2 == one.generation
             detector.check_all_objects()
@@ -134,16 +134,16 @@ async def pools(context: Context) -> None:
                     await cursor.execute("SELECT 1")
             detector.check_repr(pool, pool.state, pool.generation, getattr(pool, "status", None))
             await rotate(2)
-            store.put("/P/DB_PASSWORD", f"{CORE}2")
+            store.set("/P/DB_PASSWORD", f"{CORE}2")
             async with pool.acquire(), pool.acquire():
                 detector.check_all_objects()
             assert 2 == pool.generation
-        store.put("/P/DB_PASSWORD", f"{CORE}3")
+        store.set("/P/DB_PASSWORD", f"{CORE}3")
         await env.refresh()
         with detector.expecting(RotationFailed, whose="theirs"):
             async with RotatingPool(env, db="app"):
                 pass
-        store.put("/P/DB_URL", f"{server.address}{CORE}")
+        store.set("/P/DB_URL", f"{server.address}{CORE}")
         await env.refresh()
         with detector.expecting(RotationFailed, whose="theirs"):
             async with RotatingPool(env, db="app"):
@@ -160,7 +160,7 @@ async def engines(context: Context) -> None:
         detector.paused = True
         await server.set_user(user, f"{CORE}1")
         detector.paused = False
-        store.put("/P/DB_PASSWORD", f"{CORE}1")
+        store.set("/P/DB_PASSWORD", f"{CORE}1")
         async with load_env("/P", environ={}, store=store, ttl=60) as env:
             options: dict[str, Any] = {"echo": "debug", "echo_pool": "debug", "pool_pre_ping": True}
             async with RotatingEngine(env, f"{driver}:///app", retry_deadline=2, **options) as engine:
@@ -173,7 +173,7 @@ async def engines(context: Context) -> None:
                 detector.paused = True
                 await server.set_user(user, f"{CORE}2")
                 detector.paused = False
-                store.put("/P/DB_PASSWORD", f"{CORE}2")
+                store.set("/P/DB_PASSWORD", f"{CORE}2")
                 async with engine.connect(), engine.connect():
                     detector.check_all_objects()
                 assert 2 == engine.generation
@@ -285,7 +285,7 @@ async def settings(context: Context) -> None:
         live.on_change(broken)
         live.on_change(broken_too)
         for name, value in (wrong | hostile).items():
-            store.put(f"/Y/{name}", value)
+            store.set(f"/Y/{name}", value)
             await live.env.refresh()
             detector.check_repr(live, live.error)
             assert isinstance(live.error, AiossmenvError), name
@@ -296,9 +296,9 @@ async def settings(context: Context) -> None:
                 LiveSettings(Settings, live.env)
             with detector.expecting(Exception, whose="theirs"):
                 Own.model_validate({"env": live.env})
-            store.delete(f"/Y/{name}")
+            store.remove(f"/Y/{name}")
             if name in good:
-                store.put(f"/Y/{name}", good[name])
+                store.set(f"/Y/{name}", good[name])
             await live.env.refresh()
             await live.env.refresh()
             assert live.error is None
@@ -312,7 +312,7 @@ async def settings(context: Context) -> None:
     with detector.expecting(TypeError):
         await load_settings(Settings, "/Y", tll=60, environ={"OTHER": SECRET})  # type: ignore[call-arg] # wrong on purpose
     for name in ("Count", "COUNT"):
-        store.put(f"/Y/{name}", SECRET)
+        store.set(f"/Y/{name}", SECRET)
     with detector.expecting(KeyCollision):
         await load_settings(Settings, "/Y", keys=None, store=store, environ={"OTHER": SECRET}, to_key=str)
 

@@ -34,6 +34,7 @@ from aiossmenv import (
     InvalidVariable,
     KeyCollision,
     MissingParameters,
+    Page,
     ParameterNotFound,
     ParameterStore,
     ServiceError,
@@ -129,7 +130,7 @@ async def changes(context: Context) -> None:
         detector.check_repr(env.group("A", "B"))
         reader = env.changes()
         before = env.snapshot
-        store.put("/C/A", SECRET + "2")
+        store.set("/C/A", SECRET + "2")
         detector.check_repr(await env.refresh(), await env.refresh("A"), await env.ensure_fresh(0), reader)
         detector.check_repr(await anext(reader), *diff(before, env.snapshot), env.snapshot.taken_at)
         await asyncio.sleep(0)
@@ -200,7 +201,10 @@ async def transports(context: Context) -> None:
         detector.check_repr(await load_env("/T", environ={}), transport)
     for request in (GetParametersByPath("/T"), GetParameters(("/T/A",)), GetParameter("/T/A")):
         page = await transport.send(request)
-        (encrypted,) = (await transport.send(replace(request, with_decryption=False))).parameters
+        undecrypted = await transport.send(replace(request, with_decryption=False))
+        assert isinstance(page, Page)
+        assert isinstance(undecrypted, Page)
+        (encrypted,) = undecrypted.parameters
         assert isinstance(encrypted, EncryptedParameter)
         detector.check_repr(request, page, encrypted, [encrypted.matches(found, None) for found in page.parameters])  # type: ignore[arg-type] # decrypted
     with detector.expecting(ServiceError):
@@ -212,8 +216,8 @@ async def memory(context: Context) -> None:
     """Use every method and every fault of the in-memory store for tests."""
     detector, clock = context.detector, ManualClock()
     store = MemoryStore({"/M/A": SECRET, "/aws/reference/secretsmanager/S": SECRET}, clock=clock)
-    store.put("/M/A", SECRET)
-    store.put("/M/L", SECRET, "StringList")
+    store.set("/M/A", SECRET)
+    store.set("/M/L", SECRET, "StringList")
     store.label("/M/A", "blue", 1)
     with store.patch_default():
         env = await load_env("/M", keys=["A", "/aws/reference/secretsmanager/S"], environ={}, max_stale=10)
@@ -230,7 +234,7 @@ async def memory(context: Context) -> None:
     }
     for begin, kind in kinds.items():
         begin()
-        store.put("/M/A", SECRET)
+        store.set("/M/A", SECRET)
         refreshing = asyncio.create_task(env.refresh())
         await clock.advance(60)
         with detector.expecting(kind):
@@ -240,9 +244,9 @@ async def memory(context: Context) -> None:
         detector.check_repr(refreshing, env.status, env.status.last_error)
         store.heal()
     await env.aclose()
-    store.delete("/M/L")
+    store.remove("/M/L")
     wrongs: tuple[Callable[[], None], ...] = (
-        lambda: store.delete("/M/L"),
+        lambda: store.remove("/M/L"),
         lambda: store.deny("s3:*"),
         lambda: store.label("/M/A", "1"),
         lambda: store.label("/M/A", "red", 99),
@@ -377,9 +381,9 @@ async def rejections(context: Context) -> None:
     """Fail before and after the reads: paths, keys, an environment, names."""
     detector = context.detector
     store = MemoryStore({f"/R/K{number:03d}": SECRET for number in range(120)})
-    store.put("/R/ab", SECRET)
-    store.put("/R/a-b", SECRET)
-    store.put("/R/deep/a.b", SECRET)
+    store.set("/R/ab", SECRET)
+    store.set("/R/a-b", SECRET)
+    store.set("/R/deep/a.b", SECRET)
 
     class Picky(dict[str, str]):
         """An environment that rejects a variable, and then also the rollback."""
@@ -434,7 +438,7 @@ async def rejections(context: Context) -> None:
     store = MemoryStore({"/R/A": SECRET}, clock=clock)
     async with load_env("/R", ttl=60, override=False, environ=environ, store=store) as env:
         environ.angry = True
-        store.put("/R/A", SECRET + "2")
+        store.set("/R/A", SECRET + "2")
         await clock.advance(60)
         assert "unexpected OSError" == str(env.status.last_error)
         detector.check_exception(env.status.last_error)

@@ -16,10 +16,10 @@ from aiossmenv import (
     ServiceError,
     StoreUnavailable,
 )
-from aiossmenv._ssm.transport import BATCH
+from aiossmenv._ssm.transport import BATCH, Request
 from aiossmenv.testing import ManualClock
 
-Request = GetParametersByPath | GetParameters | GetParameter
+ReadRequest = GetParametersByPath | GetParameters | GetParameter
 
 # Faults that pass on their own.
 PASSING = ("throttled", "failed", "reset", "left out", "token rejected", "token repeated")
@@ -49,7 +49,7 @@ class Simulated:
     empty: float = 0.0
     page: int = 10
     history: dict[str, list[tuple[float, Parameter | None]]] = field(default_factory=dict)
-    sent: list[Request] = field(default_factory=list)
+    sent: list[ReadRequest] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
 
@@ -84,12 +84,13 @@ class Simulated:
         """Return the times of all writes."""
         return sorted({when for versions in self.history.values() for when, _ in versions})
 
-    def count(self, operation: type[Request]) -> int:
+    def count(self, operation: type[ReadRequest]) -> int:
         """Return how many requests of this operation were sent."""
         return sum(isinstance(request, operation) for request in self.sent)
 
     async def send(self, request: Request) -> Page:
-        """See `Transport`."""
+        """See `Transport`; writes are not simulated."""
+        assert isinstance(request, ReadRequest)
         self.sent.append(request)
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -102,7 +103,7 @@ class Simulated:
     async def aclose(self) -> None:
         """Do nothing: there is nothing to close."""
 
-    def _answer(self, request: Request) -> Page:
+    def _answer(self, request: ReadRequest) -> Page:
         kind = ""
         if self.left and self.faults and self.rng.random() < self.fault:
             kind = self.rng.choice(self.faults)
@@ -153,7 +154,7 @@ class Simulated:
         ]
         return next((replace(one, selector=f":{number}") for one in versions if str(one.version) == number), None)
 
-    def _given(self, parameter: Parameter, request: Request) -> Parameter | EncryptedParameter:
+    def _given(self, parameter: Parameter, request: ReadRequest) -> Parameter | EncryptedParameter:
         if parameter.type != "SecureString":
             return parameter
         if request.with_decryption:
@@ -170,7 +171,7 @@ class Simulated:
             selector=parameter.selector,
         )
 
-    def _check(self, request: Request) -> None:
+    def _check(self, request: ReadRequest) -> None:
         operation = type(request).__name__
         if isinstance(request, GetParametersByPath):
             resources: tuple[str, ...] = (request.path,)

@@ -370,12 +370,12 @@ async def tests() -> None:
     """Write a parameter, break the store, and advance the clock."""
     clock = ManualClock()
     store = MemoryStore({"/A/X": "x"}, clock=clock, max_concurrency=4, ttl=10)
-    store.put("/A/X", "y")
-    store.put("/A/Y", "a,b", "StringList")
-    store.put("/A/Y", "a", "Secret")  # type: ignore[arg-type]
+    store.set("/A/X", "y")
+    store.set("/A/Y", "a,b", "StringList")
+    store.set("/A/Y", "a", "Secret")  # type: ignore[arg-type]
     store.label("/A/X", "blue")
     store.label("/A/X", "blue", 1)
-    store.delete("/A/Y")
+    store.remove("/A/Y")
     store.throttle()
     store.fail(2)
     store.hang(times=1)

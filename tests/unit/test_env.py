@@ -58,7 +58,7 @@ async def test_cancelled_refresh(which: str) -> None:
             "some": lambda: env.refresh("K00003", "K00004"),
             "poll": lambda: env.refresh(*env),
         }
-        store.put("/R/K00003", "new")
+        store.set("/R/K00003", "new")
         turns = 0
         values = []
         while await cancelled_after(turns, refresh[which]()):
@@ -85,7 +85,7 @@ async def test_cancelled_waiter_does_not_let_two_refreshes_overlap(manual_clock:
         second = asyncio.create_task(env.refresh())
         await manual_clock.advance(1)
         second.cancel()
-        store.put("/R/PW", "new")
+        store.set("/R/PW", "new")
         third = asyncio.create_task(env.refresh())
         await manual_clock.advance(30)
 
@@ -118,7 +118,7 @@ async def test_large_loads_do_not_block_the_loop() -> None:
 
     # A refresh writes only the changes, and a few changes go in one slice.
     for number in range(400):
-        store.put(f"/R/K{number:05d}", "new")
+        store.set(f"/R/K{number:05d}", "new")
     seen: set[int] = set()
     sizes.clear()
     env.on_change(lambda _: seen.add(sum(value == "new" for value in environ.values())))
@@ -156,16 +156,16 @@ def test_any_history_converges_on_the_store(history: list[tuple[str, str]]) -> N
     async def run() -> None:
         store = filled(0)
         held = {"ALWAYS": "x"}
-        store.put("/R/ALWAYS", "x")
+        store.set("/R/ALWAYS", "x")
         environ: dict[str, str] = {}
         env = await load_env("/R", environ=environ, store=store)
         for number, (key, action) in enumerate(history):
             match action:
                 case "put":
-                    store.put(f"/R/{key}", str(number))
+                    store.set(f"/R/{key}", str(number))
                     held[key] = str(number)
                 case "drop" if held.pop(key, None):
-                    store.delete(f"/R/{key}")
+                    store.remove(f"/R/{key}")
                 case "poll":
                     await env.refresh(*env)
                 case "all":
@@ -220,8 +220,8 @@ async def test_keyed_refresh_without_read_permission() -> None:
     store.deny("ssm:GetParameters")
     env = await load_env("/P", "/Q", store=store, environ={})
     for value in ("2", "3"):
-        store.put("/P/A", value)
-        store.put("/Q/B", value)
+        store.set("/P/A", value)
+        store.set("/Q/B", value)
         store.calls.clear()
         assert ["A", "B"] == [change.key for change in await env.refresh("A", "B")]
         assert {"A": value, "B": value} == dict(env)
@@ -249,7 +249,7 @@ async def test_waiter_reads_after_a_failed_refresh() -> None:
     store = MemoryStore({"/P/A": "1"}, clock=clock)
     env = await load_env("/P", store=store, environ={})
     await env.refresh("A")
-    store.put("/P/A", "2")
+    store.set("/P/A", "2")
     waiter = asyncio.ensure_future(env.refresh("A", min_gap=10))
     await clock.advance(5)
     store.deny("ssm:*")
@@ -286,7 +286,7 @@ async def test_grouped_keys_are_read_together() -> None:
     env = await load_env("/P", store=store, environ={})
     env.group("USER", "PASSWORD")
     for name in ("/P/USER", "/P/PASSWORD", "/P/OTHER"):
-        store.put(name, "b")
+        store.set(name, "b")
     store.calls.clear()
 
     await env.refresh("PASSWORD")
@@ -311,7 +311,7 @@ async def test_failed_keyed_refreshes_do_not_delay_the_schedule() -> None:
             with pytest.raises(Throttled):
                 await forced
         store.heal()
-        store.put("/P/B", "2")
+        store.set("/P/B", "2")
         assert (0, None) == (env.status.failures, env.status.last_error)
 
         await clock.advance(60)
@@ -344,8 +344,8 @@ async def test_denial_of_one_env_does_not_block_another() -> None:
     one = await load_env("/A", store=store, environ={})
     two = await load_env("/B", keys=["Y", "Z"], store=store, environ={})
     for value in ("2", "3"):
-        store.put("/A/X", value)
-        store.put("/B/Y", value)
+        store.set("/A/X", value)
+        store.set("/B/Y", value)
         await one.refresh("X")
         await two.refresh()
         assert (value, value) == (one["X"], two["Y"])
@@ -391,7 +391,7 @@ async def test_partial_read_keeps_the_time_of_the_snapshot() -> None:
     env = await load_env("/P", store=store, environ={})
     taken = env.snapshot.taken_at
     for value in ("1", "2"):
-        store.put("/P/A", value)
+        store.set("/P/A", value)
         await clock.advance(60)
         await env.refresh("A")
         assert taken == env.snapshot.taken_at == env.status.last_success

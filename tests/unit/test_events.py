@@ -30,7 +30,7 @@ async def test_cancellation_inside_an_async_callback_does_not_end_it(caplog: pyt
 
     env.on_change(callback)
     for value in ("2", "3"):
-        store.put("/P/A", value)
+        store.set("/P/A", value)
         await env.refresh()
         await turns()
 
@@ -52,7 +52,7 @@ async def test_function_that_raises_cancelled_error_is_isolated(caplog: pytest.L
 
     env.on_change(callback)
     env.on_change(heard.append)
-    store.put("/P/A", "2")
+    store.set("/P/A", "2")
 
     assert 1 == len(await env.refresh())
     assert ["A"] == [change.key for change in heard]
@@ -77,7 +77,7 @@ def test_async_callbacks_of_several_loops() -> None:
 
     async def refresh(value: str) -> None:
         """Change the parameter, and refresh."""
-        store.put("/P/A", value)
+        store.set("/P/A", value)
         await env.refresh()
         await turns()
 
@@ -108,7 +108,7 @@ async def test_callback_removes_itself() -> None:
 
     end, end_async = env.on_change(once), env.on_change(once_async)
     for name in ("/P/A", "/P/B"):
-        store.put(name, "2")
+        store.set(name, "2")
     await env.refresh()
     await turns()
     end()
@@ -124,11 +124,11 @@ async def test_refresh_in_a_callback_is_a_new_one() -> None:
 
     async def callback(_: Change) -> None:
         """Change another parameter, and refresh it."""
-        store.put("/P/B", "new")
+        store.set("/P/B", "new")
         found.extend(change.key for change in await env.refresh("B"))
 
     env.on_change(callback, "A")
-    store.put("/P/A", "2")
+    store.set("/P/A", "2")
     await env.refresh("A", "B")
     await turns()
 
@@ -152,7 +152,7 @@ async def test_cancelled_close_continues() -> None:
             await tidied.wait()
 
     env.on_change(callback)
-    store.put("/P/A", "2")
+    store.set("/P/A", "2")
     await env.refresh()
     await turns()
     with pytest.raises(TimeoutError):
@@ -187,7 +187,7 @@ async def test_a_callback_closes_its_env(way: str) -> None:
         ended.set()
 
     env.on_change(callback)
-    store.put("/P/A", "2")
+    store.set("/P/A", "2")
     await env.refresh()
     async with asyncio.timeout(5):
         await ended.wait()
@@ -210,7 +210,7 @@ async def test_callbacks_that_close_when_cancelled() -> None:
 
     env.on_change(callback)
     env.on_change(callback)
-    store.put("/P/A", "2")
+    store.set("/P/A", "2")
     await env.refresh()
     await turns()
 

@@ -66,7 +66,7 @@ async def test_what_a_mapping_names(caplog: pytest.LogCaptureFixture) -> None:
     store = MemoryStore({"/P/db": '{"user": "app"}', "/P/more": "A=1\nB=2", "/P/raw": '{"x": 1}'})
 
     env = await load_env("/P", expand={"DB": "json", "more": "dotenv", "NOT": "json"}, environ=None, store=store)
-    store.put("/P/raw", "2")
+    store.set("/P/raw", "2")
     await env.refresh()
 
     assert {"USER": "app", "A": "1", "B": "2", "RAW": "2"} == dict(env)
@@ -93,7 +93,7 @@ async def test_one_inner_value_changes(form: Format) -> None:
     reader = env.changes()
     before = env.snapshot
 
-    store.put("/P/db", text(form, host="A", user="b", new="d"))
+    store.set("/P/db", text(form, host="A", user="b", new="d"))
     changes = await env.refresh()
 
     kinds = [("GONE", "removed"), ("HOST", "updated"), ("NEW", "added")]
@@ -125,7 +125,7 @@ async def test_refresh_of_keys_reads_their_parameters(form: Format) -> None:
     store = MemoryStore({"/P/one": text(form, **many), "/P/two": text(form, x="1"), "/P/three": text(form, y="1")})
     env = await load_env("/P", expand=form, environ=None, store=store)
     names_read(store)
-    store.put("/P/one", text(form, **many | {"k7": "2"}))
+    store.set("/P/one", text(form, **many | {"k7": "2"}))
 
     assert ["K7"] == [change.key for change in await env.refresh(*(name.upper() for name in many))]
     assert [("/P/one",)] == names_read(store)
@@ -142,7 +142,7 @@ async def test_groups_are_of_parameters() -> None:
     env = await load_env("/P", expand="json", environ=None, store=store)
     env.group("USER", "PASSWORD")
     for name, value in {"/P/one": '{"user": "b", "x": 1}', "/P/three": '{"z": 2}'}.items():
-        store.put(name, value)
+        store.set(name, value)
     store.calls.clear()
 
     await env.refresh()
@@ -177,7 +177,7 @@ async def test_what_did_not_change_is_not_expanded_again() -> None:
     store = MemoryStore({"/P/one": '{"user": "a"}', "/P/two": '{"x": 1}'})
     env = await load_env("/P", expand="json", environ={}, store=store)
     before = env.parameters["USER"]
-    store.put("/P/two", '{"x": 2}')
+    store.set("/P/two", '{"x": 2}')
 
     await env.refresh()
 
@@ -192,8 +192,8 @@ async def test_a_wrong_value_keeps_the_last_good_snapshot(form: Format, caplog: 
     store = MemoryStore({"/P/db": text(form, host="a"), "/P/other": text(form, x="1")}, clock=clock)
     environ: dict[str, str] = {}
     async with load_env("/P", ttl=60, expand={"DB": form, "OTHER": form}, environ=environ, store=store) as env:
-        store.put("/P/other", text(form, x="2"))
-        store.put("/P/db", "hunter2hunter2 hunter2hunter2")
+        store.set("/P/other", text(form, x="2"))
+        store.set("/P/db", "hunter2hunter2 hunter2hunter2")
         await clock.advance(60)
 
         assert isinstance(env.status.last_error, ExpansionFailed)
@@ -208,7 +208,7 @@ async def test_a_wrong_value_keeps_the_last_good_snapshot(form: Format, caplog: 
         assert "ExpansionFailed: the value cannot be expanded" in caplog.text
         assert "hunter2" not in caplog.text
 
-        store.put("/P/db", text(form, host="b"))
+        store.set("/P/db", text(form, host="b"))
         await clock.advance(600)
         assert {"HOST": "b", "X": "2"} == dict(env) == environ
 
@@ -229,7 +229,7 @@ async def test_between_paths_the_later_wins() -> None:
     env = await load_env("/P", "/Q", expand={"DB": "json", "OTHER": "json"}, environ=None, store=store)
     assert {"HOST": "q", "A": "1", "RAW": "1"} == dict(env)
 
-    store.put("/Q/HOST", "x")
+    store.set("/Q/HOST", "x")
     with pytest.raises(KeyCollision) as caught:
         await env.refresh()
     assert {"HOST": ("/Q/HOST", "host in /Q/other")} == caught.value.collisions
@@ -253,7 +253,7 @@ async def test_required_keys_are_those_that_come_out() -> None:
     assert ("DB",) == caught.value.keys
 
     env = await load_env("/P", expand="json", required=["HOST"], environ=None, store=store)
-    store.put("/P/db", '{"user": 1}')
+    store.set("/P/db", '{"user": 1}')
     with pytest.raises(MissingParameters):
         await env.refresh()
     assert {"HOST": "1"} == dict(env)
@@ -285,7 +285,7 @@ async def test_variables_that_were_there_stay() -> None:
 
     assert {"HOST": "mine", "USER": "a"} == environ
     assert (frozenset({"HOST"}), "theirs") == (env.shadowed, env["HOST"])
-    store.put("/P/db", '{"host": "theirs", "user": "b"}')
+    store.set("/P/db", '{"host": "theirs", "user": "b"}')
     await env.refresh()
     assert {"HOST": "mine", "USER": "b"} == environ
 
@@ -295,7 +295,7 @@ async def test_a_parameter_that_goes_takes_its_keys() -> None:
     store = MemoryStore({"/P/db": '{"host": 1, "user": 2}', "/P/x": '{"x": 1}'})
     environ: dict[str, str] = {}
     env = await load_env("/P", expand="json", environ=environ, store=store)
-    store.delete("/P/db")
+    store.remove("/P/db")
 
     await env.refresh()
     assert {"HOST", "USER", "X"} == env.keys()
@@ -316,7 +316,7 @@ async def test_large_values_are_expanded_in_a_thread() -> None:
     assert threading.get_ident() not in threads
     threads.clear()
 
-    store.put("/P/db", '{"a": 1}')
+    store.set("/P/db", '{"a": 1}')
     await env.refresh()
     assert {threading.get_ident()} == set(threads)
 
@@ -333,10 +333,10 @@ async def test_a_resource_follows_a_name_in_a_parameter() -> None:
         load_env("/P", ttl=60, expand="json", environ=None, store=store) as env,
         Rotating(env, ["USER", "PASSWORD"], create) as session,
     ):
-        store.put("/P/db", '{"user": "a", "password": "1", "x": 2}')
+        store.set("/P/db", '{"user": "a", "password": "1", "x": 2}')
         await clock.advance(60)
         assert ("2", 1) == (env["X"], session.generation)
-        store.put("/P/db", '{"user": "a", "password": "2", "x": 2}')
+        store.set("/P/db", '{"user": "a", "password": "2", "x": 2}')
         await clock.advance(60)
         async with session.use() as current:
             assert ("{'USER': 'a', 'PASSWORD': '2'}", 2) == (current, session.generation)
@@ -362,7 +362,7 @@ async def test_typed_settings_are_filled_by_inner_names() -> None:
 
     async with live_settings(Settings, keys=[SECRET], expand="json", store=store) as live:
         assert ("a", 1, True) == (live.current.db.host, live.current.db.port, live.current.debug)
-        store.put(SECRET, '{"db": {"host": "b", "port": 1}}')
+        store.set(SECRET, '{"db": {"host": "b", "port": 1}}')
         await live.env.refresh()
         assert ("b", 1, False) == (live.current.db.host, live.current.db.port, live.current.debug)
 

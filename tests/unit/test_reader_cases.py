@@ -22,7 +22,8 @@ from aiossmenv import (
 )
 from aiossmenv._ssm.merge import Results, StoreState
 from aiossmenv._ssm.permissions import PermissionCache
-from aiossmenv._ssm.reader import Reader, ReadStats
+from aiossmenv._ssm.reader import Reader
+from aiossmenv._ssm.sender import ReadStats
 from aiossmenv._ssm.transport import Query, Request
 from aiossmenv.testing import ManualClock
 from simulated import Simulated

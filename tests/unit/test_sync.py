@@ -206,10 +206,10 @@ def test_refreshes_on_later_loops() -> None:
     env = load_env_sync("/P", environ={}, store=store)
 
     for value in ("2", "3"):
-        store.put("/P/A", value)
+        store.set("/P/A", value)
         assert ["A"] == [change.key for change in asyncio.run(env.refresh())]
         assert value == env["A"]
-        store.put("/P/A", value + value)
+        store.set("/P/A", value + value)
         asyncio.run(env.ensure_fresh(0))
         assert value + value == env["A"]
     assert "33" == asyncio.run(_read(store))
@@ -232,7 +232,7 @@ def test_intervals_are_those_of_ensure_fresh() -> None:
         await clock.advance(30)
         await fresh
 
-    store.put("/P/B", "1")
+    store.set("/P/B", "1")
     asyncio.run(later(20))
     assert {"A", "B"} == env.keys()
     store.fail()

@@ -25,7 +25,7 @@ from aiossmenv import (
     load_env,
 )
 from aiossmenv._concurrency import LoopClock
-from aiossmenv._ssm.reader import ReadStats
+from aiossmenv._ssm.sender import ReadStats
 from aiossmenv._ssm.transport import EncryptedParameter, GetParameter, GetParameters, Page
 from aiossmenv.testing import Call, ManualClock, MemoryStore
 
@@ -126,7 +126,7 @@ print(hasattr(testing, "memory_store"), [name for name in sdk if name in sys.mod
 async def test_fixtures(memory_store: MemoryStore, manual_clock: ManualClock) -> None:
     """`memory_store` is an empty store that is installed as the default, and its clock is `manual_clock`."""
     assert "<MemoryStore 0 parameters>" == repr(memory_store)
-    memory_store.put(A, "first")
+    memory_store.set(A, "first")
     assert "first" == (await load_env("/M"))["A"]
     assert manual_clock is memory_store.clock
 
@@ -138,7 +138,7 @@ async def test_patch_default(memory: MemoryStore, clock: ManualClock) -> None:
         async with load_env("/M/", ttl=60) as env, ParameterStore(region="eu-west-1") as store:
             assert "first" == env["A"] == os.environ["A"] == (await store.get(A)).value
             assert memory is not store
-            memory.put(A, "second")
+            memory.set(A, "second")
             await clock.advance(60)
             assert "second" == env["A"] == (await store.get(A)).value
 
@@ -189,10 +189,10 @@ async def read_encrypted(memory: MemoryStore, name: str) -> EncryptedParameter:
 async def test_every_write_changes_the_digest(memory: MemoryStore) -> None:
     """Two writes never have the same digest, even of the same value at one moment and with the same version."""
     looks = [await read_encrypted(memory, A)]
-    memory.put(A, "first")
+    memory.set(A, "first")
     looks.append(await read_encrypted(memory, A))
-    memory.delete(A)
-    memory.put(A, "first")
+    memory.remove(A)
+    memory.set(A, "first")
     looks.append(await read_encrypted(memory, A))
 
     assert [1, 2, 1] == [look.version for look in looks]
@@ -207,16 +207,16 @@ async def test_counters(memory: MemoryStore, clock: ManualClock) -> None:
         await clock.advance(600)
         assert {Call("ssm:GetParameters", (A,), decrypt=False)} == set(memory.calls)
         assert 1 == memory.decrypted
-        memory.put(A, "second")
+        memory.set(A, "second")
         await clock.advance(60)
         assert 2 == memory.decrypted
 
 
 async def test_secrets_of_secrets_manager(memory: MemoryStore, clock: ManualClock) -> None:
     """A secret has a new id after each write and no version, and its name cannot be read without decryption."""
-    memory.put(REFERENCE, "a")
+    memory.set(REFERENCE, "a")
     first = await memory.get(REFERENCE)
-    memory.put(REFERENCE, "b")
+    memory.set(REFERENCE, "b")
     assert first is await memory.get(REFERENCE)
     await clock.advance(60)
     second = await memory.get(REFERENCE)
@@ -279,10 +279,10 @@ async def test_denied_resources(memory: MemoryStore, resource: str, *, denied: b
 
 MISUSE: dict[str, tuple[Callable[[MemoryStore], None], type[Exception], str]] = {
     "no such right": (lambda store: store.deny("ssm:GetParamters"), ValueError, "is none of ssm:GetParametersByPath"),
-    "no value": (lambda store: store.put(A, ""), ValueError, "/M/A: a value is not empty"),
-    "no slash": (lambda store: store.put("M/A", "x"), InvalidPath, "begins with a slash"),
+    "no value": (lambda store: store.set(A, ""), ValueError, "/M/A: a value is not empty"),
+    "no slash": (lambda store: store.set("M/A", "x"), InvalidPath, "begins with a slash"),
     "a label like a version": (lambda store: store.label(A, "2b"), ValueError, "does not begin with a digit"),
-    "nothing to delete": (lambda store: store.delete("/M/B"), ParameterNotFound, "parameter /M/B"),
+    "nothing to delete": (lambda store: store.remove("/M/B"), ParameterNotFound, "parameter /M/B"),
     "nothing to label": (lambda store: store.label(A, "blue", 2), ParameterNotFound, "parameter /M/A:2"),
 }
 
@@ -299,7 +299,7 @@ def test_unknown_type(memory: MemoryStore) -> None:
     """A parameter type that Parameter Store does not have is rejected."""
     kind: ParameterType = "Secret"  # type: ignore[assignment] # wrong on purpose
     with pytest.raises(ValueError, match="of type String, StringList, SecureString"):
-        memory.put(A, "x", kind)
+        memory.set(A, "x", kind)
 
 
 def test_repr(memory: MemoryStore) -> None:
@@ -310,7 +310,7 @@ def test_repr(memory: MemoryStore) -> None:
 @pytest.mark.parametrize("right", ["ssm:*", "kms:Decrypt"])
 async def test_errors_show_no_value(memory: MemoryStore, right: str) -> None:
     """An error of the store shows no value, even rendered with local variables and its whole chain."""
-    memory.put(A, "marker-of-a-secret")
+    memory.set(A, "marker-of-a-secret")
     memory.deny(right)
     with pytest.raises(aiossmenv.AiossmenvError) as caught:
         await load_env("/M", store=memory)

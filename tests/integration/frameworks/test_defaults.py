@@ -51,10 +51,10 @@ async def test_refresh_without_a_required_key_changes_nothing() -> None:
     environ: dict[str, str] = {}
 
     async with load_env(PATH, ttl=TTL, required=["DB_USER"], environ=environ, store=store) as env:
-        store.delete(f"{PATH}/DB_USER")
+        store.remove(f"{PATH}/DB_USER")
         await clock.advance(LATEST)
         assert (1, None) == (env.status.refreshes, env.status.last_error)
-        store.put(f"{PATH}/DB_URL", "new.test")
+        store.set(f"{PATH}/DB_URL", "new.test")
         await clock.advance(10 * TTL)
 
         assert isinstance(env.status.last_error, MissingParameters)

@@ -45,7 +45,7 @@ async def test_fresh_values_cost_nothing(memory: MemoryStore, freezing: Freezing
     returned.
     """
     env = await load_env("/R", environ=None, store=memory)
-    memory.put("/R/A", "2")
+    memory.set("/R/A", "2")
     memory.calls.clear()
 
     await freezing.advance(59.9)
@@ -68,7 +68,7 @@ async def test_fresh_values_cost_nothing(memory: MemoryStore, freezing: Freezing
 async def test_frozen_process_is_not_fresh(memory: MemoryStore, freezing: FreezingClock) -> None:
     """The time of a freeze counts towards the age: the values are refreshed, and too old beyond `max_stale`."""
     env = await load_env("/R", environ=None, max_stale=600, store=memory)
-    memory.put("/R/A", "2")
+    memory.set("/R/A", "2")
     await freezing.advance(10)
     freezing.freeze(3600)
 
@@ -107,7 +107,7 @@ async def test_kinds_fall_due_while_frozen(memory: MemoryStore, freezing: Freezi
     Listings and full decryptions are due after `relist` and `revalidate` seconds, even if most of them were frozen.
     """
     env = await load_env("/R", environ=None, list_interval=3600, revalidate_interval=7200, store=memory)
-    memory.put("/R/B", "new")
+    memory.set("/R/B", "new")
     kinds = []
     for _ in range(12):
         memory.calls.clear()
@@ -170,7 +170,7 @@ def test_one_loop_per_call(memory: MemoryStore, freezing: FreezingClock) -> None
 
     env = asyncio.run(load())
     for value in ("2", "3"):
-        memory.put("/R/A", value)
+        memory.set("/R/A", value)
         freezing.freeze(900)
         assert value == asyncio.run(handle())
 

@@ -188,15 +188,15 @@ async def test_two_spellings_of_one_field() -> None:
     assert_hidden(caught.value)
 
     del os.environ["DB_URL"]
-    held.put("/app/db_url", "exact")
+    held.set("/app/db_url", "exact")
     assert "exact" == (await load_settings(Url, "/app", keys=None, to_key=str, store=held.store)).db_url
 
 
 async def test_later_paths_win_and_the_root_works() -> None:
     """Of two paths the later one wins for each field; a path may be the root."""
     held = database()
-    held.put("/common/db/host", "common")
-    held.put("/common/debug", "true")
+    held.set("/common/db/host", "common")
+    held.set("/common/debug", "true")
 
     settings = await load_settings(Settings, "/common", "/app", store=held.store)
     assert ("h", True) == (settings.db.host, settings.debug)
@@ -206,7 +206,7 @@ async def test_later_paths_win_and_the_root_works() -> None:
 
     assert "h" == (await load_settings(Root, "/", store=held.store)).app.db.host
     for name in ("db/host", "db/password"):
-        held.delete(f"/app/{name}")
+        held.remove(f"/app/{name}")
     for settings_class, paths, keys in (
         (Root, ["/"], ("/app/db/host", "/app/db/password")),
         (Settings, ["/common", "/app"], ("/app/db/password",)),
@@ -225,7 +225,7 @@ async def test_alias_of_two_levels_and_of_another_store() -> None:
         api_key: SecretStr = Field(validation_alias=reference)
 
     held = database()
-    held.put(reference, MARK)
+    held.set(reference, MARK)
     settings = await load_settings(Flat, "/app", store=held.store)
 
     assert ("h", MARK) == (settings.host, settings.api_key.get_secret_value())
@@ -281,8 +281,8 @@ async def test_string_lists(annotation: Any, expected: object) -> None:
     """
     within = type("Within", (BaseModel,), {"__annotations__": {"y": annotation}})
     held = Held()
-    held.put("/app/x", "a, b c,", "StringList")
-    held.put("/app/within/y", "a, b c,", "StringList")
+    held.set("/app/x", "a, b c,", "StringList")
+    held.set("/app/within/y", "a, b c,", "StringList")
 
     settings = await load_settings(settings_of(x=annotation, within=within), "/app", store=held.store)
 
@@ -305,7 +305,7 @@ async def test_level_and_json_together() -> None:
     """A model may be one JSON parameter, and parameters below its name override it."""
     held = Held(db=f'{{"host": "json", "password": "{MARK}"}}')
     assert "json" == (await load_settings(Settings, "/app", store=held.store)).db.host
-    held.put("/app/db/host", "level")
+    held.set("/app/db/host", "level")
     settings = await load_settings(Settings, "/app", store=held.store)
     assert ("level", MARK) == (settings.db.host, settings.db.password.get_secret_value())
 
@@ -398,7 +398,7 @@ async def test_position_of_the_source() -> None:
 
     First.env = await load_env("/app", environ=None, store=held.store)
     assert ("store", "argument") == (First().mode, First(mode="argument").mode)
-    held.put("/other/mode", "other")
+    held.set("/other/mode", "other")
     assert "store" == (await load_settings(First, "/other", store=held.store)).mode
 
 

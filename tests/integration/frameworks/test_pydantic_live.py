@@ -39,8 +39,8 @@ async def test_last_valid_settings_stay(caplog: pytest.LogCaptureFixture) -> Non
     async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
         live.on_change(lambda old, new: received.append((old.db.host, new.db.host)))
         first = live.current
-        held.put("/app/db/port", MARK)
-        held.put("/app/db/host", "new")
+        held.set("/app/db/port", MARK)
+        held.set("/app/db/host", "new")
         with caplog.at_level(logging.DEBUG):
             await live.env.refresh()
 
@@ -52,7 +52,7 @@ async def test_last_valid_settings_stay(caplog: pytest.LogCaptureFixture) -> Non
         assert [f"the last valid Settings stay: InvalidSettings: {live.error}"] == errors_logged
         assert "<LiveSettings of Settings, newer ones are not valid>" == repr(live)
 
-        held.put("/app/db/port", "1")
+        held.set("/app/db/port", "1")
         await live.env.refresh()
         assert not problems(live)
         assert [("h", "new")] == received
@@ -61,7 +61,7 @@ async def test_last_valid_settings_stay(caplog: pytest.LogCaptureFixture) -> Non
         assert "<LiveSettings of Settings, valid>" == repr(live)
 
         # The second miss in a row removes a parameter, and then it is missing.
-        held.delete("/app/db/host")
+        held.remove("/app/db/host")
         for _ in range(2):
             await live.env.refresh()
         assert ["required, and not there: /app/db/host"] == problems(live)
@@ -97,7 +97,7 @@ async def test_one_validation_per_refresh() -> None:
     async with live_settings(Counted, "/app", ttl=60, store=held.store) as live:
         live.on_change(lambda _, new: received.append(new.db.host))
         for name, value in (("db/host", "new"), ("db/port", "1"), ("debug", "true")):
-            held.put(f"/app/{name}", value)
+            held.set(f"/app/{name}", value)
         assert 3 == len(await live.env.refresh())
     assert [1, 1] == built
     assert ["new"] == received
@@ -110,7 +110,7 @@ async def test_same_values_cause_no_change() -> None:
     async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
         first = live.current
         live.on_change(lambda _, new: received.append(new.db.host))
-        held.put("/app/db/host", "h")
+        held.set("/app/db/host", "h")
         assert 1 == len(await live.env.refresh())
         assert first is live.current
     assert [] == received
@@ -139,7 +139,7 @@ async def test_callbacks(caplog: pytest.LogCaptureFixture) -> None:
             live.on_change(callback)
         live.on_change(lambda old, new: received.append(f"{old.db.host} {new.db.host}"))
         for host in ("i", "j"):
-            held.put("/app/db/host", host)
+            held.set("/app/db/host", host)
             await live.env.refresh()
         await settle()
     assert ["quits h", "h i", "i j"] == received
@@ -161,13 +161,13 @@ async def test_slow_callback() -> None:
     async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
         live.on_change(slow)
         for host in ("i", "j", "k"):
-            held.put("/app/db/host", host)
+            held.set("/app/db/host", host)
             await live.env.refresh()
             await settle()
         assert [("h", "i")] == received
         go.set()
         await settle()
-        held.put("/app/db/port", "x")
+        held.set("/app/db/port", "x")
         await live.env.refresh()
         await settle()
     assert [("h", "i"), ("i", "k")] == received
@@ -178,7 +178,7 @@ async def test_existing_env() -> None:
     held = database()
     async with load_env("/app", ttl=60, environ=None, store=held.store) as env:
         live = LiveSettings(Settings, env)
-        held.put("/app/db/host", "new")
+        held.set("/app/db/host", "new")
         await env.refresh()
         assert "new" == live.current.db.host
         assert env is live.env
@@ -222,12 +222,12 @@ async def test_options_of_load_env() -> None:
 async def test_nothing_shows_a_secret(caplog: pytest.LogCaptureFixture) -> None:
     """No repr of ours, no log line at any level and no variable of a frame shows a value."""
     held = database(port=MARK, token=f"{MARK} broken")
-    held.put("/app/db", json.dumps({"host": MARK, "password": MARK}))
+    held.set("/app/db", json.dumps({"host": MARK, "password": MARK}))
     with caplog.at_level(logging.DEBUG):
         source = ParameterSource(Strict, await load_env("/app", environ=None, store=held.store))
         assert MARK in repr(source())
         async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
-            held.put("/app/debug", MARK)
+            held.set("/app/debug", MARK)
             await live.env.refresh()
             shown = f"{source!r} {live!r} {live.error!r} {live.error} {live.env!r} {live.current.db.password!r}"
         error = await load_error(Strict, held)
@@ -265,10 +265,10 @@ async def test_model_from_one_secret() -> None:
     assert ("u", MARK) == (settings.db.username, settings.db.password.get_secret_value())
     assert [(SECRET_ID,)] == [call.names for call in store.calls]
 
-    store.put(SECRET_ID, '{"username": "u"}')
+    store.set(SECRET_ID, '{"username": "u"}')
     with pytest.raises(InvalidSettings, match=f"missing .parameter {SECRET_ID}"):
         await load_settings(Secrets, "/app", store=store)
-    store.delete(SECRET_ID)
+    store.remove(SECRET_ID)
     with pytest.raises(MissingParameters, match=SECRET_ID):
         await load_settings(Secrets, store=store)
 
@@ -281,7 +281,7 @@ async def test_label_in_an_alias() -> None:
 
     held = Held(password="live")
     held.label("/app/password", "live")
-    held.put("/app/password", "next")
+    held.set("/app/password", "next")
 
     assert "live" == (await load_settings(Labelled, "/app", store=held.store)).password
 
@@ -325,7 +325,7 @@ async def test_callable_objects_run_one_at_a_time() -> None:
     async with live_settings(Settings, "/app", ttl=60, store=held.store) as live:
         live.on_change(Slow())
         for host in ("i", "j", "k"):
-            held.put("/app/db/host", host)
+            held.set("/app/db/host", host)
             await live.env.refresh()
             await settle()
         assert ["i"] == calls

@@ -22,7 +22,7 @@ from aiossmenv import (
     load_env,
 )
 from aiossmenv._models import ParameterType
-from aiossmenv._ssm.reader import ReadStats
+from aiossmenv._ssm.sender import ReadStats
 from aiossmenv._ssm.transport import (
     EncryptedParameter,
     FetchedParameter,
@@ -30,7 +30,7 @@ from aiossmenv._ssm.transport import (
     GetParameters,
     GetParametersByPath,
     Page,
-    Request,
+    ReadRequest,
 )
 from aiossmenv.testing import ManualClock, MemoryStore
 from embedded import REGION, Store
@@ -50,7 +50,7 @@ class InMemory(MemoryStore):
 
     def secret(self, value: str) -> None:
         """Write the secret of Secrets Manager that REFERENCE names."""
-        self.put(REFERENCE, value)
+        self.set(REFERENCE, value)
 
     def request_count(self) -> int:
         """The number of requests that arrived."""
@@ -72,11 +72,11 @@ class Wire:
             aws_secret_access_key="embedded",
         )
 
-    def put(self, name: str, value: str, type: ParameterType = "SecureString") -> None:  # noqa: A002 - the name that MemoryStore uses
+    def set(self, name: str, value: str, type: ParameterType = "SecureString") -> None:  # noqa: A002 - the name that MemoryStore uses
         """See `InMemory`."""
         self.ssm.put(name, value, type)
 
-    def delete(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """See `InMemory`."""
         self.ssm.delete(name)
 
@@ -161,7 +161,7 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return given
 
 
-async def ask(backend: Backend, request: Request) -> Page:
+async def ask(backend: Backend, request: ReadRequest) -> Page:
     """Send one request through the transport that every read uses."""
     answer = await backend.store._reader.send_once(request, ReadStats())
     if isinstance(answer, AiossmenvError):
@@ -196,7 +196,7 @@ async def test_pages(backend: Backend, count: int) -> None:
     """The pages of a path contain each parameter once, however many there are."""
     written = {f"/C/K{number:02d}": f"value {number}" for number in range(count)}
     for name, value in written.items():
-        backend.put(name, value)
+        backend.set(name, value)
 
     items = await walk(backend, "/C")
 
@@ -209,7 +209,7 @@ async def test_path_contains_children_only(backend: Backend) -> None:
     A path contains its children, or all descendants with `recursive`; not itself, and no name with the same beginning.
     """
     for name in ("/C", "/C/A", "/C/DEEP/B", "/CX/A", "/c/A"):
-        backend.put(name, "value")
+        backend.set(name, "value")
 
     assert ["/C/A", "/C/DEEP/B"] == names(await walk(backend, "/C"))
     assert ["/C/A"] == names(await walk(backend, "/C", recursive=False))
@@ -221,8 +221,8 @@ async def test_path_contains_children_only(backend: Backend) -> None:
 
 async def test_by_name(backend: Backend) -> None:
     """Names that exist are returned, unknown ones are listed as invalid, and an unknown single name is an error."""
-    backend.put("/C/A", "a")
-    backend.put("/C/B", "b")
+    backend.set("/C/A", "a")
+    backend.set("/C/B", "b")
 
     page = await ask(backend, GetParameters(("/C/B", "/C/NOT", "/C/A", "/C/NEITHER")))
 
@@ -237,7 +237,7 @@ async def test_by_name(backend: Backend) -> None:
 
 async def test_names_given_twice(backend: Backend) -> None:
     """A name that is requested twice gives one parameter."""
-    backend.put("/C/A", "a")
+    backend.set("/C/A", "a")
 
     assert {"/C/A": "a"} == {n: p.value for n, p in (await backend.store.get_many(["/C/A", "/C/A"])).items()}
 
@@ -250,7 +250,7 @@ async def test_parameter_types(backend: Backend) -> None:
         "/C/SECRET": ("SecureString", "pässwörd 🔑"),
     }
     for name, (kind, value) in written.items():
-        backend.put(name, value, kind)
+        backend.set(name, value, kind)
 
     for page in (await walk(backend, "/C"), list((await ask(backend, GetParameters(tuple(written)))).parameters)):
         assert written == {item.name: (item.type, item.value) for item in page if isinstance(item, Parameter)}
@@ -265,10 +265,10 @@ async def test_parameter_types(backend: Backend) -> None:
 
 async def test_encrypted_parameters_match(backend: Backend) -> None:
     """An encrypted parameter matches its decrypted version, until the value changes."""
-    backend.put("/C/A", "first")
+    backend.set("/C/A", "first")
     (encrypted,) = (await ask(backend, GetParameter("/C/A", with_decryption=False))).parameters
     (decrypted,) = (await ask(backend, GetParameter("/C/A"))).parameters
-    backend.put("/C/A", "second")
+    backend.set("/C/A", "second")
     (later,) = (await ask(backend, GetParameter("/C/A", with_decryption=False))).parameters
     (anew,) = (await ask(backend, GetParameter("/C/A"))).parameters
 
@@ -286,12 +286,12 @@ async def test_versions(backend: Backend) -> None:
     """Each write is a new version, also of the same value; a recreated parameter starts at version 1."""
     seen = []
     for value in ("a", "b", "b"):
-        backend.put("/C/A", value)
+        backend.set("/C/A", value)
         seen.append((await ask(backend, GetParameter("/C/A"))).parameters[0])
-    backend.delete("/C/A")
+    backend.remove("/C/A")
     assert ("/C/A",) == (await ask(backend, GetParameters(("/C/A",)))).invalid_parameters
     assert [] == await walk(backend, "/C")
-    backend.put("/C/A", "b")
+    backend.set("/C/A", "b")
     seen.append((await ask(backend, GetParameter("/C/A"))).parameters[0])
 
     assert [1, 2, 3, 1] == [item.version for item in seen]
@@ -303,7 +303,7 @@ async def test_versions(backend: Backend) -> None:
 async def test_selectors(backend: Backend) -> None:
     """A number selects a version, a label the version that has it now, and an ARN works like its name."""
     for value in ("1", "2", "3"):
-        backend.put("/C/A", value)
+        backend.set("/C/A", value)
     backend.label("/C/A", "blue", 1)
     backend.label("/C/A", "green")
     arn = (await ask(backend, GetParameter("/C/A"))).parameters[0].arn
@@ -327,7 +327,7 @@ async def test_selectors(backend: Backend) -> None:
 async def test_references(backend: Backend) -> None:
     """A secret of Secrets Manager is read by its reference, only with decryption, and is in no listing."""
     backend.secret("first")
-    backend.put("/C/A", "a")
+    backend.set("/C/A", "a")
     (first,) = (await ask(backend, GetParameter(REFERENCE))).parameters
     backend.secret("second")
     (second,) = (await ask(backend, GetParameter(REFERENCE))).parameters
@@ -348,23 +348,23 @@ async def test_references(backend: Backend) -> None:
 
 async def test_life_of_an_environment(backend: Backend) -> None:
     """An `Env` loads, follows a write, a deletion and a recreated parameter, and sets variables."""
-    backend.put("/C/A", "first")
-    backend.put("/C/B", "stays", "String")
+    backend.set("/C/A", "first")
+    backend.set("/C/B", "stays", "String")
     env = await load_env("/C/", store=backend.store)
     assert {"A": "first", "B": "stays"} == dict(env)
 
-    backend.put("/C/A", "second")
+    backend.set("/C/A", "second")
     assert [("A", "updated")] == [(change.key, change.kind) for change in await env.refresh()]
     assert ("second", "second") == (env["A"], os.environ["A"])
 
-    backend.delete("/C/A")
+    backend.remove("/C/A")
     await env.refresh()
     assert "second" == env["A"]
     await env.refresh()
     assert {"B": "stays"} == dict(env)
     assert "A" not in os.environ
 
-    backend.put("/C/A", "third")
+    backend.set("/C/A", "third")
     assert [("A", "added")] == [(change.key, change.kind) for change in await env.refresh()]
     assert (1, "third") == (env.parameters["A"].version, os.environ["A"])
     assert () == await env.refresh()
@@ -372,8 +372,8 @@ async def test_life_of_an_environment(backend: Backend) -> None:
 
 async def test_environment_of_named_keys(backend: Backend) -> None:
     """Keys that are known in advance need one request."""
-    backend.put("/C/A", "a")
-    backend.put("/C/B", "b")
+    backend.set("/C/A", "a")
+    backend.set("/C/B", "b")
 
     assert {"A": "a", "B": "b"} == dict(await load_env("/C", keys=["A", "B"], store=backend.store))
     assert 1 == backend.request_count()
@@ -419,8 +419,8 @@ async def test_failures_are_equal(memory: InMemory, wire: Wire, clock: ManualClo
     errors = []
     backends: tuple[Backend, ...] = memory, wire
     for backend in backends:
-        backend.put("/C/A", "a")
-        backend.put("/C/B", "b")
+        backend.set("/C/A", "a")
+        backend.set("/C/B", "b")
         backend.secret("s")
         breaks(backend)
         with pytest.raises(kind) as caught:
@@ -440,7 +440,7 @@ async def test_hanging_requests_are_equal(memory: InMemory, wire: Wire, clock: M
     errors = []
     backends: tuple[Backend, ...] = memory, wire
     for backend in backends:
-        backend.put("/C/A", "a")
+        backend.set("/C/A", "a")
         backend.hang()
         loading = asyncio.ensure_future(load_env("/C", deadline=5, store=backend.store))
         await eventually(backend.request_count)
@@ -456,7 +456,7 @@ async def test_hanging_requests_are_equal(memory: InMemory, wire: Wire, clock: M
 @pytest.mark.parametrize("breaks", ["throttle", "fail"])
 async def test_temporary_faults(backend: Backend, clock: ManualClock, breaks: str) -> None:
     """A fault of a few requests only costs time."""
-    backend.put("/C/A", "a")
+    backend.set("/C/A", "a")
     getattr(backend, breaks)(2)
 
     assert {"A": "a"} == dict(await passing(clock, load_env("/C", store=backend.store)))
@@ -465,8 +465,8 @@ async def test_temporary_faults(backend: Backend, clock: ManualClock, breaks: st
 
 async def test_fallback_after_a_denial(backend: Backend) -> None:
     """If batches are denied, names are read singly, as a role with only that permission requires."""
-    backend.put("/C/A", "a")
-    backend.put("/C/B", "b")
+    backend.set("/C/A", "a")
+    backend.set("/C/B", "b")
     backend.deny(NAMED)
 
     assert {"A": "a", "B": "b"} == dict(await load_env("/C", keys=["A", "B"], store=backend.store))
@@ -475,9 +475,9 @@ async def test_fallback_after_a_denial(backend: Backend) -> None:
 
 async def test_last_good_values_stay(backend: Backend) -> None:
     """A failed refresh changes nothing, and the next successful one returns the changes."""
-    backend.put("/C/A", "first")
+    backend.set("/C/A", "first")
     env = await load_env("/C", store=backend.store)
-    backend.put("/C/A", "second")
+    backend.set("/C/A", "second")
     backend.deny("kms:Decrypt")
     with pytest.raises(DecryptionFailed):
         await env.refresh()

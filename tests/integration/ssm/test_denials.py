@@ -52,7 +52,7 @@ async def test_temporary_denial_ends_with_the_next_listing(
         assert LIST in actions(store)
 
         store.heal()
-        store.put("/R/K0000", "2")
+        store.set("/R/K0000", "2")
         await clock.advance(list_interval + 120)
         assert "2" == env["K0000"]
         actions(store)
@@ -69,14 +69,14 @@ async def test_temporary_denial_of_single_reads_ends(clock: ManualClock) -> None
         store.deny(BATCH)
         store.deny(SINGLE)
         await clock.advance(60)
-        store.put("/R/K0001", "2")
+        store.set("/R/K0001", "2")
         await clock.advance(60)
         store.heal()
         store.deny(BATCH)
         await clock.advance(420)
         actions(store)
 
-        store.put("/R/K0001", "3")
+        store.set("/R/K0001", "3")
         await clock.advance(60)
         assert 1 == actions(store)[SINGLE]
 

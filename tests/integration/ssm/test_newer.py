@@ -125,7 +125,7 @@ async def test_polls_do_not_delay_waiting_callers(
     store = MemoryStore({"/R/A": "1"}, clock=clock)
     async with load_env("/R", ttl=ttl, list_interval=list_interval, environ=None, store=store) as env:
         await clock.advance(17)
-        store.put("/R/A", "2")
+        store.set("/R/A", "2")
         waiting = asyncio.create_task(env.refresh(*keys, min_gap=gap))
         await clock.advance(gap)
         assert waiting.done()
@@ -161,13 +161,13 @@ async def test_key_removed_meanwhile(clock: ManualClock, gap: float) -> None:
     """A key that disappears while its refresh waits causes a listing, like a key that does not exist."""
     store = MemoryStore({"/R/A": "1", "/R/B": "1"}, clock=clock)
     env = await load_env("/R", environ=None, store=store)
-    store.delete("/R/A")
+    store.remove("/R/A")
     await env.refresh()
     store.hang(1)
     other = asyncio.create_task(env.refresh())
     await clock.advance(1)
     waiting = asyncio.create_task(env.refresh("A", min_gap=gap))
-    store.put("/R/C", "found by a listing")
+    store.set("/R/C", "found by a listing")
     await clock.advance(60)
 
     await other

@@ -22,7 +22,7 @@ OUTAGES: dict[str, tuple[Callable[[MemoryStore], None], type[Exception]]] = {
     "hanging": (MemoryStore.hang, StoreUnavailable),
     "throttled": (MemoryStore.throttle, Throttled),
     "denied": (lambda store: store.deny("ssm:*"), AccessDenied),
-    "emptied": (lambda store: store.delete("/R/A"), Exception),
+    "emptied": (lambda store: store.remove("/R/A"), Exception),
 }
 
 
@@ -84,7 +84,7 @@ async def test_outage(outage: str, ttl: float | None, caplog: pytest.LogCaptureF
             assert ["refresh of /R failed, 1 in a row"] == [text.partition(";")[0] for text in warned]
 
         store.heal()
-        store.put("/R/A", "2")
+        store.set("/R/A", "2")
         await clock.advance(4000)
         await stepping(clock, env.ensure_fresh(60))
         assert ("2", 0, None) == (env["A"], env.status.failures, env.status.last_error)
@@ -169,7 +169,7 @@ async def test_callers_share_the_outage(clock: ManualClock) -> None:
     env = await load_env("/R", environ=None, store=store)
     await clock.advance(60)
     store.hang(1)
-    store.put("/R/A", "2")
+    store.set("/R/A", "2")
     callers = [asyncio.create_task(env.ensure_fresh(60, 20)) for _ in range(50)]
     await clock.advance(1)
     store.calls.clear()
@@ -226,7 +226,7 @@ async def test_long_freeze_ends_the_backing_off() -> None:
         await stepping(clock, env.ensure_fresh(60))
     assert env.status.next_refresh
     store.heal()
-    store.put("/R/A", "2")
+    store.set("/R/A", "2")
     clock.wrong += timedelta(hours=1)
 
     assert ["A"] == [change.key for change in await env.ensure_fresh(60)]
