@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from aiossmenv.cli._diff import diff
 from aiossmenv.cli._export import export
+from aiossmenv.cli._import import import_
 from aiossmenv.cli._list import list_
 
 app = typer.Typer(
@@ -35,5 +37,7 @@ def _options(
     """Parameter Store for people, and for programs in other languages."""
 
 
+app.command("diff")(diff)
 app.command("export")(export)
+app.command("import")(import_)
 app.command("list")(list_)

@@ -6,15 +6,31 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from aiossmenv.cli._formats import Format, ReadFormat, format_of, parse
 from aiossmenv.cli._run import fail
 
+FileFormat = Annotated[
+    ReadFormat | None,
+    typer.Option("--format", "-f", help="What a file is read as. Default: by its name.", show_default=False),
+]
 
-def read(file: str) -> bytes:
-    """Return what is in *file*, or in standard input if that is `-`."""
-    if file == "-":
-        return sys.stdin.buffer.read()
-    return Path(file).read_bytes()
+
+def read_values(file: str, form: ReadFormat | None) -> dict[str, str]:
+    """Return the names and values in *file*, or in standard input if that is `-`; its name says what its format is."""
+    if form is None:
+        named = format_of(file)
+        if named is None:
+            raise typer.BadParameter(f"the name of {file} does not say its format", param_hint="--format")
+        if named is Format.tfvars:
+            reason = "tfvars are expressions of a language, and are not read"
+            fail(f"{file}: {reason}", "Write it as .tfvars.json, which Terraform reads, too.")
+        form = ReadFormat(named)
+    data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    return parse(data, form, "standard input" if file == "-" else file)
 
 
 def check_target(file: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import PurePath
 from typing import Any
 
 from aiossmenv._expand import DEPTH, Fault, Number, flat, read_pairs
+from aiossmenv._naming import upper_snake
 from aiossmenv.cli._run import fail
 
 
@@ -179,16 +180,22 @@ _LINES: Mapping[Format, Callable[[str, str], str]] = {
 
 
 def parse(data: bytes, form: ReadFormat, source: str) -> dict[str, str]:
-    """Return the names and values in *data*, or raise a `CommandError` that says where in *source* what is wrong."""
+    """
+    Return the names and values in *data*, or raise a `CommandError` that says where in *source* what is wrong.
+
+    It is wrong, too, that two names have one key in an environment, as db/url and DB_URL.
+    """
     pairs = _pairs(data, form)
     if isinstance(pairs, Fault):
         fail(f"{source}: {pairs.text}: line {pairs.line} column {pairs.column}")
     values: dict[str, str] = {}
+    names: dict[str, str] = {}
     for name, value in pairs:
-        if name in values:
-            # Levels are joined with slashes, and a name may have one.
-            fail(f"{source}: there are two values of {name!a}")
-        values[name] = value
+        key = upper_snake(name)
+        if key in names:
+            other = "" if names[key] == name else f" and {name!a}"
+            fail(f"{source}: there are two values of {names[key]!a}{other}", "Give one.")
+        names[key], values[name] = name, value
     return values
 
 

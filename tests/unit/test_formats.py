@@ -9,6 +9,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from aiossmenv._naming import upper_snake
 from aiossmenv.cli._formats import Format, ReadFormat, format_of, parse, render, warnings
 from aiossmenv.cli._run import CommandError
 from readers import (
@@ -33,6 +34,9 @@ CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 VALUES = st.lists(st.sampled_from(PIECES), max_size=6).map("".join) | st.text(CHARACTERS)
 # Each example is many values, because a process reads them.
 FILES = st.lists(VALUES, max_size=60).map(lambda values: {f"K{number}": value for number, value in enumerate(values)})
+# Names that an object of JSON may have, and that differ by their keys.
+NAMES = st.lists(st.text(CHARACTERS, max_size=20), unique_by=upper_snake)
+NAMED = NAMES.flatmap(lambda names: st.fixed_dictionaries(dict.fromkeys(names, VALUES)))
 
 
 def on_one_line(values: dict[str, str]) -> dict[str, str]:
@@ -81,7 +85,7 @@ def test_a_dotenv_file_is_right_in_other_readers_unless_a_warning_names_the_key(
     assert shared == by_shell("sh", "set -a; . /dev/stdin", text)
 
 
-@given(values=st.dictionaries(st.text(CHARACTERS, max_size=20), VALUES))
+@given(values=NAMED)
 @example(values=ALONE)
 @few
 def test_pyyaml_reads_what_was_written(values: dict[str, str]) -> None:
@@ -92,7 +96,7 @@ def test_pyyaml_reads_what_was_written(values: dict[str, str]) -> None:
     assert values == parse(text.encode(), ReadFormat.yaml, "it")
 
 
-@given(values=st.dictionaries(st.text(CHARACTERS.filter(lambda char: char != "/")), VALUES))
+@given(values=NAMED)
 @example(values=ALONE)
 @few
 def test_json_is_one_object_with_sorted_keys(values: dict[str, str]) -> None:
@@ -203,7 +207,8 @@ def test_a_dotenv_file_warns_of_what_runs_in_a_shell() -> None:
         ("json", b'["secret"]', "this is not an object: line 1 column 1"),
         ("json", b'{"A": 1,\n "A": 2}', "this name is in the object already: line 2 column 2"),
         ("json", b'{"A": NaN}', "JSON has no NaN"),
-        ("json", b'{"a/b": 1, "a": {"b": 2}}', "there are two values of 'a/b'"),
+        ("json", b'{"a/b": 1, "a": {"b": 2}}', "there are two values of 'a/b'. "),
+        ("yaml", b"DB_URL: secret\ndb: {url: secret}", "there are two values of 'DB_URL' and 'db/url'. "),
         ("json", '{"é": "'.encode() + b'\xff"}', "this is not UTF-8: line 1 column 8"),
         ("yaml", b"- secret", "this is not a mapping: line 1 column 1"),
         ("yaml", b"secret", "this is not a mapping: line 1 column 1"),
