@@ -4,7 +4,8 @@ import os
 import stat
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -29,8 +30,11 @@ def read_values(file: str, form: ReadFormat | None) -> dict[str, str]:
             reason = "tfvars are expressions of a language, and are not read"
             fail(f"{file}: {reason}", "Write it as .tfvars.json, which Terraform reads, too.")
         form = ReadFormat(named)
-    data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    return parse(data, form, "standard input" if file == "-" else file)
+    if file == "-":
+        return parse(sys.stdin.buffer.read(), form, "standard input")
+    with _named(file):
+        data = Path(file).read_bytes()
+    return parse(data, form, file)
 
 
 def check_target(file: str) -> None:
@@ -56,10 +60,16 @@ def write(file: str, data: bytes) -> None:
     open still reads the old text.
     """
     check_target(file)
-    try:
+    with _named(file):
         _replace(Path(file), data)
+
+
+@contextmanager
+def _named(file: str) -> Iterator[None]:
+    """Let an error name the file that was asked for: that of a read names none, and that of a write the one beside."""
+    try:
+        yield
     except OSError as error:
-        # The file that was asked for, not the one beside it.
         error.filename = file
         raise
 
