@@ -100,7 +100,7 @@ def error_of_answer(answer: ServiceError, request: Request) -> AiossmenvError:
 
 def _error_of_write(answer: ServiceError, request: Request) -> AiossmenvError | None:
     """Translate an error that only a write gets."""
-    code, text = answer.code, message_of(answer, request)
+    code, text = answer.code, message_of(answer)
     if code == "ParameterAlreadyExists":
         return ParameterAlreadyExists(
             "there is a parameter of this name", remedy="Pass overwrite=True to write a new version of it."
@@ -108,15 +108,12 @@ def _error_of_write(answer: ServiceError, request: Request) -> AiossmenvError | 
     remedy = _INVALID_PARAMETER.get(code)
     if code == "ValidationException" and isinstance(request, PutParameter) and "name" not in text.casefold():
         remedy = "Check the value, and its type, tier, KMS key, description and tags."
-    return InvalidParameter(f"{code}: {text}" if text else code, remedy=remedy) if remedy else None
+    return InvalidParameter(_said(answer, request), remedy=remedy) if remedy else None
 
 
 def _error_of(answer: ServiceError, request: Request) -> AiossmenvError:  # noqa: C901, PLR0911 - a table, and it reads as one
     """Translate an error answer, the most specific first. Throttling and denials are not in the service's model."""
-    code, text, status = answer.code, message_of(answer, request), answer.status
-    said = f"{code}: {text}" if text else code
-    if quotes_body(answer):
-        said = f"an answer with status {code} that is not Parameter Store's own"
+    code, text, status, said = answer.code, message_of(answer), answer.status, _said(answer, request)
     if code == "InvalidNextToken":
         kind = InvalidNextToken if isinstance(request, GetParametersByPath) else StoreUnavailable
         return kind(said, remedy=WAIT_REMEDY)
@@ -147,6 +144,13 @@ def _error_of(answer: ServiceError, request: Request) -> AiossmenvError:  # noqa
     if code in _INVALID:
         return InvalidPath(said, remedy=_CHECK_NAME)
     return StoreUnavailable(said, remedy=CONFIG_REMEDY, transient=False)
+
+
+def _said(answer: ServiceError, request: Request) -> str:
+    if quotes_body(answer):
+        return f"an answer with status {answer.code} that is not Parameter Store's own"
+    text = message_of(answer, request)
+    return f"{answer.code}: {text}" if text else answer.code
 
 
 def _denial(said: str, text: str, request: Request) -> AiossmenvError:
@@ -208,7 +212,7 @@ def quotes_body(answer: ServiceError) -> bool:
 def message_of(answer: ServiceError, request: Request | None = None) -> str:
     """Return the text of *answer*, or nothing where that may quote a body, or the value that *request* writes."""
     quotes = isinstance(request, PutParameter) and (
-        request.value in answer.message or _QUOTED_VALUE.search(answer.message)
+        re.search(rf"(?<!\w){re.escape(request.value)}(?!\w)", answer.message) or _QUOTED_VALUE.search(answer.message)
     )
     return "" if quotes or quotes_body(answer) else answer.message
 

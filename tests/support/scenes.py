@@ -21,22 +21,29 @@ import aiossmenv.pydantic
 import aiossmenv.testing
 from aiossmenv import (
     AccessDenied,
+    AddTagsToResource,
     AiossmenvError,
     DecryptionFailed,
+    DeleteParameters,
+    DescribeParameters,
     EmptyPath,
     EncryptedParameter,
     Env,
     ExpansionFailed,
     GetParameter,
+    GetParameterHistory,
     GetParameters,
     GetParametersByPath,
+    InvalidParameter,
     InvalidPath,
     InvalidVariable,
     KeyCollision,
     MissingParameters,
     Page,
+    ParameterAlreadyExists,
     ParameterNotFound,
     ParameterStore,
+    PutParameter,
     ServiceError,
     StaleEnv,
     StoreUnavailable,
@@ -193,6 +200,32 @@ async def single_reads(context: Context) -> None:
 
 
 @scenario
+async def writes(context: Context) -> None:
+    """Write, list and delete over the wire, well and badly."""
+    detector = context.detector
+    async with ParameterStore(ttl=60) as store:
+        for _ in range(2):
+            detector.check_repr(await store.put("/W/A", SECRET, tags={"team": "payments"}))
+        detector.check_repr([written async for written in store.put_many({"/W/B": SECRET, "/W/C": SECRET})])
+        versions = await store.history("/W/A")
+        detector.check_repr(versions, *versions, [found async for found in store.describe("/W")])
+        detector.check_repr(*[found async for found in store.describe("/W")], await store.delete("/W/C", "/W/NONE"))
+        detector.check_all_objects()
+        with detector.expecting(ParameterAlreadyExists):
+            await store.put("/W/A", SECRET, overwrite=False)
+        with detector.expecting(InvalidParameter):
+            await store.put("/W/A", SECRET * 1000)
+        with detector.expecting(InvalidPath):
+            await store.put("/W/A:1", SECRET)
+        for wrong in ({"/W/A": SECRET, "W": SECRET}, {"/W/A": SECRET, "/W/B": SECRET * 1000}):
+            with detector.expecting(InvalidPath, InvalidParameter):
+                async for _ in store.put_many(wrong):
+                    pass
+        with detector.expecting(ParameterNotFound):
+            await store.history("/W/NONE")
+
+
+@scenario
 async def transports(context: Context) -> None:
     """Send each request through a transport, and read through it with every store."""
     detector, memory = context.detector, MemoryStore({"/T/A": SECRET})
@@ -209,6 +242,15 @@ async def transports(context: Context) -> None:
         detector.check_repr(request, page, encrypted, [encrypted.matches(found, None) for found in page.parameters])  # type: ignore[arg-type] # decrypted
     with detector.expecting(ServiceError):
         await transport.send(GetParameter("/T/NONE"))
+    for change in (
+        PutParameter(name="/T/B", value=SECRET),
+        AddTagsToResource("/T/B", (("team", "payments"),)),
+        GetParameterHistory("/T/B"),
+        DescribeParameters("/T"),
+        DeleteParameters(("/T/B",)),
+    ):
+        detector.check_repr(change, await transport.send(change))
+    detector.check_repr(memory.tags)
 
 
 @scenario
@@ -258,7 +300,7 @@ async def memory(context: Context) -> None:
     detector.check_repr(clock := inspect.unwrap(fixtures.manual_clock)())
     given = inspect.unwrap(fixtures.memory_store)(clock)
     detector.check_repr(store := next(given))
-    store.put("/M/A", SECRET)
+    store.set("/M/A", SECRET)
     await load_env("/M")
     detector.check_repr(next(given, "done"))
     detector.check_all_objects()

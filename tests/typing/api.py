@@ -16,25 +16,39 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from aiossmenv import (
     AccessDenied,
+    AddTagsToResource,
+    AddTagsToResourceResult,
     AiossmenvError,
     Change,
     Clock,
     DecryptionFailed,
+    DeleteParameters,
+    DeleteParametersResult,
+    DescribeParameters,
+    DescribeParametersResult,
     EmptyPath,
     EncryptedParameter,
     Env,
     ExpansionFailed,
     GetParameter,
+    GetParameterHistory,
+    GetParameterHistoryResult,
     GetParameters,
     GetParametersByPath,
+    InvalidParameter,
     InvalidPath,
     InvalidVariable,
     KeyCollision,
     MissingParameters,
     Page,
     Parameter,
+    ParameterAlreadyExists,
+    ParameterHistory,
+    ParameterMetadata,
     ParameterNotFound,
     ParameterStore,
+    PutParameter,
+    PutParameterResult,
     Rotating,
     RotatingStatus,
     RotationFailed,
@@ -45,6 +59,7 @@ from aiossmenv import (
     StoreUnavailable,
     Throttled,
     Transport,
+    Written,
     __version__,
     diff,
     load_env,
@@ -128,6 +143,78 @@ def options_without_a_loop(store: ParameterStore, environ: dict[str, str]) -> No
     load_env_sync("/A", 60)  # type: ignore[arg-type]
 
 
+Request = (
+    GetParametersByPath
+    | GetParameters
+    | GetParameter
+    | PutParameter
+    | DeleteParameters
+    | GetParameterHistory
+    | DescribeParameters
+    | AddTagsToResource
+)
+Answer = (
+    Page
+    | PutParameterResult
+    | DeleteParametersResult
+    | GetParameterHistoryResult
+    | DescribeParametersResult
+    | AddTagsToResourceResult
+)
+
+
+def read_answer(answer: Answer) -> None:
+    """Read each field of an answer."""
+    match answer:
+        case Page(parameters, next_token, invalid_parameters):
+            assert_type((next_token, invalid_parameters), tuple[str | None, tuple[str, ...]])
+            for parameter in parameters:
+                if isinstance(parameter, EncryptedParameter):
+                    assert_type((parameter.name, parameter.version, parameter.digest), tuple[str, int, bytes])
+                    plain = Parameter(name="/A", value="", type="String", version=1)
+                    assert_type(parameter.matches(plain, None), bool)
+        case PutParameterResult(version, tier):
+            assert_type((version, tier), tuple[int, str])
+        case DeleteParametersResult(deleted_parameters, invalid_parameters):
+            assert_type((deleted_parameters, invalid_parameters), tuple[tuple[str, ...], tuple[str, ...]])
+        case GetParameterHistoryResult(versions, next_token):
+            assert_type((versions, next_token), tuple[tuple[ParameterHistory, ...], str | None])
+        case DescribeParametersResult(described, next_token):
+            assert_type((described, next_token), tuple[tuple[ParameterMetadata, ...], str | None])
+        case AddTagsToResourceResult():
+            pass
+
+
+def read_request(request: Request) -> None:
+    """Read each field of a request."""
+    match request:
+        case GetParametersByPath(path, recursive, with_decryption, next_token):
+            assert_type((path, recursive, with_decryption, next_token), tuple[str, bool, bool, str | None])
+        case GetParameters(names, with_decryption):
+            assert_type((names, with_decryption), tuple[tuple[str, ...], bool])
+        case GetParameter(name, with_decryption):
+            if name == "/A":
+                error = ServiceError("ThrottlingException", "Rate exceeded", status=400)
+                assert_type((error.code, error.message, error.status), tuple[str, str, int])
+                raise error
+        case PutParameter():
+            assert_type((request.name, request.value, request.overwrite), tuple[str, str, bool])
+            assert_type(request.type, Literal["String", "StringList", "SecureString"])
+            assert_type(request.tier, Literal["Standard", "Advanced", "Intelligent-Tiering"] | None)
+            assert_type(
+                (request.key_id, request.description, request.data_type), tuple[str | None, str | None, str | None]
+            )
+            assert_type(request.tags, tuple[tuple[str, str], ...])
+        case DeleteParameters(names):
+            assert_type(names, tuple[str, ...])
+        case GetParameterHistory(name, next_token):
+            assert_type((name, next_token), tuple[str, str | None])
+        case DescribeParameters(path, recursive, next_token):
+            assert_type((path, recursive, next_token), tuple[str, bool, str | None])
+        case AddTagsToResource(resource_id, tags):
+            assert_type((resource_id, tags), tuple[str, tuple[tuple[str, str], ...]])
+
+
 class Recorder:
     """A custom transport in front of another one."""
 
@@ -139,26 +226,12 @@ class Recorder:
         """See `Transport`."""
         return self.inner.region
 
-    async def send(self, request: GetParametersByPath | GetParameters | GetParameter) -> Page:
-        """Read each field of a request and of its page."""
-        match request:
-            case GetParametersByPath(path, recursive, with_decryption, next_token):
-                assert_type((path, recursive, with_decryption, next_token), tuple[str, bool, bool, str | None])
-            case GetParameters(names, with_decryption):
-                assert_type((names, with_decryption), tuple[tuple[str, ...], bool])
-            case GetParameter(name, with_decryption):
-                if name == "/A":
-                    error = ServiceError("ThrottlingException", "Rate exceeded", status=400)
-                    assert_type((error.code, error.message, error.status), tuple[str, str, int])
-                    raise error
-        page = await self.inner.send(request)
-        assert_type(page.parameters, tuple[Parameter | EncryptedParameter, ...])
-        assert_type((page.next_token, page.invalid_parameters), tuple[str | None, tuple[str, ...]])
-        for parameter in page.parameters:
-            if isinstance(parameter, EncryptedParameter):
-                assert_type((parameter.name, parameter.version, parameter.digest), tuple[str, int, bytes])
-                assert_type(parameter.matches(Parameter(name="/A", value="", type="String", version=1), None), bool)
-        return page
+    async def send(self, request: Request) -> Answer:
+        """Look at a request and at its answer, and pass them on."""
+        read_request(request)
+        answer = await self.inner.send(request)
+        read_answer(answer)
+        return answer
 
     async def aclose(self) -> None:
         """See `Transport`."""
@@ -386,6 +459,7 @@ async def tests() -> None:
     assert_type(store.calls[0].names, tuple[str, ...])
     assert_type(store.calls[0].decrypt, bool)
     assert_type(store.decrypted, int)
+    assert_type(store.tags, Mapping[str, Mapping[str, str]])
     with store.patch_default() as installed:
         assert_type(installed, MemoryStore)
     async with load_env("/A", store=store) as env:
@@ -396,15 +470,53 @@ async def tests() -> None:
     assert_type(clock.wall(), datetime)
 
 
+async def writes(store: ParameterStore) -> None:
+    """Write, delete, list versions and describe."""
+    written = await store.put(
+        "/A/X",
+        "x",
+        type="String",
+        key_id=None,
+        tier="Advanced",
+        description="what it is for",
+        tags={"team": "payments"},
+        data_type="text",
+        overwrite=False,
+    )
+    assert_type(written, Written)
+    assert_type((written.name, written.version, written.tier), tuple[str, int, str])
+    assert_type(written.previous_version, int | None)
+    async for one in store.put_many({"/A/X": "x"}, type="SecureString", key_id="alias/a", tier=None, overwrite=True):
+        assert_type(one, Written)
+    assert_type(await store.delete("/A/X", "/A/Y"), tuple[str, ...])
+    for version in await store.history("/A/X"):
+        assert_type(version, ParameterHistory)
+        assert_type((version.parameter, version.labels), tuple[Parameter, tuple[str, ...]])
+        assert_type((version.last_modified_user, version.key_id), tuple[str, str])
+        assert_type((version.tier, version.description), tuple[str, str])
+    async for found in store.describe("/A", recursive=False):
+        assert_type(found, ParameterMetadata)
+        assert_type((found.name, found.version, found.last_modified), tuple[str, int, datetime | None])
+        assert_type(found.type, Literal["String", "StringList", "SecureString"])
+        assert_type((found.last_modified_user, found.key_id, found.tier), tuple[str, str, str])
+        assert_type((found.description, found.data_type, found.arn), tuple[str, str, str])
+    store.put("/A/X", "x")  # type: ignore[unused-coroutine]
+    await store.put("/A/X", "x", type="Secret")  # type: ignore[arg-type]
+    await store.put("/A/X", "x", "String")  # type: ignore[call-arg]
+    await store.put("/A/X", b"x")  # type: ignore[arg-type]
+
+
 EVERY: tuple[type[AiossmenvError], ...] = (
     AccessDenied,
     DecryptionFailed,
     EmptyPath,
     ExpansionFailed,
+    InvalidParameter,
     InvalidPath,
     InvalidVariable,
     KeyCollision,
     MissingParameters,
+    ParameterAlreadyExists,
     ParameterNotFound,
     RotationFailed,
     StaleEnv,

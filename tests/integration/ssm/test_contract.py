@@ -4,9 +4,8 @@ import asyncio
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
 
 from aiossmenv import (
@@ -16,12 +15,10 @@ from aiossmenv import (
     InvalidPath,
     Parameter,
     ParameterNotFound,
-    ParameterStore,
     StoreUnavailable,
     Throttled,
     load_env,
 )
-from aiossmenv._models import ParameterType
 from aiossmenv._ssm.sender import ReadStats
 from aiossmenv._ssm.transport import (
     EncryptedParameter,
@@ -32,133 +29,13 @@ from aiossmenv._ssm.transport import (
     Page,
     ReadRequest,
 )
-from aiossmenv.testing import ManualClock, MemoryStore
-from embedded import REGION, Store
-from faults import Call, FaultProxy, error, hang, throttled
+from aiossmenv.testing import ManualClock
+from backends import REFERENCE, Backend, InMemory, Wire
+from embedded import REGION
 from timing import eventually, passing
 
-REFERENCE = "/aws/reference/secretsmanager/db/main"
-
-
-class InMemory(MemoryStore):
-    """The in-memory store, as store and as backend."""
-
-    @property
-    def store(self) -> ParameterStore:
-        """The store itself."""
-        return self
-
-    def secret(self, value: str) -> None:
-        """Write the secret of Secrets Manager that REFERENCE names."""
-        self.set(REFERENCE, value)
-
-    def request_count(self) -> int:
-        """The number of requests that arrived."""
-        return len(self.calls)
-
-
-class Wire:
-    """An emulator over HTTP behind a proxy that answers with error texts recorded from AWS."""
-
-    def __init__(self, ssm: Store, proxy: FaultProxy, store: ParameterStore) -> None:
-        self.ssm = ssm
-        self.proxy = proxy
-        self.store = store
-        self.secrets: Any = boto3.client(
-            "secretsmanager",
-            region_name=REGION,
-            endpoint_url=ssm.endpoint_url,
-            aws_access_key_id="embedded",
-            aws_secret_access_key="embedded",
-        )
-
-    def set(self, name: str, value: str, type: ParameterType = "SecureString") -> None:  # noqa: A002 - the name that MemoryStore uses
-        """See `InMemory`."""
-        self.ssm.put(name, value, type)
-
-    def remove(self, name: str) -> None:
-        """See `InMemory`."""
-        self.ssm.delete(name)
-
-    def label(self, name: str, label: str, version: int | None = None) -> None:
-        """See `InMemory`."""
-        which = {} if version is None else {"ParameterVersion": version}
-        self.ssm.client.label_parameter_version(Name=name, Labels=[label], **which)
-
-    def secret(self, value: str) -> None:
-        """See `InMemory`."""
-        try:
-            self.secrets.create_secret(Name="db/main", SecretString=value)
-        except self.secrets.exceptions.ResourceExistsException:
-            self.secrets.put_secret_value(SecretId="db/main", SecretString=value)
-
-    def request_count(self) -> int:
-        """See `InMemory`."""
-        return self.proxy.count()
-
-    def throttle(self, times: int | None = None) -> None:
-        """See `InMemory`."""
-        self.proxy.add(throttled(), times=times or float("inf"))
-
-    def fail(self, times: int | None = None) -> None:
-        """See `InMemory`."""
-        self.proxy.add(error("InternalServerError", status=500), times=times or float("inf"))
-
-    def hang(self, times: int | None = None) -> None:
-        """See `InMemory`."""
-        self.proxy.add(hang(), times=times or float("inf"))
-
-    def deny(self, action: str, resource: str = "*") -> None:
-        """See `InMemory`."""
-        service, _, operation = action.partition(":")
-
-        def concerned(call: Call) -> bool:
-            requested = [*call.body.get("Names", ()), call.body.get("Name"), call.body.get("Path")]
-            decrypts = service == "ssm" or call.body["WithDecryption"]
-            return resource in ("*", *requested) and decrypts
-
-        if service == "secretsmanager":
-            fault = error("ValidationException", "An error occurred while calling one AWS dependency service.")
-            self.proxy.add(fault, operation="GetParameter", when=lambda call: call.body["Name"] == REFERENCE)
-            return
-        where = {
-            "ssm": f"arn:aws:ssm:{REGION}:111122223333:parameter",
-            "kms": f"arn:aws:kms:{REGION}:111122223333:key/00000000-0000-0000-0000-000000000000",
-        }[service]
-        where += ("/C" if resource == "*" else resource) if service == "ssm" else ""
-        text = (
-            f"User: arn:aws:sts::111122223333:assumed-role/app/i-0 is not authorized to perform: {action} on resource:"
-            f" {where} because no identity-based policy allows the {action} action"
-        )
-        self.proxy.add(
-            error("AccessDeniedException", text), operation=operation if service == "ssm" else None, when=concerned
-        )
-
-    def heal(self) -> None:
-        """See `InMemory`."""
-        self.proxy._rules.clear()
-
-
-Backend = InMemory | Wire
-
-
-@pytest.fixture
-def memory(clock: ManualClock) -> InMemory:
-    """Give an empty in-memory store."""
-    return InMemory(clock=clock)
-
-
-@pytest.fixture
-def wire(ssm: Store, proxy: FaultProxy, store: ParameterStore) -> Wire:
-    """Give an empty store over HTTP, on the same clock."""
-    return Wire(ssm, proxy, store)
-
-
-@pytest.fixture(params=["memory", "wire"])
-def backend(request: pytest.FixtureRequest) -> Backend:
-    """Run each test on both stores."""
-    given: Backend = request.getfixturevalue(request.param)
-    return given
+if TYPE_CHECKING:
+    from aiossmenv._models import ParameterType
 
 
 async def ask(backend: Backend, request: ReadRequest) -> Page:
