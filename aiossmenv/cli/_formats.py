@@ -58,7 +58,7 @@ def render(values: Mapping[str, str], form: Format) -> str:
         if fault := _unwritable(key, value, form):
             faults.setdefault(fault, []).append(key)
     if faults:
-        texts = "; ".join(f"{fault}: {', '.join(map(ascii, keys))}" for fault, keys in faults.items())
+        texts = "; ".join(f"{fault}: {listed(map(ascii, keys))}" for fault, keys in faults.items())
         fail(f"the format {form} cannot hold everything: {texts}", "Choose another with --format.")
     if form is Format.json:
         return json.dumps(dict(pairs), indent=2, ensure_ascii=False) + "\n"
@@ -72,13 +72,24 @@ def warnings(values: Mapping[str, str], form: Format) -> Iterator[str]:
         return
     replaced = sorted(key for key, value in values.items() if _REPLACED.search(value))
     if replaced:
-        yield f"python-dotenv replaces ${{...}} unless it is told interpolate=False, in {', '.join(replaced)}"
+        yield f"python-dotenv replaces ${{...}}, unless it is told interpolate=False, in {listed(replaced)}"
     other = sorted(key for key, value in values.items() if not _is_shared(value))
     if other:
         yield (
-            "python-dotenv reads everything in this file, but a shell reads some otherwise, and may run a part of it, "
-            f"and Docker Compose may: {', '.join(other)}. --format shell is for shells"
+            "this file is right for python-dotenv; a shell that reads it may run a part of these values, and Docker "
+            f"Compose may read others: {listed(other)}. For a shell there is --format shell"
         )
+
+
+# So many names fit a screen.
+_NAMED = 20
+
+
+def listed(texts: Iterable[str], separator: str = ", ") -> str:
+    """Return the first twenty of *texts*, and how many more there are."""
+    every = list(texts)
+    more = len(every) - _NAMED
+    return separator.join(every[:_NAMED]) + (f"{separator}and {more:,} more" if more > 0 else "")
 
 
 _DOTENV_KEY = re.compile(r"[A-Za-z0-9_.-]+")
@@ -118,9 +129,8 @@ def _unwritable(key: str, value: str, form: Format) -> str | None:  # noqa: PLR0
 _PLAIN = re.compile(r"(?:[A-Za-z0-9_./:@%+,-][A-Za-z0-9_./:@%+,=-]*)?")
 # A backslash that python-dotenv takes for the begin of an escape, in single quotes.
 _ESCAPING = re.compile(r"\\(?=[\\']|\Z)")
-# What python-dotenv replaces, whatever the quotes are, and what shells do in double quotes.
+# What python-dotenv replaces, whatever the quotes are.
 _REPLACED = re.compile(r"\$\{[^}:]*(?::-[^}]*)?\}")
-_STEERS_SHELL = re.compile(r"[$`]")
 
 
 def _dotenv(value: str) -> str:
@@ -135,27 +145,39 @@ def _dotenv(value: str) -> str:
         return value
     if _fits_single(value):
         return f"'{value}'"
-    if "\r" in value or not _STEERS_SHELL.search(value):
+    if "\r" in value or not _steers_shell(value):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"').replace("\r", "\\r") + '"'
-    return "'" + _ESCAPING.sub(r"\\\\", value).replace("'", "\\'") + "'"
+    if "\\" in value:
+        value = _ESCAPING.sub(r"\\\\", value)
+    return "'" + value.replace("'", "\\'") + "'"
 
 
 def _fits_single(value: str) -> bool:
     return "'" not in value and "\r" not in value and not _ESCAPING.search(value)
 
 
+def _steers_shell(value: str) -> bool:
+    """Whether a shell would replace a part of *value* in double quotes."""
+    return "$" in value or "`" in value
+
+
 def _is_shared(value: str) -> bool:
     """Whether a shell and Docker Compose read *value* as python-dotenv does."""
-    return _fits_single(value) or not ("\r" in value or _STEERS_SHELL.search(value))
+    return _fits_single(value) or not ("\r" in value or _steers_shell(value))
 
 
 _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_UNUSUAL = re.compile(r'["\\]|[^ -~]')
 
 
 def _escaped(value: str) -> str:
     """Quote *value* with the escapes that YAML and HCL share."""
-    chars = (_ESCAPES.get(char) or (char if char.isprintable() else f"\\U{ord(char):08x}") for char in value)
-    return f'"{"".join(chars)}"'
+    return f'"{_UNUSUAL.sub(_escape, value)}"'
+
+
+def _escape(found: re.Match[str]) -> str:
+    char = found[0]
+    return _ESCAPES.get(char) or (char if char.isprintable() else f"\\U{ord(char):08x}")
 
 
 def _hcl(value: str) -> str:

@@ -17,7 +17,8 @@ from aiossmenv._ssm.store import ParameterStore
 from aiossmenv._ssm.transport import BATCH
 from aiossmenv.cli import _files as files
 from aiossmenv.cli import _options as options
-from aiossmenv.cli._plan import Plan, listed, plan
+from aiossmenv.cli._formats import listed
+from aiossmenv.cli._plan import Plan, plan
 from aiossmenv.cli._run import fail, new_store, reporting
 
 # Seconds between two lines on how far it is, where there is no terminal for a bar.

@@ -7,12 +7,11 @@ from aiossmenv._errors import AiossmenvError
 from aiossmenv._models import Parameter, ParameterType, Tier
 from aiossmenv._naming import name_keys, upper_snake
 from aiossmenv._ssm.checks import checked
+from aiossmenv.cli._formats import listed
 from aiossmenv.cli._run import fail
 
 # Characters that a parameter holds without a tier that costs money.
 _STANDARD = 4_096
-# So many names are in an error; it fits a screen.
-_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +108,6 @@ def _refuse(faults: Mapping[str, tuple[str, str]]) -> None:
         texts = [f"{name!a}: {fault}" for name, (fault, _) in faults.items()]
         remedies = dict.fromkeys(remedy for _, remedy in faults.values() if remedy)
         fail(f"nothing is written, because of {listed(texts, '; ')}", " ".join(remedies))
-
-
-def listed(texts: Iterable[str], separator: str = ", ") -> str:
-    """Return the first twenty of *texts*, and how many more there are."""
-    every = list(texts)
-    more = len(every) - _NAMED
-    return separator.join(every[:_NAMED]) + (f"{separator}and {more:,} more" if more > 0 else "")
 
 
 @dataclass(frozen=True, slots=True)

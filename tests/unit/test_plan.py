@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aiossmenv import KeyCollision, Parameter
-from aiossmenv.cli._plan import Difference, Plan, Write, compare, listed, plan
+from aiossmenv.cli._plan import Difference, Plan, Write, compare, plan
 from aiossmenv.cli._run import CommandError
 
 
@@ -175,9 +175,3 @@ def test_two_sets_differ_by_the_keys_that_one_has_and_by_values(first: dict[str,
         *found.only_first, *found.only_second, *found.different,
     }  # fmt: skip
     assert Difference(found.only_second, found.only_first, found.different) == compare(second, first)
-
-
-def test_a_list_of_names_fits_a_screen() -> None:
-    """Twenty are named, and the rest is counted."""
-    assert "a, b" == listed(iter("ab"))
-    assert ", and 1,980 more" in listed(map(str, range(2_000)))
