@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import PurePath
 from typing import Any
 
+from aiossmenv._environ import steering
 from aiossmenv._expand import DEPTH, Fault, Number, flat, read_pairs
 from aiossmenv._naming import upper_snake
 from aiossmenv.cli._run import fail
@@ -67,7 +68,9 @@ def render(values: Mapping[str, str], form: Format) -> str:
 
 
 def warnings(values: Mapping[str, str], form: Format) -> Iterator[str]:
-    """Yield what a common reader of this format makes of some *values*, where that is something else."""
+    """Yield what a common reader of this format does with some *values*, where that may not be what is wanted."""
+    if form is Format.shell and (keys := steering(values)):
+        yield f"these variables make programs run other code, also in the shell that evaluates this: {listed(keys)}"
     if form is not Format.dotenv:
         return
     replaced = sorted(key for key, value in values.items() if _REPLACED.search(value))

@@ -53,7 +53,8 @@ def import_(
     Write each name in FILE as a parameter below PATH, after saying what that adds, changes and deletes.
 
     Names are compared by the key that they have in an environment: DB_URL in the file is PATH/db/url if that is there.
-    What has its value already is not written, so an import that was interrupted is completed by the same command.
+    Nothing in a value is replaced. What has its value already is not written, so an import that was interrupted is
+    completed by the same command.
     """
     if key_id and kind not in (None, "SecureString"):
         raise typer.BadParameter("only a SecureString is encrypted with a key", param_hint="--key-id")

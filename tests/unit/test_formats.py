@@ -51,7 +51,11 @@ def warned(values: dict[str, str], word: str) -> set[str]:
 
 
 few = settings(max_examples=25)
-ALONE = {f"K{number}": piece for number, piece in enumerate(PIECES)} | {"EMPTY": "", "NO": "no", "NULL": "~"}
+# Reasons for one kind of quotes, with what is replaced in the other kind.
+PAIRS = [
+    first + second for first in ("'", "\r", "\\", "\\\\") for second in ("$X", "`exit 9`", "${X}", '"', "\\", "\n")
+]
+ALONE = {f"K{number}": value for number, value in enumerate([*PIECES, *PAIRS])} | {"EMPTY": "", "NO": "no", "NULL": "~"}
 
 
 @pytest.mark.parametrize("shell", SHELLS)
@@ -191,6 +195,13 @@ def test_a_dotenv_file_warns_of_what_other_readers_misread() -> None:
         re.findall(r"[A-F](?:, [A-F])*\b", text)[-1] for text in warnings(values, Format.dotenv)
     ]
     assert [] == list(warnings(values, Format.json))
+
+
+def test_lines_for_a_shell_warn_of_variables_that_steer_programs() -> None:
+    """What `load_env` would not put into an environment is named before a shell does."""
+    values = {"PATH": "/x", "LD_PRELOAD": "/x", "A": "x", "PATHS": "x"}
+
+    assert ["LD_PRELOAD, PATH"] == [text.rpartition(": ")[2] for text in warnings(values, Format.shell)]
 
 
 # --- What cannot be read
