@@ -85,7 +85,4 @@ async def _under_paths(
     paths: list[str], region: str | None, profile: str | None, allow_empty: bool
 ) -> dict[str, dict[str, str]]:
     async with new_store(region, profile) as store:
-        return {
-            path: dict(await load_env(path, environ=None, protected=(), allow_empty=allow_empty, store=store))
-            for path in paths
-        }
+        return {path: dict(await load_env(path, environ=None, allow_empty=allow_empty, store=store)) for path in paths}

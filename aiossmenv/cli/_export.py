@@ -65,8 +65,6 @@ async def _export(
             keys=keys or None,
             expand=expand,
             environ=None,
-            # Nothing is put into an environment here.
-            protected=(),
             allow_empty=allow_empty,
             store=store,
         )

@@ -3,10 +3,10 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -173,13 +173,14 @@ def test_a_full_disk_leaves_nothing_behind(ssm: Store, tmp_path: Path) -> None:
     ssm.put("/A/X", "x" * 4_000)
     file = tmp_path / "it.env"
     file.write_text("X=old\n")
-    limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\nfrom aiossmenv.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", limit, "export", "/A", "-o", str(file)], capture_output=True, text=True, check=False
-    )
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        done = invoke("export", "/A", "-o", str(file))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    assert (1, f"aiossmenv: {file}: File too large\n") == (done.returncode, done.stderr)
+    assert (1, f"aiossmenv: {file}: File too large\n") == (done.status, done.err)
     assert "X=old\n" == file.read_text()
     assert [file] == list(tmp_path.iterdir())
 
@@ -254,12 +255,12 @@ async def test_an_interrupted_export_leaves_nothing_behind(proxy: FaultProxy, ss
     assert [] == list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_ends_early_is_no_error_message(ssm: Store, unbuffered: str) -> None:
+def test_a_reader_that_ends_early_is_no_error_message(ssm: Store) -> None:
     """As with `head`: no traceback when the output is closed, but the status of a broken pipe."""
     for number in range(40):
         ssm.put(f"/A/K{number}", "x" * 4_000)
-    os.environ["PYTHONUNBUFFERED"] = unbuffered
+    # Then a write may be a part of what was given, without an error.
+    os.environ["PYTHONUNBUFFERED"] = "1"
     with subprocess.Popen(aiossmenv("export", "/A"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout
         assert process.stderr

@@ -172,18 +172,21 @@ def test_standard_input_and_nested_names(ssm: Store) -> None:
 # --- What it asks
 
 
-@pytest.mark.parametrize(("answer", "status", "count"), [("y", 0, 3), ("n", 1, 0), ("\x03", 1, 0)])
+@pytest.mark.parametrize(("answer", "status", "count"), [("y", 0, 3), ("\x03", 1, 0)])
 def test_it_asks_on_a_terminal(ssm: Store, env_file: Path, answer: str, status: int, count: int) -> None:
     """Only with a yes is anything written; the values are not on the screen, and progress is."""
     program, *arguments = aiossmenv("import", str(env_file), "/P")
     screen = io.BytesIO()
-    terminal = pexpect.spawn(program, arguments, env={**os.environ, **PLAIN}, timeout=30, logfile=screen)
+    terminal = pexpect.spawn(
+        program, arguments, env={**os.environ, **PLAIN, "TERM": "xterm"}, timeout=30, logfile=screen
+    )
     terminal.expect("3 to add.*Do this")
     terminal.sendline(answer) if answer != "\x03" else terminal.sendintr()
     terminal.expect(pexpect.EOF)
     terminal.close()
 
     assert (status, count) == (terminal.exitstatus, len(held(ssm)))
+    assert (count == 3) == (b"/3" in screen.getvalue())
     assert b"s3cr3t" not in screen.getvalue()
     assert b"Traceback" not in screen.getvalue()
 
