@@ -25,7 +25,7 @@ def read_values(file: str, form: ReadFormat | None) -> dict[str, str]:
     if form is None:
         named = format_of(file)
         if named is None:
-            raise typer.BadParameter(f"the name of {file} does not say its format", param_hint="--format")
+            raise typer.BadParameter(f"the name {file} does not say what the format is", param_hint="--format")
         if named is Format.tfvars:
             reason = "tfvars are expressions of a language, and are not read"
             fail(f"{file}: {reason}", "Write it as .tfvars.json, which Terraform reads, too.")

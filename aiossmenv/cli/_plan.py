@@ -80,7 +80,7 @@ def plan(
                 spelling=name if existing and existing.name != full else "",
             )
         )
-    _refuse({write.name: fault for write in writes if (fault := _fault(write, parameters, key_id, tier))})
+    _refuse([(fault, write.name) for write in writes if (fault := _fault(write, parameters, key_id, tier))])
     gone = tuple(sorted(name for key, name in names.items() if key not in file)) if prune else ()
     return Plan(tuple(writes), gone, unchanged)
 
@@ -103,11 +103,16 @@ def _fault(
     return None
 
 
-def _refuse(faults: Mapping[str, tuple[str, str]]) -> None:
-    if faults:
-        texts = [f"{name!a}: {fault}" for name, (fault, _) in faults.items()]
-        remedies = dict.fromkeys(remedy for _, remedy in faults.values() if remedy)
-        fail(f"nothing is written, because of {listed(texts, '; ')}", " ".join(remedies))
+def _refuse(faults: Iterable[tuple[tuple[str, str], str]]) -> None:
+    """Raise a `CommandError` for names that have a fault, of which each has a remedy, if there is one."""
+    names: dict[str, list[str]] = {}
+    remedies: dict[str, None] = {}
+    for (fault, remedy), name in faults:
+        names.setdefault(fault, []).append(ascii(name))
+        remedies[remedy] = None
+    if names:
+        texts = "; ".join(f"{fault}: {listed(same)}" for fault, same in names.items())
+        fail(f"nothing is written, because {texts}", " ".join(filter(None, remedies)))
 
 
 @dataclass(frozen=True, slots=True)

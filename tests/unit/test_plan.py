@@ -74,8 +74,7 @@ def test_types_stay_unless_told() -> None:
     assert ["String", "SecureString"] == [write.type for write in plan("/P", {"A": "1", "B": "2"}, text).writes]
     assert ["String"] == [write.type for write in plan("/P", {"B": "2"}, text, kind="String").writes]
     said = refused({"A": "x"}, there=text, kind="SecureString")
-    assert "'/P/A': it is a String, and a type cannot be changed" in said
-    assert "Delete it first" in said
+    assert "it is a String, and a type cannot be changed: '/P/A'. Delete it first" in said
 
 
 def test_a_key_is_for_what_is_encrypted() -> None:
@@ -86,42 +85,44 @@ def test_a_key_is_for_what_is_encrypted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "options", "said"),
+    ("wanted", "options", "said", "name"),
     [
-        ({"a b": "s3cr3t"}, {}, "'/P/a b': a name is made of single slashes"),
-        ({"": "s3cr3t"}, {}, "'/P/': a name is made of"),
-        ({"a//b": "s3cr3t"}, {}, "'/P/a//b': a name is made of"),
-        ({"é": "s3cr3t"}, {}, "'/P/\\xe9': a name is made of"),
-        ({"x": "s3cr3t"}, {"path": "/aws"}, "'/aws/x': a name can't be prefixed"),
-        ({"SSM": "s3cr3t"}, {"path": "/"}, "'/SSM': a name can't be prefixed"),
-        ({"/".join("abcdefghijklmnop"): "s3cr3t"}, {}, "15 levels"),
-        ({"x" * 1_010: "s3cr3t"}, {}, "1,011 characters"),
-        ({"A": ""}, {}, "'/P/A': the value is empty"),
-        ({"A": "s3cr3t\0"}, {}, "'/P/A': the value holds a NUL"),
-        ({"A": "x" * 4_097}, {}, "'/P/A': its value has 4,097 bytes"),
-        ({"A": "é" * 2_049}, {}, "'/P/A': its value has 4,098 bytes"),
-        ({"A": "x" * 4_097}, {"tier": "Standard"}, "'/P/A': the value has 4,097 bytes"),
-        ({"A": "x" * 8_193}, {"tier": "Advanced"}, "'/P/A': the value has 8,193 characters"),
+        ({"a b": "s3cr3t"}, {}, "a name is made of single slashes", "'/P/a b'"),
+        ({"": "s3cr3t"}, {}, "a name is made of", "'/P/'"),
+        ({"a//b": "s3cr3t"}, {}, "a name is made of", "'/P/a//b'"),
+        ({"é": "s3cr3t"}, {}, "a name is made of", "'/P/\\xe9'"),
+        ({"x": "s3cr3t"}, {"path": "/aws"}, "a name can't be prefixed", "'/aws/x'"),
+        ({"SSM": "s3cr3t"}, {"path": "/"}, "a name can't be prefixed", "'/SSM'"),
+        ({"/".join("abcdefghijklmnop"): "s3cr3t"}, {}, "15 levels", "n/o/p'"),
+        ({"x" * 1_010: "s3cr3t"}, {}, "1,011 characters", "x'"),
+        ({"A": ""}, {}, "the value is empty", "'/P/A'"),
+        ({"A": "s3cr3t\0"}, {}, "the value holds a NUL", "'/P/A'"),
+        ({"A": "x" * 4_097}, {}, "its value has 4,097 bytes", "'/P/A'"),
+        ({"A": "é" * 2_049}, {}, "its value has 4,098 bytes", "'/P/A'"),
+        ({"A": "x" * 4_097}, {"tier": "Standard"}, "the value has 4,097 bytes", "'/P/A'"),
+        ({"A": "x" * 8_193}, {"tier": "Advanced"}, "the value has 8,193 characters", "'/P/A'"),
     ],
 )
 def test_what_parameter_store_would_refuse_is_refused_before(
-    wanted: dict[str, str], options: dict[str, Any], said: str
+    wanted: dict[str, str], options: dict[str, Any], said: str, name: str
 ) -> None:
     """Every name and value is checked, and the error quotes no value."""
     text = refused(wanted, **options)
 
+    assert text.startswith("nothing is written, because ")
     assert said in text
+    assert f"{name}. " in text
     assert "s3cr3t" not in text
     assert "xxx" not in text.replace("x" * 1_010, "")
 
 
 def test_all_that_is_wrong_is_named_at_once() -> None:
-    """An error names each fault, up to a screen of them, and each remedy once."""
+    """An error has each fault and each remedy once, and up to twenty names of each fault."""
     text = refused({f"K {number:02}": "1" for number in range(30)} | {"E": ""})
 
-    assert ["'/P/E'", "'/P/K 00'", "'/P/K 18'", "and 11 more"] == [
-        part for part in ("'/P/E'", "'/P/K 00'", "'/P/K 18'", "'/P/K 19'", "and 11 more") if part in text
-    ]
+    assert "'/P/E'" in text
+    assert "'/P/K 00', '/P/K 01'" in text
+    assert "'/P/K 19', and 10 more" in text
     assert 1 == text.count("Check for a doubled")
 
 

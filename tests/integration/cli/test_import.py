@@ -217,9 +217,9 @@ def test_without_a_terminal_it_needs_a_yes(ssm: Store, env_file: Path) -> None:
         ("it.yaml", b"A: 1\nB: [s3cr3t", "it.yaml: this is not YAML"),
         ("it.tfvars", b'A = "s3cr3t"', "it.tfvars: tfvars are expressions"),
         ("it.json", b'{"a b": "s3cr3t", ".x/": "s3cr3t"}', "'/P/.x/', '/P/a b'"),
-        ("it.env", b"A=\nB=s3cr3t\n", "'/P/A': the value is empty"),
-        ("it.json", b'{"A": "\\ud800s3cr3t"}', "'/P/A': the value holds a NUL or half a character"),
-        ("it.env", b"A=s3cr3t" + b"x" * 4_096, "'/P/A': its value has 4,102 bytes"),
+        ("it.env", b"A=\nB=s3cr3t\n", "the value is empty: '/P/A'"),
+        ("it.json", b'{"A": "\\ud800s3cr3t"}', "the value holds a NUL or half a character: '/P/A'"),
+        ("it.env", b"A=s3cr3t" + b"x" * 4_096, "its value has 4,102 bytes, and 4,096 are free of charge: '/P/A'"),
     ],
 )
 def test_a_file_that_cannot_be_imported_is_refused_as_a_whole(
@@ -232,7 +232,7 @@ def test_a_file_that_cannot_be_imported_is_refused_as_a_whole(
     done = importing(tmp_path / name, "/P", "--yes")
 
     assert (1, "", 1) == (done.status, done.out, len(done.err.splitlines()))
-    assert said in done.err.replace(": a name is made of single slashes and of letters, digits and _ . -; ", ", ")
+    assert said in done.err
     assert "s3cr3t" not in done.err
     assert "Traceback" not in done.err
     assert {} == held(ssm)
