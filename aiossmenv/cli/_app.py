@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
+from aiossmenv.cli._diff import diff
 from aiossmenv.cli._doctor import doctor
+from aiossmenv.cli._export import export
+from aiossmenv.cli._import import import_
 from aiossmenv.cli._list import get, history, list_
 from aiossmenv.cli._policy import policy
 from aiossmenv.cli._write import delete, set_
@@ -37,6 +40,9 @@ def _options(
     """Parameter Store for people, and for programs in other languages."""
 
 
+app.command("diff")(diff)
+app.command("export")(export)
+app.command("import")(import_)
 app.command("list")(list_)
 app.command("get")(get)
 app.command("history")(history)
