@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from aiossmenv.cli._exec import ExecCommand, exec_
 from aiossmenv.cli._list import list_
 
 app = typer.Typer(
@@ -34,4 +35,5 @@ def _options(
     """Parameter Store for people, and for programs in other languages."""
 
 
+app.command("exec", cls=ExecCommand)(exec_)
 app.command("list")(list_)
