@@ -2,10 +2,11 @@
 
 import asyncio
 import os
-import signal
 import sys
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated
+from functools import partial
+from typing import Annotated, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -18,6 +19,7 @@ from aiossmenv._ssm.store import ParameterStore
 from aiossmenv.cli import _options as options
 from aiossmenv.cli import _program as programs
 from aiossmenv.cli._run import fail, new_store, reporting
+from aiossmenv.cli._supervisor import Policy, Supervisor, Variables, parse_on_change
 
 _COMMAND = "aiossmenv command"
 
@@ -50,6 +52,7 @@ class _Loading:
     allow_empty: bool
     deadline: float | None
     strict: bool
+    ttl: float | None
 
 
 def exec_(
@@ -71,6 +74,43 @@ def exec_(
     expand: options.Expand = None,
     allow_empty: options.AllowEmpty = False,
     deadline: options.Deadline = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay, keep reading, and act when a value that CMD has changes.")
+    ] = False,
+    ttl: Annotated[
+        float,
+        typer.Option("--ttl", metavar="SECONDS", callback=options.above_zero, help="With --watch: read this often."),
+    ] = 60.0,
+    on_change: Annotated[
+        str,
+        typer.Option(
+            "--on-change",
+            metavar="restart|signal:NAME",
+            help="With --watch: start CMD anew, or send it a signal. A signal only tells CMD, as the environment of"
+            " a running process cannot change.",
+        ),
+    ] = "restart",
+    splay: Annotated[
+        float, typer.Option("--splay", metavar="SECONDS", min=0, help="With --watch: wait at random, at most so long.")
+    ] = 0.0,
+    quiet: Annotated[
+        float,
+        typer.Option(
+            "--quiet",
+            metavar="SECONDS",
+            min=0,
+            help="With --watch: wait until nothing changed for so long, and read once more; at most ten times that.",
+        ),
+    ] = 1.0,
+    stop_timeout: Annotated[
+        float,
+        typer.Option(
+            "--stop-timeout",
+            metavar="SECONDS",
+            callback=options.above_zero,
+            help="With --watch: kill CMD if it has not ended so long after SIGTERM.",
+        ),
+    ] = 10.0,
     region: options.Region = None,
     profile: options.Profile = None,
     verbose: options.Verbose = False,
@@ -90,23 +130,53 @@ def exec_(
         allow_empty=allow_empty,
         deadline=deadline,
         strict=strict,
+        ttl=ttl if watch else None,
     )
+    policy = Policy(signum=_signum(on_change), splay=splay, quiet=quiet, stop_timeout=stop_timeout)
+    if not watch:
+        _refuse_without_watch(context)
     with reporting(verbose=verbose):
         if sys.platform == "win32":
             fail("exec needs Linux or macOS")
         # Before --profile adds a variable, which is not for CMD.
         base = programs.inherited()
-        search_path = os.pathsep.join(os.get_exec_path())
-        env = asyncio.run(_load(loading, base, new_store(region, profile)))
-        variables = programs.environment(base, env.snapshot, override=override, pristine=pristine, strict=strict)
-        program = programs.make(context.meta[_COMMAND], variables, search_path=search_path)
-        # Python ignores these from its start, and what is ignored stays so in CMD.
-        for name in ("SIGPIPE", "SIGXFSZ"):
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
-        programs.replace_process(program)
+        make = partial(programs.make, context.meta[_COMMAND], search_path=os.pathsep.join(os.get_exec_path()))
+        select = partial(programs.environment, base, override=override, pristine=pristine, strict=strict)
+        store = new_store(region, profile)
+        if watch:
+            asyncio.run(_watch(_load(loading, base, store), select, make, policy))
+        env = asyncio.run(_load(loading, base, store))
+        programs.replace_process(make(select(env.snapshot)))
 
 
-async def _load(loading: _Loading, base: dict[str, str], store: ParameterStore, ttl: float | None = None) -> Env:
+def _signum(on_change: str) -> int:
+    try:
+        return parse_on_change(on_change)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--on-change") from None
+
+
+def _refuse_without_watch(context: typer.Context) -> None:
+    for name in ("ttl", "on_change", "splay", "quiet", "stop_timeout"):
+        source = context.get_parameter_source(name)
+        if source and source.name == "COMMANDLINE":
+            context.fail(f"--{name.replace('_', '-')} needs --watch")
+
+
+async def _watch(
+    loading: Coroutine[object, object, Env],
+    select: Callable[[Variables], Variables],
+    make: Callable[[Variables], programs.Program],
+    policy: Policy,
+) -> NoReturn:
+    env = await loading
+    try:
+        programs.end_as(await Supervisor(env, select, make, policy).run())
+    finally:
+        await env.aclose()
+
+
+async def _load(loading: _Loading, base: dict[str, str], store: ParameterStore) -> Env:
     keys, expanded = loading.keys, loading.formats is not None
     needed = set(loading.required)
     if loading.strict:
@@ -114,7 +184,7 @@ async def _load(loading: _Loading, base: dict[str, str], store: ParameterStore, 
         needed |= {_variable(name, loading.paths) for name in keys or () if not expanded and not is_reference(name)}
     env = await load_env(
         *loading.paths,
-        ttl=ttl,
+        ttl=loading.ttl,
         keys=keys,
         required=needed,
         expand=loading.formats,

@@ -10,7 +10,8 @@ _FORMATS: tuple[Format, ...] = get_args(Format)
 Formats: TypeAlias = Format | dict[str, Format] | None
 
 
-def _above_zero(seconds: float | None) -> float | None:
+def above_zero(seconds: float | None) -> float | None:
+    """Refuse a time that is not above zero."""
     if seconds is not None and not 0 < seconds < float("inf"):
         raise typer.BadParameter("a number of seconds above 0 is expected")
     return seconds
@@ -67,7 +68,7 @@ Deadline = Annotated[
     typer.Option(
         "--deadline",
         metavar="SECONDS",
-        callback=_above_zero,
+        callback=above_zero,
         help="Give up loading after so long, retries and all. Default: 30.",
         show_default=False,
     ),

@@ -1,8 +1,9 @@
 """What `exec` starts: a program, its arguments and its environment, and whether the kernel takes them."""
 
+import contextlib
 import errno
 import os
-import resource
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,7 +99,7 @@ def make(command: Sequence[str], variables: Mapping[str, str], *, search_path: s
     fault = oversize(
         program,
         total=min(arg_max, _TOTAL_AT_MOST) if linux else arg_max,
-        one=_PAGES_OF_ONE * resource.getpagesize() if linux else None,
+        one=_PAGES_OF_ONE * os.sysconf("SC_PAGE_SIZE") if linux else None,
     )
     if fault:
         _refuse(fault, "Load fewer or smaller variables: --key names what to load.")
@@ -132,10 +133,34 @@ def oversize(program: Program, *, total: int, one: int | None) -> str | None:
 
 def replace_process(program: Program) -> NoReturn:
     """Become the program; raises why that is not possible."""
+    # Python ignores these from its start, and what is ignored stays so.
+    for name in ("SIGPIPE", "SIGXFSZ"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:
         os.execve(program.path, program.arguments, program.environment)  # noqa: S606 - no shell is what is wanted
     except OSError as error:
         refuse_start(program, error)
+
+
+def end_as(status: int) -> NoReturn:
+    """
+    End this process at once as the program did.
+
+    *status*: its exit status, or the negative number of the signal that killed it.
+    """
+    import resource
+
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    if status < 0:
+        with contextlib.suppress(OSError):  # SIGKILL has no handler
+            signal.signal(-status, signal.SIG_DFL)
+        # The program has left the core dump that counts.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.kill(os.getpid(), -status)
+    # Here PID 1 survives, and says it as a shell does. Not sys.exit(): Python would wait for its threads, one of which
+    # may wait for the network.
+    os._exit(status if status >= 0 else 128 - status)
 
 
 def refuse_start(program: Program, error: OSError) -> NoReturn:
