@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aiossmenv._env import Env
@@ -206,7 +207,7 @@ class Supervisor:
             await asyncio.wait({ended})
         # What it has started and left.
         self._send_group(signal.SIGTERM, process.pid)
-        while self._send_group(0, process.pid):
+        while self._send_group(0, process.pid) and _any_runs(process.pid):
             if self._loop.time() >= deadline:
                 self._send_group(signal.SIGKILL, process.pid)
                 break
@@ -308,6 +309,20 @@ class Supervisor:
         self._give_terminal()
         if self._process:
             self._send_group(signal.SIGCONT, self._process.pid)
+
+
+def _any_runs(group: int) -> bool:
+    """Whether a process of the group runs; one that has ended may be there long if PID 1 does not wait for it."""
+    try:
+        processes = [name for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208 - names are what is needed
+    except OSError:
+        return True  # macOS, whose PID 1 waits
+    for name in processes:
+        with contextlib.suppress(OSError):
+            state, _, its_group, *_ = Path(f"/proc/{name}/stat").read_bytes().rpartition(b")")[2].split()
+            if int(its_group) == group and state not in {b"Z", b"X"}:
+                return True
+    return False
 
 
 def _first_ended() -> int:

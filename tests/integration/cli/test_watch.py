@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from command import aiossmenv
@@ -20,6 +23,19 @@ SERVICE = """
 trap 'echo HUP' HUP; trap 'echo USR1' USR1; trap 'echo TERM; exit 3' TERM
 echo "start $A $B"
 while :; do sleep 0.01; done
+"""
+# It counts its interrupts, and reads lines of the terminal.
+INTERACTIVE = """
+import os, signal
+interrupts = 0
+def interrupt(*_):
+    global interrupts
+    interrupts += 1
+    print("INT", interrupts)
+signal.signal(signal.SIGINT, interrupt)
+print("ready", os.environ["A"])
+while True:
+    print("read", input())
 """
 QUICK = ("--ttl", "0.05", "--quiet", "0.05")
 
@@ -68,6 +84,14 @@ async def put(ssm: Store, **values: str) -> None:
         await asyncio.to_thread(ssm.put, f"/APP/{name}", value)
 
 
+def state(pid: str) -> str | None:
+    """Return the letter of a process's state, Z if it has ended and was not waited for, `None` if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return None
+
+
 async def test_a_change_restarts_the_command(ssm: Store, tmp_path: Path) -> None:
     """It is told to end, and started with the new values; a value that is written again changes nothing."""
     await put(ssm, A="1", B="1")
@@ -84,3 +108,171 @@ async def test_a_change_restarts_the_command(ssm: Store, tmp_path: Path) -> None
     assert ["start 1 1", "TERM", "start 2 1"] == lines
     assert 3 == status
     assert "" == running.err.read_text()
+
+
+async def test_a_signal_may_tell_the_command_of_a_change(ssm: Store, tmp_path: Path) -> None:
+    """With `--on-change signal:NAME` it goes on, gets one signal for each change, and its end by a signal is ours."""
+    await put(ssm, A="1", B="1")
+
+    async with watched(
+        tmp_path, *QUICK, "--on-change", "signal:hup", "/APP", "--", "sh", "-c", SERVICE
+    ) as running:
+        await running.until(lambda lines: lines == ["start 1 1"])
+        await put(ssm, A="2", B="2")
+        await running.until(lambda lines: lines[1:] == ["HUP"])
+        await put(ssm, A="3")
+        await running.until(lambda lines: lines[1:] == ["HUP", "HUP"])
+        # What reaches us reaches the command, once.
+        running.process.send_signal(signal.SIGUSR1)
+        await running.until(lambda lines: lines[3:] == ["USR1"])
+        await asyncio.sleep(0.2)
+        lines = running.lines
+        running.process.send_signal(signal.SIGUSR2)
+        status = await running.ended()
+
+    assert ["start 1 1", "HUP", "HUP", "USR1"] == lines
+    assert -signal.SIGUSR2 == status
+
+
+async def test_a_signal_during_a_restart_is_not_lost(ssm: Store, tmp_path: Path) -> None:
+    """What comes while the old one ends reaches it, and SIGTERM means that no new one is started."""
+    await put(ssm, A="1", B="1")
+    slow = SERVICE.replace("TERM; exit 3", "TERM; ended=1").replace("while :", "while [ ! $ended ] || [ ! -e go ]")
+    assert slow != SERVICE
+
+    async with watched(tmp_path, *QUICK, "/APP", "--", "sh", "-c", f"cd {tmp_path}; {slow} exit 4") as running:
+        await running.until(lambda lines: lines == ["start 1 1"])
+        await put(ssm, A="2")
+        await running.until(lambda lines: lines[-1] == "TERM")
+        running.process.send_signal(signal.SIGUSR1)
+        await running.until(lambda lines: lines[-1] == "USR1")
+        (tmp_path / "go").touch()
+        await running.until(lambda lines: lines[-1] == "start 2 1")
+        (tmp_path / "go").unlink()
+        await put(ssm, A="3")
+        await running.until(lambda lines: lines.count("TERM") == 2)
+        running.process.send_signal(signal.SIGTERM)
+        await running.until(lambda lines: lines.count("TERM") == 3)
+        (tmp_path / "go").touch()
+        status = await running.ended()
+
+    assert ["start 1 1", "TERM", "USR1", "start 2 1", "TERM", "TERM"] == running.lines
+    assert 4 == status
+
+
+async def test_a_restart_ends_all_that_the_command_started(ssm: Store, tmp_path: Path) -> None:
+    """What is left is told to end, what ignores that is killed; after an end of its own the command's rest lives on."""
+    await put(ssm, A="1")
+    stubborn = "trap '' TERM; sh -c 'echo $$; exec sleep 60' & sh -c 'trap \"\" TERM; exec sleep 60' & echo $!; wait"
+    service = f'[ $A = 1 ] || {{ sleep 60 & echo "last $!"; exit 5; }}; echo first; {stubborn}'
+
+    async with watched(tmp_path, *QUICK, "--stop-timeout", "0.3", "/APP", "--", "sh", "-c", service) as running:
+        _, one, two = await running.until(lambda lines: len(lines) == 3)
+        await put(ssm, A="2")
+        status = await running.ended()
+
+    last = int(running.lines[-1].removeprefix("last "))
+    os.kill(last, signal.SIGKILL)
+    assert 5 == status
+    assert {None, "Z"} >= {state(one), state(two)}
+    assert "did not end within 0.3 s of SIGTERM" in running.err.read_text()
+
+
+async def test_an_outage_changes_nothing(ssm: Store, proxy: FaultProxy, tmp_path: Path) -> None:
+    """The command keeps running while nothing can be read, one warning says so, and afterwards it is restarted."""
+    await put(ssm, A="1", B="1")
+
+    async with watched(tmp_path, *QUICK, "--deadline", "2", "/APP", "--", "sh", "-c", SERVICE) as running:
+        await running.until(lambda lines: lines == ["start 1 1"])
+        proxy.add(error("InternalServerError", status=500))
+        await put(ssm, A="not-shown")
+        while not running.err.read_text():
+            await asyncio.sleep(0.01)
+        during = running.lines
+        proxy.clear()
+        lines = await running.until(lambda lines: len(lines) >= 3)
+        while "succeed again" not in running.err.read_text():
+            await asyncio.sleep(0.01)
+
+    assert ["start 1 1"] == during
+    assert ["start 1 1", "TERM", "start not-shown 1"] == lines
+    failed, again = running.err.read_text().splitlines()
+    assert "warning: refresh of /APP failed, 1 in a row" in failed
+    assert "warning: refreshes of /APP succeed again" in again
+
+
+@pytest.mark.parametrize(
+    ("then", "status", "said"),
+    [
+        ("exit 9", 9, ""),
+        ("kill -SEGV $$", -signal.SIGSEGV, ""),
+        ("rm -f run", 127, "there is no program './run'"),
+        ("chmod -x run", 126, "run is not executable"),
+        ("echo \"#!/no/such\" >new; chmod +x new; mv new run", 126, "interpreter"),
+    ],
+)  # fmt: skip
+async def test_a_restart_that_fails_is_an_end(
+    ssm: Store, tmp_path: Path, then: str, status: int, said: str
+) -> None:
+    """It is not tried again: what supervises us decides, by the status that a first start would have."""
+    await put(ssm, A="1")
+    (tmp_path / "run").write_text(f"#!/bin/sh\n[ $A = 1 ] || {{ {then}; exit; }}\necho start\ntrap '{then}; exit' TERM\n"
+                                  "while :; do sleep 0.01; done\n")  # fmt: skip
+    (tmp_path / "run").chmod(0o755)
+    folder = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        async with watched(tmp_path, *QUICK, "/APP", "--", "./run") as running:
+            await running.until(lambda lines: lines == ["start"])
+            await put(ssm, A="2")
+            ended = await running.ended()
+    finally:
+        os.chdir(folder)
+
+    assert status == ended
+    assert said in running.err.read_text()
+    assert [] == list(tmp_path.glob("core*"))
+
+
+async def test_a_terminal_is_the_commands(ssm: Store, tmp_path: Path) -> None:
+    """It reads the terminal, Ctrl-C reaches it once, and Ctrl-Z, bg and fg of a shell do what they do without us."""
+    await put(ssm, A="1", B="1")
+    command = shlex.join(aiossmenv("exec", "--watch", *QUICK, "/APP", "--", sys.executable, "-u", "-c", INTERACTIVE))
+
+    def use() -> None:
+        shell = pexpect.spawn("bash", ["--norc", "--noprofile", "-i"], encoding="utf-8", timeout=15, echo=False)
+        try:
+            shell.sendline("PS1='prom''pt> '")
+            shell.expect("prompt> ")
+            shell.sendline(command)
+            shell.expect("ready 1")
+            shell.sendline("typed")
+            shell.expect("read typed")
+            shell.sendintr()
+            shell.expect("INT 1\r\n")
+            shell.sendline("more")
+            shell.expect("read more")
+            shell.send("\x1a")
+            shell.expect("Stopped.*prompt> ")
+            shell.sendline("bg; sleep 0.3; echo 'in' the background")
+            shell.expect("in the background.*prompt> ")
+            shell.sendline("fg")
+            shell.sendline("again")
+            shell.expect("read again")
+            shell.sendintr()
+            shell.expect("INT 2\r\n")
+            # The new one has the terminal, too.
+            ssm.put("/APP/A", "2")
+            shell.expect("ready 2")
+            shell.sendline("typed")
+            shell.expect("read typed")
+            shell.send("\x1c")
+            shell.expect("Quit.*prompt> ")
+            shell.sendline("echo status $?; jobs; exit 0")
+            shell.expect("status 131\r\n")
+            shell.expect(pexpect.EOF)
+            assert "aiossmenv" not in shell.before
+        finally:
+            shell.close(force=True)
+
+    await asyncio.to_thread(use)
