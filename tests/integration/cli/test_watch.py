@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pexpect
@@ -43,10 +43,11 @@ QUICK = ("--ttl", "0.05", "--quiet", "0.05")
 class Watched:
     """A running `aiossmenv exec --watch`, whose output goes to a file."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, before: Sequence[str] = ()) -> None:
         self.out, self.err = folder / "out", folder / "err"
         with self.out.open("wb") as out, self.err.open("wb") as err:
-            self.process = subprocess.Popen(aiossmenv("exec", "--watch", *arguments), stdout=out, stderr=err)
+            command = aiossmenv("exec", "--watch", *arguments)
+            self.process = subprocess.Popen([*command[: 1 if before else 0], *before, *command], stdout=out, stderr=err)
 
     @property
     def lines(self) -> list[str]:
@@ -68,9 +69,9 @@ class Watched:
 
 
 @contextlib.asynccontextmanager
-async def watched(folder: Path, *arguments: str) -> AsyncIterator[Watched]:
-    """Run `aiossmenv exec --watch` for as long as the block runs."""
-    running = Watched(folder, *arguments)
+async def watched(folder: Path, *arguments: str, before: Sequence[str] = ()) -> AsyncIterator[Watched]:
+    """Run `aiossmenv exec --watch` for as long as the block runs; Python runs with *before*, which executes it."""
+    running = Watched(folder, *arguments, before=before)
     try:
         yield running
     finally:
@@ -90,6 +91,11 @@ def state(pid: str) -> str | None:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return None
+
+
+def children(pid: int) -> list[str]:
+    """Return the ids of the children of a process's first thread."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 async def test_a_change_restarts_the_command(ssm: Store, tmp_path: Path) -> None:
@@ -114,9 +120,7 @@ async def test_a_signal_may_tell_the_command_of_a_change(ssm: Store, tmp_path: P
     """With `--on-change signal:NAME` it goes on, gets one signal for each change, and its end by a signal is ours."""
     await put(ssm, A="1", B="1")
 
-    async with watched(
-        tmp_path, *QUICK, "--on-change", "signal:hup", "/APP", "--", "sh", "-c", SERVICE
-    ) as running:
+    async with watched(tmp_path, *QUICK, "--on-change", "signal:hup", "/APP", "--", "sh", "-c", SERVICE) as running:
         await running.until(lambda lines: lines == ["start 1 1"])
         await put(ssm, A="2", B="2")
         await running.until(lambda lines: lines[1:] == ["HUP"])
@@ -211,9 +215,7 @@ async def test_an_outage_changes_nothing(ssm: Store, proxy: FaultProxy, tmp_path
         ("echo \"#!/no/such\" >new; chmod +x new; mv new run", 126, "interpreter"),
     ],
 )  # fmt: skip
-async def test_a_restart_that_fails_is_an_end(
-    ssm: Store, tmp_path: Path, then: str, status: int, said: str
-) -> None:
+async def test_a_restart_that_fails_is_an_end(ssm: Store, tmp_path: Path, then: str, status: int, said: str) -> None:
     """It is not tried again: what supervises us decides, by the status that a first start would have."""
     await put(ssm, A="1")
     (tmp_path / "run").write_text(f"#!/bin/sh\n[ $A = 1 ] || {{ {then}; exit; }}\necho start\ntrap '{then}; exit' TERM\n"
@@ -234,17 +236,26 @@ async def test_a_restart_that_fails_is_an_end(
     assert [] == list(tmp_path.glob("core*"))
 
 
-async def test_a_terminal_is_the_commands(ssm: Store, tmp_path: Path) -> None:
+@contextlib.contextmanager
+def bash() -> Iterator[pexpect.spawn]:
+    """Run a shell with job control on a terminal of its own."""
+    shell = pexpect.spawn("bash", ["--norc", "--noprofile", "-i"], encoding="utf-8", timeout=15, echo=False)
+    try:
+        shell.sendline("PS1='prom''pt> '")
+        shell.expect("prompt> ")
+        yield shell
+    finally:
+        shell.close(force=True)
+
+
+async def test_a_terminal_is_the_commands(ssm: Store) -> None:
     """It reads the terminal, Ctrl-C reaches it once, and Ctrl-Z, bg and fg of a shell do what they do without us."""
     await put(ssm, A="1", B="1")
-    command = shlex.join(aiossmenv("exec", "--watch", *QUICK, "/APP", "--", sys.executable, "-u", "-c", INTERACTIVE))
 
     def use() -> None:
-        shell = pexpect.spawn("bash", ["--norc", "--noprofile", "-i"], encoding="utf-8", timeout=15, echo=False)
-        try:
-            shell.sendline("PS1='prom''pt> '")
-            shell.expect("prompt> ")
-            shell.sendline(command)
+        with bash() as shell:
+            command = aiossmenv("exec", "--watch", *QUICK, "/APP", "--", sys.executable, "-u", "-c", INTERACTIVE)
+            shell.sendline(shlex.join(command))
             shell.expect("ready 1")
             shell.sendline("typed")
             shell.expect("read typed")
@@ -254,6 +265,7 @@ async def test_a_terminal_is_the_commands(ssm: Store, tmp_path: Path) -> None:
             shell.expect("read more")
             shell.send("\x1a")
             shell.expect("Stopped.*prompt> ")
+            # In the background it may not read, and is stopped again.
             shell.sendline("bg; sleep 0.3; echo 'in' the background")
             shell.expect("in the background.*prompt> ")
             shell.sendline("fg")
@@ -272,7 +284,82 @@ async def test_a_terminal_is_the_commands(ssm: Store, tmp_path: Path) -> None:
             shell.expect("status 131\r\n")
             shell.expect(pexpect.EOF)
             assert "aiossmenv" not in shell.before
-        finally:
-            shell.close(force=True)
 
     await asyncio.to_thread(use)
+
+
+async def test_in_a_pipeline_the_terminal_is_the_readers(ssm: Store) -> None:
+    """Behind a pipe a pager may read the terminal; Ctrl-C still reaches the command once, and Ctrl-Z stops both."""
+    await put(ssm, A="1", B="1")
+    service = "trap 'echo INT; count=x$count; [ $count != xx ] || exit 0' INT; echo ready; while :; do sleep 0.01; done"
+    reader = "import signal; signal.signal(2, signal.SIG_IGN); t = open('/dev/tty'); print('got', t.readline())\n"
+    reader += "while line := input(): print('passed on', line, flush=True)"
+
+    def use() -> None:
+        with bash() as shell:
+            command = shlex.join(aiossmenv("exec", "--watch", *QUICK, "/APP", "--", "sh", "-c", service))
+            shell.sendline(f"{command} | {shlex.join([sys.executable, '-u', '-c', reader])}; echo ended")
+            shell.sendline("typed")
+            shell.expect("got typed")
+            shell.expect("passed on ready")
+            shell.sendintr()
+            shell.expect("passed on INT")
+            shell.send("\x1a")
+            shell.expect("Stopped.*prompt> ")
+            shell.sendline("fg")
+            time.sleep(0.3)
+            shell.sendintr()
+            shell.expect("passed on INT")
+            shell.expect("EOFError.*prompt> ")
+            assert "passed on" not in shell.before
+
+    await asyncio.to_thread(use)
+
+
+async def test_it_waits_for_orphans_and_not_for_the_sdks_processes(
+    ssm: Store, config_file: Path, tmp_path: Path
+) -> None:
+    """Whatever ends below us is waited for, as PID 1 must, and a process that gives credentials is left to the SDK."""
+    await put(ssm, A="1")
+    # Credentials that end soon are asked for again and again; each process ends amid many orphans.
+    answer = '{"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "b", "Expiration": "%FT%TZ"}'
+    (tmp_path / "give").write_text(f"echo >>{tmp_path}/asked; date -u -d +30sec '+{answer}'")
+    config_file.write_text(f"[default]\nregion = eu-central-1\ncredential_process = sh {tmp_path}/give\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        os.environ.pop(name)
+    service = "while :; do (sleep 0.001 &); (setsid sleep 0.001 &); done"
+    adopt = "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1); os.execv(sys.executable, sys.argv[1:])"
+
+    async with watched(tmp_path, *QUICK, "/APP", "--", "sh", "-c", service, before=("-c", adopt)) as running:
+        while not (tmp_path / "asked").exists() or len((tmp_path / "asked").read_text()) < 10:
+            assert running.process.poll() is None, running.err.read_text()
+            await asyncio.sleep(0.05)
+        zombies = [state(child) for child in children(running.process.pid)].count("Z")
+
+    assert zombies < 5
+    assert "" == running.err.read_text()
+
+
+async def test_fifty_rotations_are_fifty_restarts(ssm: Store, tmp_path: Path) -> None:
+    """Under load each rotation restarts the service once, and two parameters that belong together always match."""
+    await put(ssm, A="0", B="0")
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    service = 'trap "exit 0" TERM; echo "$A $B"; while :; do sleep 0.01; done'
+
+    try:
+        options = ("--ttl", "0.03", "--quiet", "0.06")
+        async with watched(tmp_path, *options, "/APP", "--", "sh", "-c", service) as running:
+            for number in range(51):
+                if number:
+                    # The second one after a while in which the first one is read.
+                    await put(ssm, A=str(number))
+                    await asyncio.sleep(0.03)
+                    await put(ssm, B=str(number))
+                await running.until(lambda lines: bool(lines) and lines[-1] == f"{number} {number}")  # noqa: B023
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+    assert [f"{number} {number}" for number in range(51)] == running.lines
+    assert "" == running.err.read_text()
