@@ -37,6 +37,8 @@ _ENDING = {"SIGTERM", "SIGINT", "SIGQUIT"}
 _QUIET_AT_MOST = 10
 # Seconds between two looks at what cannot be awaited.
 _LOOK = 0.05
+# Seconds that a program is given to set its handlers of signals.
+_HANDLERS_SET = 1.0
 # Seconds after which a child process that nothing waited for is taken for an orphan.
 _UNCLAIMED = 5.0
 
@@ -73,12 +75,16 @@ def parse_on_change(text: str) -> int:
 class _FirstOfOutage(logging.Filter):
     """Of the warnings of refreshes that fail in a row, only the first passes."""
 
-    failing = False
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing = asyncio.Event()
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether *record* is logged."""
         if record.module != "_refresher":
             return True
-        before, self.failing = self.failing, True
+        before = self.failing.is_set()
+        self.failing.set()
         return not before
 
 
@@ -155,9 +161,10 @@ class Supervisor:
         if self._give_terminal():
             # It may have read the terminal before, and is stopped then.
             self._send_group(signal.SIGCONT, self._process.pid)
-        held, self._held = self._held, []
-        for signum in held:
-            self._send(signum)
+        for signum in self._held:
+            # Not at once: until the program has set its handlers, most signals end it.
+            self._loop.call_later(_HANDLERS_SET, self._pass_on, signum)
+        self._held.clear()
 
     async def _next_variables(self) -> Variables | None:
         """Return the variables when those that the program has are old, or `None` when it has ended."""
@@ -219,10 +226,11 @@ class Supervisor:
         first = _FirstOfOutage()
         logger.addFilter(first)
         while True:
-            await asyncio.sleep(_LOOK)
-            if first.failing and not self._env.status.failures:
-                first.failing = False
-                logger.warning("refreshes of %s succeed again", self._env._publisher.where)
+            await first.failing.wait()
+            while self._env.status.failures:  # noqa: ASYNC110 - a refresh that changed nothing is told to nothing
+                await asyncio.sleep(_LOOK)
+            first.failing.clear()
+            logger.warning("refreshes of %s succeed again", self._env._publisher.where)
 
     # Signals.
 

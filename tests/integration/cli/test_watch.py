@@ -8,15 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pexpect
 import pytest
 
-from command import aiossmenv
+from command import aiossmenv, invoke
 from embedded import Store
 from faults import FaultProxy, error
+from watched import put, rotate, watched
 
 # A service: it says what it was started with, what signals it gets, and ends in its own way.
 SERVICE = """
@@ -38,51 +39,6 @@ while True:
     print("read", input())
 """
 QUICK = ("--ttl", "0.05", "--quiet", "0.05")
-
-
-class Watched:
-    """A running `aiossmenv exec --watch`, whose output goes to a file."""
-
-    def __init__(self, folder: Path, *arguments: str, before: Sequence[str] = ()) -> None:
-        self.out, self.err = folder / "out", folder / "err"
-        with self.out.open("wb") as out, self.err.open("wb") as err:
-            command = aiossmenv("exec", "--watch", *arguments)
-            self.process = subprocess.Popen([*command[: 1 if before else 0], *before, *command], stdout=out, stderr=err)
-
-    @property
-    def lines(self) -> list[str]:
-        """What the command has written."""
-        return self.out.read_text().splitlines()
-
-    async def until(self, condition: Callable[[list[str]], bool], seconds: float = 15) -> list[str]:
-        """Wait until *condition* holds for what the command has written."""
-        end = time.monotonic() + seconds
-        while not condition(self.lines):
-            assert self.process.poll() is None, (self.lines, self.err.read_text())
-            assert time.monotonic() < end, (self.lines, self.err.read_text())
-            await asyncio.sleep(0.01)
-        return self.lines
-
-    async def ended(self) -> int:
-        """Wait until it ends, and return its status."""
-        return await asyncio.to_thread(self.process.wait, 15)
-
-
-@contextlib.asynccontextmanager
-async def watched(folder: Path, *arguments: str, before: Sequence[str] = ()) -> AsyncIterator[Watched]:
-    """Run `aiossmenv exec --watch` for as long as the block runs; Python runs with *before*, which executes it."""
-    running = Watched(folder, *arguments, before=before)
-    try:
-        yield running
-    finally:
-        running.process.terminate()
-        await running.ended()
-
-
-async def put(ssm: Store, **values: str) -> None:
-    """Write parameters one after the other."""
-    for name, value in values.items():
-        await asyncio.to_thread(ssm.put, f"/APP/{name}", value)
 
 
 def state(pid: str) -> str | None:
@@ -211,25 +167,23 @@ async def test_an_outage_changes_nothing(ssm: Store, proxy: FaultProxy, tmp_path
         ("exit 9", 9, ""),
         ("kill -SEGV $$", -signal.SIGSEGV, ""),
         ("rm -f run", 127, "there is no program './run'"),
-        ("chmod -x run", 126, "run is not executable"),
-        ("echo \"#!/no/such\" >new; chmod +x new; mv new run", 126, "interpreter"),
+        ('echo "#!/no/such" >new; chmod +x new; mv new run', 126, "interpreter"),
     ],
 )  # fmt: skip
-async def test_a_restart_that_fails_is_an_end(ssm: Store, tmp_path: Path, then: str, status: int, said: str) -> None:
+async def test_a_restart_that_fails_is_an_end(
+    ssm: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str, status: int, said: str
+) -> None:
     """It is not tried again: what supervises us decides, by the status that a first start would have."""
     await put(ssm, A="1")
-    (tmp_path / "run").write_text(f"#!/bin/sh\n[ $A = 1 ] || {{ {then}; exit; }}\necho start\ntrap '{then}; exit' TERM\n"
-                                  "while :; do sleep 0.01; done\n")  # fmt: skip
+    script = f"#!/bin/sh\n[ $A = 1 ] || {{ {then}; exit; }}\necho start\ntrap '{then}; exit' TERM\n"
+    (tmp_path / "run").write_text(f"{script}while :; do sleep 0.01; done\n")
     (tmp_path / "run").chmod(0o755)
-    folder = os.getcwd()
-    os.chdir(tmp_path)
-    try:
-        async with watched(tmp_path, *QUICK, "/APP", "--", "./run") as running:
-            await running.until(lambda lines: lines == ["start"])
-            await put(ssm, A="2")
-            ended = await running.ended()
-    finally:
-        os.chdir(folder)
+    monkeypatch.chdir(tmp_path)
+
+    async with watched(tmp_path, *QUICK, "/APP", "--", "./run") as running:
+        await running.until(lambda lines: lines == ["start"])
+        await put(ssm, A="2")
+        ended = await running.ended()
 
     assert status == ended
     assert said in running.err.read_text()
@@ -330,7 +284,9 @@ async def test_it_waits_for_orphans_and_not_for_the_sdks_processes(
     service = "while :; do (sleep 0.001 &); (setsid sleep 0.001 &); done"
     adopt = "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1); os.execv(sys.executable, sys.argv[1:])"
 
-    async with watched(tmp_path, *QUICK, "/APP", "--", "sh", "-c", service, before=("-c", adopt)) as running:
+    async with watched(
+        tmp_path, *QUICK, "/APP", "--", "sh", "-c", service, before=(sys.executable, "-c", adopt)
+    ) as running:
         while not (tmp_path / "asked").exists() or len((tmp_path / "asked").read_text()) < 10:
             assert running.process.poll() is None, running.err.read_text()
             await asyncio.sleep(0.05)
@@ -340,26 +296,81 @@ async def test_it_waits_for_orphans_and_not_for_the_sdks_processes(
     assert "" == running.err.read_text()
 
 
-async def test_fifty_rotations_are_fifty_restarts(ssm: Store, tmp_path: Path) -> None:
-    """Under load each rotation restarts the service once, and two parameters that belong together always match."""
-    await put(ssm, A="0", B="0")
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
-    service = 'trap "exit 0" TERM; echo "$A $B"; while :; do sleep 0.01; done'
+async def test_each_rotation_is_one_restart_with_a_whole_set(ssm: Store, tmp_path: Path) -> None:
+    """Two parameters that are written one after the other always match; `tests/benchmarks/exec.py` does it 50 times."""
+    starts = await rotate(ssm, tmp_path, 8)
 
-    try:
-        options = ("--ttl", "0.03", "--quiet", "0.06")
-        async with watched(tmp_path, *options, "/APP", "--", "sh", "-c", service) as running:
-            for number in range(51):
-                if number:
-                    # The second one after a while in which the first one is read.
-                    await put(ssm, A=str(number))
-                    await asyncio.sleep(0.03)
-                    await put(ssm, B=str(number))
-                await running.until(lambda lines: bool(lines) and lines[-1] == f"{number} {number}")  # noqa: B023
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
+    assert [f"{number} {number}" for number in range(9)] == starts
+    assert "" == (tmp_path / "err").read_text()
 
-    assert [f"{number} {number}" for number in range(51)] == running.lines
-    assert "" == running.err.read_text()
+
+async def test_a_signal_between_two_programs_is_kept(ssm: Store, tmp_path: Path) -> None:
+    """What comes while only the old one's rest runs reaches the new one, and SIGTERM means that there is none."""
+    await put(ssm, A="1", B="1")
+    service = f"sh -c 'trap \"\" TERM; exec sleep 60' & {SERVICE}"
+
+    options = (*QUICK, "--stop-timeout", "1")
+    async with watched(tmp_path, *options, "/APP", "--", "sh", "-c", service) as running:
+
+        async def change(value: str) -> None:
+            await put(ssm, A=value)
+            await running.until(lambda lines: lines[-1] == "TERM")
+            while [child for child in children(running.process.pid) if state(child) != "Z"]:
+                await asyncio.sleep(0.01)
+
+        await running.until(lambda lines: lines == ["start 1 1"])
+        await change("2")
+        running.process.send_signal(signal.SIGUSR1)
+        await running.until(lambda lines: lines[2:] == ["start 2 1", "USR1"])
+        await change("3")
+        running.process.send_signal(signal.SIGTERM)
+        status = await running.ended()
+
+    assert ["start 1 1", "TERM", "start 2 1", "USR1", "TERM"] == running.lines
+    assert 3 == status
+
+
+async def test_the_program_inherits_what_we_did(ssm: Store, tmp_path: Path) -> None:
+    """What was ignored stays ignored, descriptors stay open, no value is in our process; `setpriv` ends it with us."""
+    await put(ssm, A="not-shown", B="1")
+    inspect = f"grep SigIgn /proc/self/status; echo /proc/$$/fd/*; {SERVICE}"
+    before = ("sh", "-c", "trap '' HUP; exec 7</dev/null; exec \"$@\"", "sh")
+
+    plain = await asyncio.to_thread(
+        subprocess.check_output, [*before, "sh", "-c", inspect.partition("trap")[0]], text=True
+    )
+    command = ("setpriv", "--pdeathsig", "TERM", "sh", "-c", inspect)
+    async with watched(tmp_path, "--ttl", "60", "/APP", "--", *command, before=before) as running:
+        ignored, descriptors, _ = await running.until(lambda lines: len(lines) == 3)
+        running.process.send_signal(signal.SIGHUP)
+        ours = Path(f"/proc/{running.process.pid}")
+        shown = (ours / "cmdline").read_bytes() + (ours / "environ").read_bytes()
+        running.process.kill()
+        await running.ended()
+        while running.lines[-1] != "TERM":
+            await asyncio.sleep(0.01)
+
+    assert plain.splitlines()[0] == ignored
+    names = [[Path(name).name for name in line.split()] for line in (plain.splitlines()[1], descriptors)]
+    assert names[0] == names[1]
+    assert "HUP" not in running.lines
+    assert b"not-shown" not in shown
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--ttl", "5"), "--ttl needs --watch"),
+        (("--stop-timeout", "5"), "--stop-timeout needs --watch"),
+        (("--watch", "--ttl", "0"), "--ttl"),
+        (("--watch", "--quiet", "-1"), "--quiet"),
+        (("--watch", "--on-change", "signal:NONE"), "'signal:NONE' is neither restart nor signal:"),
+        (("--watch", "--on-change", "stop"), "'stop' is neither"),
+    ],
+)  # fmt: skip
+def test_options_that_cannot_be_are_refused(options: tuple[str, ...], said: str) -> None:
+    """A wrong use says which option it is, with status 2, before anything is read."""
+    done = invoke("exec", *options, "/APP", "--", "true")
+
+    assert (2, "") == (done.status, done.out)
+    assert said in done.err
