@@ -171,7 +171,7 @@ async def test_an_outage_changes_nothing(ssm: Store, proxy: FaultProxy, tmp_path
     ],
 )  # fmt: skip
 async def test_a_restart_that_fails_is_an_end(
-    ssm: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str, status: int, said: str
+    ssm: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, then: str, status: int, said: str
 ) -> None:
     """It is not tried again: what supervises us decides, by the status that a first start would have."""
     await put(ssm, A="1")
