@@ -119,8 +119,14 @@ def exec_(
     Run CMD with what is under each PATH in its environment, and in no other.
 
     CMD replaces this process: signals, the exit status, the terminal and the process id are its own. It is looked for
-    in the PATH of this process. The exit status is 127 if it is not there, 126 if it cannot be started, and 1 if the
-    variables cannot be loaded.
+    in the PATH of this process, whatever is loaded. The exit status is 127 if it is not there, 126 if it cannot be
+    started, and 1 if the variables cannot be loaded.
+
+    With --watch this process stays. CMD leads a process group of its own, in the foreground of the terminal. Signals
+    reach CMD alone, and its exit status or signal becomes ours. A restart sends SIGTERM to CMD, and then to all of its
+    group that is left. While nothing can be read CMD keeps running. After SIGTERM, SIGINT or SIGQUIT it is not
+    restarted. If this process is killed by SIGKILL, CMD goes on; where it must not, write -- setpriv --pdeathsig TERM
+    CMD (Linux).
     """
     loading = _Loading(
         paths=tuple(paths or ()),

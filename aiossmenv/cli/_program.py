@@ -151,7 +151,8 @@ def end_as(status: int) -> NoReturn:
     import resource
 
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with contextlib.suppress(AttributeError, OSError):  # closed from the start, or what reads it has ended
+            stream.flush()
     if status < 0:
         with contextlib.suppress(OSError):  # SIGKILL has no handler
             signal.signal(-status, signal.SIG_DFL)

@@ -18,14 +18,12 @@ import random
 import signal
 import stat
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aiossmenv._env import Env
-from aiossmenv._errors import AiossmenvError
 from aiossmenv.cli._program import Program, refuse_start
 
 logger = logging.getLogger("aiossmenv")
@@ -188,7 +186,7 @@ class Supervisor:
                 await asyncio.sleep(quiet)
                 try:
                     await self._env.refresh()
-                except AiossmenvError:
+                except Exception:
                     # Until a read succeeds these may be half a set, and the program keeps what it has.
                     await asyncio.sleep(self._env.status.next_refresh or quiet)
                     continue
@@ -217,6 +215,7 @@ class Supervisor:
         while self._send_group(0, process.pid) and _any_runs(process.pid):
             if self._loop.time() >= deadline:
                 self._send_group(signal.SIGKILL, process.pid)
+                await asyncio.sleep(_LOOK)
                 break
             await asyncio.sleep(_LOOK)
         return ended.result()
@@ -285,17 +284,14 @@ class Supervisor:
 
     def _give_terminal(self) -> bool:
         """Put the program into the foreground if we are; return whether it is."""
-        if not self._process or self._terminal is None or os.tcgetpgrp(self._terminal) != os.getpgrp():
-            return False
-        # Behind a pipe there may be a program, such as less, that reads the terminal in our group.
-        if not sys.stdin.isatty() or stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode):
+        if not self._process or _foreground(self._terminal) != os.getpgrp() or not _is_free():
             return False
         _set_foreground(self._terminal, self._process.pid)
         return True
 
     def _take_terminal(self, group: int) -> None:
         """Put us into the foreground if the program was."""
-        if self._terminal is not None and os.tcgetpgrp(self._terminal) == group:
+        if _foreground(self._terminal) == group:
             _set_foreground(self._terminal, os.getpgrp())
 
     def _suspend(self) -> None:
@@ -352,7 +348,24 @@ def _open_terminal() -> int | None:
         return None
 
 
-def _set_foreground(terminal: int, group: int) -> None:
+def _foreground(terminal: int | None) -> int:
+    """Return the process group in the foreground, 0 if there is no terminal or if it hung up."""
+    try:
+        return os.tcgetpgrp(terminal) if terminal is not None else 0
+    except OSError:
+        return 0
+
+
+def _is_free() -> bool:
+    """Whether no program behind a pipe, such as less, may read the terminal in our process group."""
+    try:
+        return os.isatty(0) and not stat.S_ISFIFO(os.fstat(1).st_mode)
+    except OSError:
+        return True  # standard output is closed
+
+
+def _set_foreground(terminal: int | None, group: int) -> None:
+    assert terminal is not None
     # A group in the background that does this is stopped by SIGTTOU, unless that is blocked.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
     try:

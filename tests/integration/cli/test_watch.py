@@ -191,7 +191,7 @@ async def test_a_restart_that_fails_is_an_end(
 
 
 @contextlib.contextmanager
-def bash() -> Iterator[pexpect.spawn]:
+def bash() -> Iterator["pexpect.spawn[str]"]:
     """Run a shell with job control on a terminal of its own."""
     shell = pexpect.spawn("bash", ["--norc", "--noprofile", "-i"], encoding="utf-8", timeout=15, echo=False)
     try:
@@ -237,7 +237,7 @@ async def test_a_terminal_is_the_commands(ssm: Store) -> None:
             shell.sendline("echo status $?; jobs; exit 0")
             shell.expect("status 131\r\n")
             shell.expect(pexpect.EOF)
-            assert "aiossmenv" not in shell.before
+            assert "aiossmenv" not in str(shell.before)
 
     await asyncio.to_thread(use)
 
@@ -265,7 +265,7 @@ async def test_in_a_pipeline_the_terminal_is_the_readers(ssm: Store) -> None:
             shell.sendintr()
             shell.expect("passed on INT")
             shell.expect("EOFError.*prompt> ")
-            assert "passed on" not in shell.before
+            assert "passed on" not in str(shell.before)
 
     await asyncio.to_thread(use)
 
