@@ -244,7 +244,7 @@ async def test_written_values_are_in_no_log(
     del records[:]
     await store.put("/R/A", VALUE, tags={"team": "books"})
     await store.put("/R/A", VALUE)
-    assert [VALUE, VALUE] == [version.parameter.value for version in await store.history("/R/A")]
+    assert [VALUE, VALUE] == [version.value for version in await store.history("/R/A")]
 
     assert records
     assert [] == in_records(records, CORE)
