@@ -311,13 +311,12 @@ class Writer(Sender):
         request, tokens = first, set[str]()
         while True:
             page = await self._done(request, answer, deadline, _State())
-            yield page
-            if isinstance(page, AiossmenvError) or page.next_token is None:
-                return
-            if page.next_token in tokens:
+            if not isinstance(page, AiossmenvError) and page.next_token in tokens:
                 # A listing that goes in circles would never end, and one that is cut short would be a smaller set.
                 text = "Parameter Store does not continue a listing that it had begun"
-                yield self._located(StoreUnavailable(text, remedy="Try again."), request)
+                page = self._located(StoreUnavailable(text, remedy="Try again."), request)
+            yield page
+            if isinstance(page, AiossmenvError) or page.next_token is None:
                 return
             tokens.add(page.next_token)
             request = replace(first, next_token=page.next_token)

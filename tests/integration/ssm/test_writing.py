@@ -11,6 +11,7 @@ from aiohttp import web
 
 from aiossmenv import (
     AccessDenied,
+    AddTagsToResource,
     AiossmenvError,
     DecryptionFailed,
     InvalidParameter,
@@ -19,6 +20,7 @@ from aiossmenv import (
     ParameterNotFound,
     ParameterStore,
     PutParameter,
+    ServiceError,
     StoreUnavailable,
     Throttled,
     Written,
@@ -596,6 +598,23 @@ async def test_lost_answer_for_a_role_that_may_not_read(wire: Wire, clock: Manua
     assert 2 == wire.proxy.count("PutParameter")
 
 
+async def test_single_reads_that_fail(wire: Wire, clock: ManualClock) -> None:
+    """If what is there can only be read one by one, and those reads fail until the deadline, nothing is written."""
+    wire.deny("ssm:GetParameters")
+    wire.proxy.add(throttled(), operation="GetParameter")
+
+    with pytest.raises(Throttled):
+        await passing(clock, wire.store.put(A, "ours"))
+
+    assert 0 == wire.proxy.count("PutParameter")
+
+
+async def test_tags_of_a_parameter_that_is_gone(memory: InMemory) -> None:
+    """The in-memory store does not tag what is not there."""
+    with pytest.raises(ServiceError, match="InvalidResourceId"):
+        await memory._service.send(AddTagsToResource(A, (("team", "books"),)))
+
+
 async def test_lost_answer_in_an_outage(wire: Wire, clock: ManualClock) -> None:
     """If no read is answered until the deadline either, whether it was written stays unknown."""
     wire.proxy.add(executed(reset()), operation="PutParameter")
@@ -672,10 +691,11 @@ async def test_refused_writes(wire: Wire) -> None:
 async def test_lost_answer_of_a_deletion(wire: Wire, clock: ManualClock) -> None:
     """A deletion is sent again after a lost answer, and what is gone by then counts as deleted."""
     wire.ssm.put(A, "x")
+    wire.proxy.add(raw(b"{}"), operation="DeleteParameters", times=1)
     wire.proxy.add(executed(reset()), operation="DeleteParameters", times=1)
 
     assert (A,) == await passing(clock, wire.store.delete(A))
-    assert 2 == wire.proxy.count("DeleteParameters")
+    assert 3 == wire.proxy.count("DeleteParameters")
 
 
 @pytest.mark.parametrize("operation", ["GetParameterHistory", "DescribeParameters"])
@@ -688,7 +708,8 @@ async def test_broken_pages(wire: Wire, clock: ManualClock, operation: str) -> N
             return [metadata.name async for metadata in wire.store.describe("/W")]
         return [version.name for version in await wire.store.history(A)]
 
-    for fault in (reset(), raw(b"{}"), raw(b'{"Parameters": [1]}'), raw(b'{"Parameters": "x"}')):
+    broken = (b"{}", b'{"Parameters": [1]}', b'{"Parameters": "x"}', b'{"Parameters": [{"Name": "/W/A"}]}')
+    for fault in (reset(), *map(raw, broken)):
         wire.proxy.add(fault, operation=operation, times=2)
         assert [A] == await passing(clock, read())
     wire.proxy.add(changed(lambda _, page: page | {"NextToken": "0"}), operation=operation)
