@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Generator, Mapping, MutableMapping
+from collections.abc import Callable, Generator, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import translate
@@ -146,6 +146,12 @@ def read_by_sdk(edit: Edit) -> dict[str, tuple[str, ...]]:
     matches = _pattern(_READ_BY_SDK)
     variables = {"sets": edit.assign, "unsets": edit.unset}
     return {verb: tuple(sorted(name for name in names if matches(name))) for verb, names in variables.items()}
+
+
+def steering(keys: Iterable[str], patterns: tuple[str, ...] = PROTECTED) -> list[str]:
+    """Return those of *keys*, sorted, that fit a pattern of variables that make programs run other code."""
+    is_protected = _pattern(tuple(map(_as_named, patterns)))
+    return sorted(key for key in keys if is_protected(_as_named(key)))
 
 
 def check_variables(

@@ -2,7 +2,7 @@
 One parameter that holds several variables: their names and values, from an object of JSON or from lines KEY=VALUE.
 
 No error may show a part of the value. The frames of an exception hold the text, and so does json's own exception. So
-the functions that read a text return a `_Fault`, and `ExpansionFailed` is raised in a frame that holds no text.
+the functions that read a text return a `Fault`, and `ExpansionFailed` is raised in a frame that holds no text.
 """
 
 import json
@@ -109,21 +109,21 @@ class Expander:
         return self._formats[there[0]] if there else None
 
     def _expand(self, parameter: Parameter, form: Format, *, key: str, path: str) -> tuple[Parameter, ...]:
-        parts = _parts(parameter, form)
-        if isinstance(parts, _Fault):
+        pairs = read_pairs(parameter.value, form)
+        if isinstance(pairs, Fault):
             other = "name in expand= only the keys that hold several variables: expand={'KEY': 'json'}"
             if not isinstance(self._formats, str):
                 other = f"take {key} out of expand="
             raise ExpansionFailed(
-                f"the value cannot be expanded as {form}: {parts.text}: line {parts.line} column {parts.column}",
-                line=parts.line,
-                column=parts.column,
+                f"the value cannot be expanded as {form}: {pairs.text}: line {pairs.line} column {pairs.column}",
+                line=pairs.line,
+                column=pairs.column,
                 parameter=parameter.name,
                 path=path,
                 region=self._region,
                 remedy=f"Correct the value, or {other}.",
             )
-        return parts
+        return tuple(replace(parameter, value=value, inner_name=name) for name, value in pairs)
 
 
 def describe(parameter: Parameter) -> str:
@@ -141,7 +141,7 @@ def require_dotenv() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fault:
+class Fault:
     """What is wrong with a text, and where, counted from 1."""
 
     text: str
@@ -158,18 +158,18 @@ class _Refused(Exception):
         self.at = at
 
 
-class _Number(str):
+class Number(str):
     """A number as it is written: 1.10 stays 1.10."""
 
     __slots__ = ()
 
 
-def _parts(parameter: Parameter, form: Format) -> tuple[Parameter, ...] | _Fault:
-    """Return what *parameter* holds, or what is wrong with it; raises nothing, because this frame holds its value."""
+def read_pairs(text: str, form: Format) -> tuple[tuple[str, str], ...] | Fault:
+    """Return the names and values in a text, or what is wrong with it; raises nothing, because this frame holds it."""
     # Windows puts this mark at the beginning of a file.
-    text = parameter.value.removeprefix("\ufeff")
+    text = text.removeprefix("\ufeff")
     try:
-        pairs = list(_json_pairs(text) if form == "json" else _dotenv_pairs(text))
+        return tuple(_json_pairs(text) if form == "json" else _dotenv_pairs(text))
     except json.JSONDecodeError as error:
         message = error.msg.rstrip(": ")
         return _fault(message if message in _JSON_MESSAGES else "this is not JSON", text, error.pos)
@@ -177,21 +177,20 @@ def _parts(parameter: Parameter, form: Format) -> tuple[Parameter, ...] | _Fault
         return _fault(error.text, text, error.at)
     except Exception as error:
         return _fault(f"it was refused with {type(error).__name__}", text, 0)
-    return tuple(replace(parameter, value=value, inner_name=name) for name, value in pairs)
 
 
-def _fault(fault: str, text: str, at: int) -> _Fault:
+def _fault(fault: str, text: str, at: int) -> Fault:
     ends = [newline.end() for newline in _NEWLINE.finditer(text[:at])]
-    return _Fault(fault, len(ends) + 1, at - (ends[-1] if ends else 0) + 1)
+    return Fault(fault, len(ends) + 1, at - (ends[-1] if ends else 0) + 1)
 
 
 def _json_pairs(text: str) -> Iterator[tuple[str, str]]:
     _refuse_depth(text)
-    found = json.loads(text, parse_int=_Number, parse_float=_Number)
+    found = json.loads(text, parse_int=Number, parse_float=Number)
     if not isinstance(found, dict):
         raise _Refused("this is not an object", len(text) - len(text.lstrip()))
     _refuse_what_json_lets_pass(text)
-    yield from _flat(found, "")
+    yield from flat(found, "")
 
 
 def _refuse_depth(text: str) -> None:
@@ -219,11 +218,11 @@ def _refuse_what_json_lets_pass(text: str) -> None:
             names[-1].add(name)
 
 
-def _flat(found: Mapping[str, Any], above: str) -> Iterator[tuple[str, str]]:
+def flat(found: Mapping[str, Any], above: str) -> Iterator[tuple[str, str]]:
     """Yield the names and values of an object; the levels of a name are joined as those of Parameter Store are."""
     for name, value in found.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{above}{name}/")
+            yield from flat(value, f"{above}{name}/")
         elif isinstance(value, str):
             yield above + name, str(value)
         elif value is not None:
@@ -232,7 +231,7 @@ def _flat(found: Mapping[str, Any], above: str) -> Iterator[tuple[str, str]]:
 
 def _compact(value: Any) -> str:
     """Return the text of JSON, without spaces, with numbers and letters as they were written."""
-    if isinstance(value, _Number):
+    if isinstance(value, Number):
         return str(value)
     if isinstance(value, list):
         return f"[{','.join(map(_compact, value))}]"

@@ -13,6 +13,7 @@ would lead to the value.
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -175,6 +176,7 @@ class Writer(Sender):
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+            await left.aclose()
 
     async def _with_what_was_before(
         self, requests: Iterable[PutParameter], deadline: float, progress: Progress
@@ -286,19 +288,22 @@ class Writer(Sender):
         """Return all versions of a parameter, each page within *deadline* seconds."""
         first = GetParameterHistory(name, with_decryption)
         versions: list[ParameterHistory] = []
-        async for page in self._pages(first, GetParameterHistoryResult, deadline):
-            if isinstance(page, AiossmenvError):
-                return page
-            versions += page.parameters
+        async with aclosing(self._pages(first, GetParameterHistoryResult, deadline)) as pages:
+            async for page in pages:
+                if isinstance(page, AiossmenvError):
+                    return page
+                versions += page.parameters
         return sorted(versions, key=lambda version: version.version)
 
     async def describe(self, path: str, deadline: float, *, recursive: bool) -> AsyncGenerator[ParameterMetadata, None]:
         """Yield what the store says of the parameters under *path*, each page within *deadline* seconds."""
-        async for page in self._pages(DescribeParameters(path, recursive), DescribeParametersResult, deadline):
-            if isinstance(page, AiossmenvError):
-                raise retold(page)
-            for parameter in page.parameters:
-                yield parameter
+        described = self._pages(DescribeParameters(path, recursive), DescribeParametersResult, deadline)
+        async with aclosing(described) as pages:
+            async for page in pages:
+                if isinstance(page, AiossmenvError):
+                    raise retold(page)
+                for parameter in page.parameters:
+                    yield parameter
 
     async def _pages(
         self, first: GetParameterHistory | DescribeParameters, answer: type[P], deadline: float

@@ -5,7 +5,11 @@ from typing import Annotated
 
 import typer
 
+from aiossmenv.cli._diff import diff
 from aiossmenv.cli._doctor import doctor
+from aiossmenv.cli._exec import ExecCommand, exec_
+from aiossmenv.cli._export import export
+from aiossmenv.cli._import import import_
 from aiossmenv.cli._list import get, history, list_
 from aiossmenv.cli._policy import policy
 from aiossmenv.cli._write import delete, set_
@@ -37,10 +41,17 @@ def _options(
     """Parameter Store for people, and for programs in other languages."""
 
 
-app.command("list")(list_)
-app.command("get")(get)
-app.command("history")(history)
-app.command("set")(set_)
-app.command("delete")(delete)
-app.command("policy")(policy)
-app.command("doctor")(doctor)
+for _name, _run, _summary in (
+    ("list", list_, "List what is under a path."),
+    ("get", get, "Show parameters by name."),
+    ("history", history, "Show the versions of a parameter."),
+    ("set", set_, "Write a parameter: a new one, or a new version."),
+    ("delete", delete, "Delete parameters."),
+    ("import", import_, "Write the names and values of a file below a path."),
+    ("export", export, "Print variables in the format of another program."),
+    ("diff", diff, "Name the keys that differ between two paths or files."),
+    ("policy", policy, "Print the IAM policy with the least rights."),
+    ("doctor", doctor, "Say what this role can do here, and what would fail."),
+):
+    app.command(_name, short_help=_summary)(_run)
+app.command("exec", cls=ExecCommand, short_help="Run a program with the variables.")(exec_)

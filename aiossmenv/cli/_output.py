@@ -27,7 +27,17 @@ def print_json(data: object) -> None:
 
 def print_raw(value: str) -> None:
     """Print a value as it is; on a terminal a line break follows."""
-    typer.echo(value, nl=sys.stdout.isatty())
+    print_bytes(value.encode() + (b"\n" if sys.stdout.isatty() else b""))
+
+
+def print_bytes(data: bytes) -> None:
+    """Print *data* as it is: no locale has a say, and no line break changes."""
+    sys.stdout.flush()
+    rest = memoryview(data)
+    while rest:
+        # With PYTHONUNBUFFERED this is a bare file, which may write a part only, as to a pipe that is closed meanwhile.
+        rest = rest[sys.stdout.buffer.write(rest) or 0 :]
+    sys.stdout.buffer.flush()
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import typer
@@ -26,19 +27,27 @@ class CommandError(Exception):
     """
     A command cannot do what it was asked to do, for a reason that is not Parameter Store's.
 
-    *message* has no value in it. *remedy*: what to do.
+    *message* has no value in it. *remedy*: what to do. *status*: the exit status.
     """
 
-    def __init__(self, message: str, remedy: str = "") -> None:
+    def __init__(self, message: str, remedy: str = "", *, status: int = FAILED) -> None:
         super().__init__(f"{message}. {remedy}" if remedy else message)
+        self.status = status
 
 
 def run(main: Coroutine[object, object, None], *, verbose: bool) -> None:
     """Run *main* to its end, or report its error and exit."""
+    with reporting(verbose=verbose):
+        asyncio.run(main)
+
+
+@contextmanager
+def reporting(*, verbose: bool) -> Iterator[None]:
+    """Report an error of the block, and exit."""
     _log_to_stderr(verbose=verbose)
     status = 0
     try:
-        asyncio.run(main)
+        yield
     except _TYPERS:
         raise
     except KeyboardInterrupt:
@@ -49,7 +58,7 @@ def run(main: Coroutine[object, object, None], *, verbose: bool) -> None:
         status = 128 + signal.SIGPIPE
     except Exception as error:
         report(error, verbose=verbose)
-        status = FAILED
+        status = error.status if isinstance(error, CommandError) else FAILED
     if status:
         raise typer.Exit(status)
 
@@ -100,7 +109,9 @@ def use_profile(profile: str | None) -> None:
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        typer.echo(f"aiossmenv: {record.levelname.lower()}: {record.getMessage()}", err=True)
+        # What reads standard error may have ended, which must not end what is logged.
+        with suppress(OSError):
+            typer.echo(f"aiossmenv: {record.levelname.lower()}: {record.getMessage()}", err=True)
 
 
 def _log_to_stderr(*, verbose: bool) -> None:

@@ -207,8 +207,8 @@ def read_request(request: Request) -> None:
             assert_type(request.tags, tuple[tuple[str, str], ...])
         case DeleteParameters(names):
             assert_type(names, tuple[str, ...])
-        case GetParameterHistory(name, next_token):
-            assert_type((name, next_token), tuple[str, str | None])
+        case GetParameterHistory(name, with_decryption, next_token):
+            assert_type((name, with_decryption, next_token), tuple[str, bool, str | None])
         case DescribeParameters(path, recursive, next_token):
             assert_type((path, recursive, next_token), tuple[str, bool, str | None])
         case AddTagsToResource(resource_id, tags):
@@ -489,9 +489,9 @@ async def writes(store: ParameterStore) -> None:
     async for one in store.put_many({"/A/X": "x"}, type="SecureString", key_id="alias/a", tier=None, overwrite=True):
         assert_type(one, Written)
     assert_type(await store.delete("/A/X", "/A/Y"), tuple[str, ...])
-    for version in await store.history("/A/X"):
+    for version in await store.history("/A/X", with_decryption=False):
         assert_type(version, ParameterHistory)
-        assert_type((version.parameter, version.labels), tuple[Parameter, tuple[str, ...]])
+        assert_type((version.value, version.labels), tuple[str | None, tuple[str, ...]])
         assert_type((version.last_modified_user, version.key_id), tuple[str, str])
         assert_type((version.tier, version.description), tuple[str, str])
     async for found in store.describe("/A", recursive=False):

@@ -130,3 +130,4 @@ async def _demo(*options: str) -> None:
     assert 8 == int(summary["rotations"])
     assert 9 <= int(summary["pool generations"])
     assert 100 < int(summary["queries"].replace(",", ""))
+    assert re.fullmatch(r"a shell script would log in as service_[ab]", done.stdout.splitlines()[-1])
