@@ -66,6 +66,16 @@ themselves. This page says what happens unless an option says otherwise.
   request, when the next listing is due; an `Env` that plans no listing tries after five minutes. The log names the
   denial once, with the ARN to allow.
 
+## Writing
+
+- Loads and refreshes write nothing. `ParameterStore.put()`, `put_many()` and `delete()` do.
+- Names, values, types and tiers are checked before the first request.
+- An account allows 3 writes a second by default. Writes find out what it allows, and do not slow reads down.
+- A write is sent again if it was throttled or never sent. If its answer was lost, the parameter is read: without
+  decryption if nothing changed, and then it is sent again; if its value is ours, it was written. Otherwise the error
+  says that the outcome is unknown, and which version is there. What another writer wrote meanwhile is not overwritten.
+- A deletion is sent again like a read.
+
 ## Processes and event loops
 
 Load in each worker process and on each event loop. An `Env` with a `ttl` raises `StaleEnv` in a forked child and on a

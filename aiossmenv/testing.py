@@ -211,7 +211,7 @@ class _Service:
     decrypted: int = 0
     # Name -> selector -> parameter; the newest has the empty selector.
     held: dict[str, dict[str, Parameter]] = field(default_factory=dict)
-    details: dict[tuple[str, int], _Details] = field(default_factory=dict)
+    details: dict[str, dict[int, _Details]] = field(default_factory=dict)
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
     faults: list[Iterator[Exception]] = field(default_factory=list)
     denied: list[tuple[str, str]] = field(default_factory=list)
@@ -243,6 +243,12 @@ class _Service:
         versions[""] = versions[str(parameter.version)] = parameter
         return parameter
 
+    def drop(self, name: str) -> bool:
+        """Remove a parameter with all that is known of it; return whether it was there."""
+        self.details.pop(name, None)
+        self.tags.pop(name, None)
+        return self.held.pop(name, None) is not None
+
     async def send(self, request: _Request) -> _Answer:  # noqa: C901, PLR0911 - a table of requests
         names = _names(request)
         action = f"ssm:{type(request).__name__}"
@@ -262,9 +268,7 @@ class _Service:
             case PutParameter():
                 return self._put(request)
             case DeleteParameters():
-                there = tuple(name for name in names if self.held.pop(name, None))
-                for name in there:
-                    self.tags.pop(name, None)
+                there = tuple(name for name in names if self.drop(name))
                 return DeleteParametersResult(there, tuple(name for name in names if name not in there))
             case GetParameterHistory():
                 return self._history(request)
@@ -296,7 +300,7 @@ class _Service:
         written = self.write(name, request.value, request.type, request.data_type or "text")
         description = details.description if request.description is None else request.description
         key_id = (request.key_id or "alias/aws/ssm") if request.type == "SecureString" else ""
-        self.details[name, written.version] = _Details(tier, description, key_id)
+        self.details.setdefault(name, {})[written.version] = _Details(tier, description, key_id)
         if request.tags:
             self.tags.setdefault(name, {}).update(request.tags)
         return PutParameterResult(written.version, tier)
@@ -361,7 +365,7 @@ class _Service:
 
     def _details_of(self, parameter: Parameter) -> _Details:
         plain = _Details("Standard", "", "alias/aws/ssm" if parameter.type == "SecureString" else "")
-        return self.details.get((parameter.name, parameter.version), plain)
+        return self.details.get(parameter.name, {}).get(parameter.version, plain)
 
     def _below(self, path: str, after: str, *, recursive: bool) -> Iterator[str]:
         """Yield the names under *path* that come after *after*, in their order."""
@@ -513,7 +517,7 @@ class MemoryStore(ParameterStore):
         Raises:
             ParameterNotFound: There is no such parameter.
         """
-        del self._service.held[self._there(name).name]
+        self._service.drop(self._there(name).name)
 
     def label(self, name: str, label: str, version: int | None = None) -> None:
         """

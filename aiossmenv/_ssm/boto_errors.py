@@ -144,6 +144,9 @@ def is_unsent(error: Exception) -> bool:
 
     if step.get() != "request":
         return step.get() in {"configuration", "credentials"}
+    if _method(error):
+        # The SDK fetched credentials as it signed the request.
+        return True
     if isinstance(error, sdk.EndpointConnectionError):
         # The SDK raises this for a reset as well, which may come after the request was sent.
         return isinstance(_origin(error), aiohttp.ClientConnectorError | socket.gaierror)

@@ -4,6 +4,7 @@ What may be written. Pure: all that Parameter Store would refuse for itself is r
 The functions that see a value return errors and do not raise them: a traceback would lead to the value.
 """
 
+import copy
 import re
 from collections.abc import Mapping
 from typing import get_args
@@ -19,10 +20,12 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def retold(error: AiossmenvError, text: str = "") -> AiossmenvError:
-    """Return *error* without its traceback, and with another *text* if there is one."""
-    if text:
-        error.args = (text,)
-    return error.with_traceback(None)
+    """Return *error* without its traceback, or a copy of it with another *text*."""
+    if not text:
+        return error.with_traceback(None)
+    again = copy.copy(error)
+    again.args, again.__cause__ = (text,), error.__cause__
+    return again
 
 
 def checked(

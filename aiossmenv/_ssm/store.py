@@ -334,7 +334,8 @@ class ParameterStore:
         Write several parameters, as fast as the account allows: 3 a second by default.
 
         All are checked before the first one is written. The first error that no retry mends ends it, after what is in
-        flight has ended; its text says how many are written.
+        flight has ended; its text says how many are written. A caller that stops early cancels what is in flight, up to
+        four writes.
 
         Args:
             parameters: Names and values, as for `put()`.

@@ -13,6 +13,7 @@ would lead to the value.
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -175,6 +176,7 @@ class Writer(Sender):
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+            await left.aclose()
 
     async def _with_what_was_before(
         self, requests: Iterable[PutParameter], deadline: float, progress: Progress
@@ -283,19 +285,22 @@ class Writer(Sender):
     async def history(self, name: str, deadline: float) -> list[ParameterHistory] | AiossmenvError:
         """Return all versions of a parameter, each page within *deadline* seconds."""
         versions: list[ParameterHistory] = []
-        async for page in self._pages(GetParameterHistory(name), GetParameterHistoryResult, deadline):
-            if isinstance(page, AiossmenvError):
-                return page
-            versions += page.parameters
+        async with aclosing(self._pages(GetParameterHistory(name), GetParameterHistoryResult, deadline)) as pages:
+            async for page in pages:
+                if isinstance(page, AiossmenvError):
+                    return page
+                versions += page.parameters
         return sorted(versions, key=lambda version: version.parameter.version)
 
     async def describe(self, path: str, deadline: float, *, recursive: bool) -> AsyncGenerator[ParameterMetadata, None]:
         """Yield what the store says of the parameters under *path*, each page within *deadline* seconds."""
-        async for page in self._pages(DescribeParameters(path, recursive), DescribeParametersResult, deadline):
-            if isinstance(page, AiossmenvError):
-                raise retold(page)
-            for parameter in page.parameters:
-                yield parameter
+        described = self._pages(DescribeParameters(path, recursive), DescribeParametersResult, deadline)
+        async with aclosing(described) as pages:
+            async for page in pages:
+                if isinstance(page, AiossmenvError):
+                    raise retold(page)
+                for parameter in page.parameters:
+                    yield parameter
 
     async def _pages(
         self, first: GetParameterHistory | DescribeParameters, answer: type[P], deadline: float
@@ -303,13 +308,12 @@ class Writer(Sender):
         request, tokens = first, set[str]()
         while True:
             page = await self._done(request, answer, deadline, _State())
-            yield page
-            if isinstance(page, AiossmenvError) or page.next_token is None:
-                return
-            if page.next_token in tokens:
+            if not isinstance(page, AiossmenvError) and page.next_token in tokens:
                 # A listing that goes in circles would never end, and one that is cut short would be a smaller set.
                 text = "Parameter Store does not continue a listing that it had begun"
-                yield self._located(StoreUnavailable(text, remedy="Try again."), request)
+                page = self._located(StoreUnavailable(text, remedy="Try again."), request)
+            yield page
+            if isinstance(page, AiossmenvError) or page.next_token is None:
                 return
             tokens.add(page.next_token)
             request = replace(first, next_token=page.next_token)

@@ -302,3 +302,12 @@ def test_rate_recovers_when_the_quota_rises() -> None:
 
     assert outcome.seconds <= 15.0
     assert 400.0 <= outcome.last_rate
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(3.0, 67.0), (10.0, 20.0)])
+def test_quota_of_writes(rate: float, seconds: float) -> None:
+    """With the quota of writes as its own, 200 requests take the time of the account's quota, whatever that is."""
+    outcome = simulate(AdaptiveRateLimiter(4, quota=3.0, careful=1), requests=200, rate=rate, burst=rate)
+
+    assert seconds == pytest.approx(outcome.seconds, rel=0.1)
+    assert outcome.throttled <= 20

@@ -16,11 +16,28 @@ from aiossmenv import (
     Throttled,
 )
 from aiossmenv._ssm.service_errors import InvalidNextToken, error_of_answer
-from aiossmenv._ssm.transport import GetParameter, GetParameters, GetParametersByPath, Request
+from aiossmenv._ssm.transport import (
+    AddTagsToResource,
+    DeleteParameters,
+    DescribeParameters,
+    GetParameter,
+    GetParameterHistory,
+    GetParameters,
+    GetParametersByPath,
+    PutParameter,
+    Request,
+)
 
 BY_PATH = GetParametersByPath("/FAKEBOOK/TEST", recursive=True)
 BY_NAME = GetParameters(("/FAKEBOOK/TEST/DB_URL", "/FAKEBOOK/TEST/DB_USER"))
 ONE = GetParameter("/FAKEBOOK/TEST/DB_URL")
+PUT = PutParameter(name="/FAKEBOOK/TEST/DB_URL", value="hunter2")
+WRITES = (
+    DeleteParameters(("/FAKEBOOK/TEST/DB_URL", "/FAKEBOOK/TEST/DB_USER")),
+    GetParameterHistory("/FAKEBOOK/TEST/DB_URL"),
+    AddTagsToResource("/FAKEBOOK/TEST/DB_URL", (("team", "books"),)),
+    DescribeParameters("/FAKEBOOK/TEST"),
+)
 
 
 def translate(code: str, text: str = "", status: int = 400, request: Request = ONE) -> AiossmenvError:
@@ -32,8 +49,8 @@ def modelled() -> Iterator[tuple[Request, str, int]]:
     """Yield each error of the operations that we call, with its status, from botocore's model of the service."""
     loader = botocore.session.Session().get_component("data_loader")
     model = loader.load_service_model("ssm", "service-2")
-    for request, operation in ((ONE, "GetParameter"), (BY_NAME, "GetParameters"), (BY_PATH, "GetParametersByPath")):
-        for error in model["operations"][operation]["errors"]:
+    for request in (ONE, BY_NAME, BY_PATH, PUT, *WRITES):
+        for error in model["operations"][type(request).__name__]["errors"]:
             shape = model["shapes"][error["shape"]]
             yield request, error["shape"], 500 if shape.get("fault") else 400
 
@@ -48,8 +65,11 @@ def test_every_modelled_error_is_translated() -> None:
         assert type(error) is not AiossmenvError, code
         # A listing with a rejected token starts again.
         begins_again = code == "InvalidNextToken"
-        assert begins_again == isinstance(error, InvalidNextToken), code
-        assert (status == 500 or begins_again) == isinstance(error, StoreUnavailable) == error.transient, code
+        assert (begins_again and request is BY_PATH) == isinstance(error, InvalidNextToken), code
+        passes = status == 500 or begins_again or code == "TooManyUpdates"
+        assert passes == isinstance(error, StoreUnavailable | Throttled) == error.transient, code
+        # Only after a failure of the service itself a write may have been carried out.
+        assert error._not_carried_out == (status != 500 and not begins_again), code
 
 
 ROLE = "User: arn:aws:sts::111122223333:assumed-role/app/i-0 is not authorized to perform"
@@ -232,3 +252,54 @@ def test_denied_key_names_its_arn() -> None:
     assert type(error) is DecryptionFailed
     assert f"Allow kms:Decrypt on {key} for this role." == error.remedy
     assert (translate("AccessDeniedException", OLD_KMS).remedy or "").startswith("Allow kms:Decrypt for this role. ")
+
+
+@pytest.mark.parametrize("request_", [PUT, *WRITES], ids=lambda request: type(request).__name__)
+def test_denied_writes_name_the_grant(request_: Request) -> None:
+    """The remedy for a denied write grants its action on each name, or on everything where IAM knows no less."""
+    stem = "arn:aws:ssm:eu-west-1:111122223333:"
+    action = f"ssm:{type(request_).__name__}"
+    text = f"{ROLE}: {action} on resource: {stem}parameter/FAKEBOOK/TEST/DB_URL {NO_POLICY} {action} action"
+
+    error = translate("AccessDeniedException", text, request=request_)
+
+    names = {
+        DeleteParameters: ", ".join(f"{stem}parameter/FAKEBOOK/TEST/{name}" for name in ("DB_URL", "DB_USER")),
+        DescribeParameters: "*: IAM cannot grant it on less",
+    }
+    on = names.get(type(request_), f"{stem}parameter/FAKEBOOK/TEST/DB_URL")
+    assert (action, f"Allow {action} on {on}.") == (getattr(error, "action", None), error.remedy)
+
+
+def test_denied_tags_of_a_write() -> None:
+    """A write that is denied because of its tags names the right to tag."""
+    text = f"{ROLE}: ssm:AddTagsToResource on resource: * {NO_POLICY} ssm:AddTagsToResource action"
+
+    assert "Allow ssm:AddTagsToResource on" in (translate("AccessDeniedException", text, request=PUT).remedy or "")
+
+
+@pytest.mark.parametrize("right", ["kms:Encrypt", "kms:GenerateDataKey"])
+def test_denied_key_of_a_write(right: str) -> None:
+    """A key that may not be used for a write is `DecryptionFailed`, with the right that is missing."""
+    key = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    named = f"{ROLE}: {right} on resource: {key} {NO_POLICY} {right} action (Service: AWSKMS; Status Code: 400)"
+
+    assert f"Allow {right} on {key} for this role." == translate("AccessDeniedException", named, request=PUT).remedy
+    unnamed = translate("AccessDeniedException", "No. (Service: AWSKMS; Status Code: 400)", request=PUT)
+    assert (unnamed.remedy or "").startswith("Allow kms:Encrypt for this role. ")
+
+
+@pytest.mark.parametrize(
+    ("value", "text", "shown"),
+    [
+        ("hunter2", "cannot be hunter2", False),
+        ("hunter2", "Value 'hun...' at 'value' failed", False),
+        ("y", "the policy", True),
+        ("y", "no y", False),
+    ],
+)
+def test_value_is_not_quoted(value: str, text: str, *, shown: bool) -> None:
+    """A text of the service that may quote the value is left out; one that only has its letters is kept."""
+    put = PutParameter(name="/A", value=value)
+
+    assert shown == (text in str(translate("ValidationException", text, request=put)))

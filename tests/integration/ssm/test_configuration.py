@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import get_args
 
 import aioboto3
 import aiobotocore.session
@@ -13,6 +14,7 @@ from botocore.exceptions import EndpointVariantError
 from aiossmenv import ParameterStore, load_env
 from aiossmenv._ssm.boto_loader import _part
 from aiossmenv._ssm.boto_session import new_session
+from aiossmenv._ssm.transport import Request
 from embedded import Store
 from faults import FaultProxy
 
@@ -140,7 +142,7 @@ def test_partial_model_matches_the_sdk() -> None:
     ours, theirs = (session._session.get_component("data_loader") for session in (new_session(), aioboto3.Session()))
     part, model = (loader.load_service_model("ssm", "service-2") for loader in (ours, theirs))
 
-    assert ["GetParameter", "GetParameters", "GetParametersByPath"] == sorted(part["operations"])
+    assert sorted(operation.__name__ for operation in get_args(Request)) == sorted(part["operations"])
     assert part["metadata"] == model["metadata"]
     assert part["operations"].items() <= model["operations"].items()
     assert part["shapes"].items() <= model["shapes"].items()

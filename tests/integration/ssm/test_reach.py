@@ -173,6 +173,83 @@ async def test_failed_refresh_references_no_value(
     assert [] == in_records(records, CORE)
 
 
+async def executed(call: Call, forward: Forward) -> Any:
+    """Carry a write out, and close the connection without an answer."""
+    await forward(call.body)
+    return await reset()(call, forward)
+
+
+WRITE_FAULTS: dict[str, Fault] = {
+    **{name: FAULTS[name] for name in ("FIN", "RST", "throttled", "500", "no UTF-8", "400 with a page", "a redirect")},
+    "lost": executed,
+    "denied": error("AccessDeniedException", "not authorized to perform: ssm:PutParameter"),
+    "kms": error("AccessDeniedException", "not authorized to perform: kms:Encrypt"),
+    "quoted": error("ValidationException", f"1 validation error detected: Value '{VALUE * 40}' at 'value' failed"),
+    "quoted in part": error("ValidationException", f"1 validation error detected: Value '{CORE}...' at 'value' failed"),
+    "quoted with another code": error("ParameterPatternMismatchException", f"{VALUE * 40} is no name"),
+    "quoted and new": error("SomethingNew", f"I know of no {VALUE * 40}."),
+    "there": error("ParameterAlreadyExists", "The parameter already exists."),
+}
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("name", WRITE_FAULTS)
+async def test_failed_write_references_no_value(
+    ssm: Store,
+    proxy: FaultProxy,
+    clock: ManualClock,
+    records: list[logging.LogRecord],
+    name: str,
+    *,
+    several: bool,
+) -> None:
+    """The error of a failed write and the log reference no value, neither ours nor another writer's."""
+    ssm.put("/R/A", f"{VALUE} before")
+    proxy.add(WRITE_FAULTS[name], operation="PutParameter")
+    store = ParameterStore(clock=clock, random=lambda: 0.5, deadline=0.5)
+
+    async def put() -> None:
+        if not several:
+            await store.put("/R/A", VALUE * 40)
+        else:
+            async for _ in store.put_many({"/R/A": VALUE * 40, "/R/B": VALUE}):
+                pass
+
+    del records[:]
+    async with store:
+        if name == "lost":
+            await passing(clock, put())
+            proxy.add(FAULTS["denied"], operation="GetParameters", when=lambda call: bool(call.body["WithDecryption"]))
+            proxy.add(FAULTS["denied"], operation="GetParameter")
+        with pytest.raises(AiossmenvError) as caught:
+            await passing(clock, put())
+        for wrong in ({"/R/A": VALUE, "/R/B": f"{VALUE}\0"}, [("/R/A", VALUE)], {"/R/A": VALUE, 7: VALUE}):
+            with pytest.raises(AiossmenvError) as wrongly:
+                await anext(store.put_many(wrong))  # type: ignore[arg-type] # wrong on purpose
+            assert [] == holds(wrongly.value, CORE)
+        for options in ({"type": "Secret"}, {"tags": ["team"]}, {"value": VALUE * 200}, {"value": VALUE.encode()}):
+            with pytest.raises(AiossmenvError) as wrongly:
+                await store.put("/R/A", **{"value": VALUE, **options})  # type: ignore[arg-type] # wrong on purpose
+            assert [] == holds(wrongly.value, CORE)
+
+    assert proxy.answered
+    assert [] == holds(caught.value, CORE)
+    assert [] == in_records(records, CORE)
+
+
+async def test_written_values_are_in_no_log(
+    ssm: Store, store: ParameterStore, records: list[logging.LogRecord]
+) -> None:
+    """What is sent with a write, and what a history gives, is in no log of any level."""
+    del records[:]
+    await store.put("/R/A", VALUE, tags={"team": "books"})
+    await store.put("/R/A", VALUE)
+    assert [VALUE, VALUE] == [version.parameter.value for version in await store.history("/R/A")]
+
+    assert records
+    assert [] == in_records(records, CORE)
+
+
 def web_identity(folder: Path, _: str) -> None:
     """Assume a role with a secret token."""
     token = folder / "token"

@@ -4,12 +4,14 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
 
 from aiossmenv import (
     AccessDenied,
+    AddTagsToResource,
     AiossmenvError,
     DecryptionFailed,
     InvalidParameter,
@@ -18,15 +20,20 @@ from aiossmenv import (
     ParameterNotFound,
     ParameterStore,
     PutParameter,
+    ServiceError,
     StoreUnavailable,
     Throttled,
     Written,
+    load_env,
 )
 from aiossmenv.testing import ManualClock, MemoryStore
 from backends import Backend, InMemory, Wire
 from embedded import REGION, Store
 from faults import Call, Fault, FaultProxy, Forward, changed, error, raw, reset, throttled
 from timing import passing
+
+if TYPE_CHECKING:
+    from aiossmenv._models import ParameterType
 
 A = "/W/A"
 
@@ -243,31 +250,29 @@ BAD_OPTIONS: dict[str, tuple[dict[str, object], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD_NAMES)
-async def test_bad_names_are_refused_before_a_request(backend: Backend, name: str) -> None:
+async def test_bad_names_are_refused_before_a_request(backend: Backend) -> None:
     """A name that cannot be is refused in each method that writes, and nothing is sent."""
-    for work in (
-        backend.store.put(name, "hunter2"),
-        put_all(backend.store, {"/W/GOOD": "hunter2", name: "hunter2"}),
-        backend.store.delete("/W/GOOD", name),
-    ):
-        with pytest.raises(InvalidPath, match=BAD_NAMES[name]) as caught:
-            await work
-        assert name == caught.value.parameter
-        assert caught.value.remedy
+    for name, text in BAD_NAMES.items():
+        for work in (
+            backend.store.put(name, "hunter2"),
+            put_all(backend.store, {"/W/GOOD": "hunter2", name: "hunter2"}),
+            backend.store.delete("/W/GOOD", name),
+        ):
+            with pytest.raises(InvalidPath, match=text) as caught:
+                await work
+            assert name == caught.value.parameter
+            assert caught.value.remedy
     assert 0 == backend.request_count()
 
 
-@pytest.mark.parametrize("case", BAD_OPTIONS)
-async def test_bad_values_are_refused_before_a_request(backend: Backend, case: str) -> None:
+async def test_bad_values_are_refused_before_a_request(backend: Backend) -> None:
     """A value that Parameter Store would not take is refused, without a quote of it."""
-    options, text = BAD_OPTIONS[case]
-    given: dict[str, object] = {"value": "hunter2"} | options
-    with pytest.raises(InvalidParameter, match=text) as caught:
-        await backend.store.put(A, **given)  # type: ignore[arg-type] # wrong on purpose
-
-    assert caught.value.remedy
-    assert "hunter2" not in f"{caught.value}"
+    for options, text in BAD_OPTIONS.values():
+        given: dict[str, object] = {"value": "hunter2"} | options
+        with pytest.raises(InvalidParameter, match=text) as caught:
+            await backend.store.put(A, **given)  # type: ignore[arg-type] # wrong on purpose
+        assert caught.value.remedy
+        assert "hunter2" not in f"{caught.value}"
     assert 0 == backend.request_count()
 
 
@@ -503,30 +508,30 @@ LOST: dict[str, Fault] = {
 }
 
 
-@pytest.mark.parametrize("overwrite", [True, False])
 @pytest.mark.parametrize("name", LOST)
-async def test_lost_answer_of_a_write(wire: Wire, clock: ManualClock, name: str, *, overwrite: bool) -> None:
+async def test_lost_answer_of_a_write(wire: Wire, clock: ManualClock, name: str) -> None:
     """A write that was carried out, and whose answer was lost, is found by a read, and not sent again."""
     wire.proxy.add(executed(LOST[name]), operation="PutParameter")
+    for number, overwrite in enumerate((True, False), 1):
+        written = await passing(clock, wire.store.put(f"/W/{number}", "ours", overwrite=overwrite))
 
-    written = await passing(clock, wire.store.put(A, "ours", overwrite=overwrite))
-
-    assert Written(name=A, version=1, previous_version=0) == written
-    assert 1 == wire.proxy.count("PutParameter")
-    assert "ours" == await value_of(wire.store, A)
+        assert Written(name=f"/W/{number}", version=1, previous_version=0) == written
+        assert number == wire.proxy.count("PutParameter")
+        assert "ours" == await value_of(wire.store, f"/W/{number}")
 
 
-@pytest.mark.parametrize("kind", ["String", "SecureString"])
 @pytest.mark.parametrize("name", LOST)
-async def test_write_that_was_not_carried_out(wire: Wire, clock: ManualClock, name: str, kind: str) -> None:
-    """A write that did not arrive is sent again, and what is in the store is decrypted for nothing."""
-    wire.ssm.put(A, "before", kind)
-    wire.proxy.add(LOST[name], operation="PutParameter", times=2)
+async def test_write_that_was_not_carried_out(wire: Wire, clock: ManualClock, name: str) -> None:
+    """A write that did not arrive is sent again, and nothing is decrypted for it."""
+    kinds: tuple[ParameterType, ...] = ("String", "SecureString")
+    for number, kind in enumerate(kinds, 1):
+        wire.ssm.put(f"/W/{number}", "before", kind)
+        wire.proxy.add(LOST[name], operation="PutParameter", times=2)
 
-    written = await passing(clock, wire.store.put(A, "ours", type=kind))  # type: ignore[arg-type] # both are types
+        written = await passing(clock, wire.store.put(f"/W/{number}", "ours", type=kind))
 
-    assert (2, 1) == (written.version, written.previous_version)
-    assert 3 == wire.proxy.count("PutParameter")
+        assert (2, 1) == (written.version, written.previous_version)
+        assert 3 * number == wire.proxy.count("PutParameter")
     assert not any(call.body["WithDecryption"] for call in wire.proxy.calls if call.operation == "GetParameters")
 
 
@@ -580,6 +585,23 @@ async def test_lost_answer_for_a_role_that_may_not_read(wire: Wire, clock: Manua
     with pytest.raises(StoreUnavailable, match="unknown: what is in the store cannot be read"):
         await passing(clock, wire.store.put(A, "ours"))
     assert 2 == wire.proxy.count("PutParameter")
+
+
+async def test_single_reads_that_fail(wire: Wire, clock: ManualClock) -> None:
+    """If what is there can only be read one by one, and those reads fail until the deadline, nothing is written."""
+    wire.deny("ssm:GetParameters")
+    wire.proxy.add(throttled(), operation="GetParameter")
+
+    with pytest.raises(Throttled):
+        await passing(clock, wire.store.put(A, "ours"))
+
+    assert 0 == wire.proxy.count("PutParameter")
+
+
+async def test_tags_of_a_parameter_that_is_gone(memory: InMemory) -> None:
+    """The in-memory store does not tag what is not there."""
+    with pytest.raises(ServiceError, match="InvalidResourceId"):
+        await memory._service.send(AddTagsToResource(A, (("team", "books"),)))
 
 
 async def test_lost_answer_in_an_outage(wire: Wire, clock: ManualClock) -> None:
@@ -642,27 +664,27 @@ REFUSED: dict[str, tuple[Fault, type[AiossmenvError]]] = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-async def test_refused_writes(wire: Wire, name: str) -> None:
+async def test_refused_writes(wire: Wire) -> None:
     """A write that Parameter Store refuses is sent once, and the error has its text and a remedy."""
-    fault, kind = REFUSED[name]
-    wire.proxy.add(fault, operation="PutParameter")
+    for number, (fault, kind) in enumerate(REFUSED.values(), 1):
+        wire.proxy.add(fault, operation="PutParameter", times=1)
 
-    with pytest.raises(kind) as caught:
-        await wire.store.put(A, "hunter2")
+        with pytest.raises(kind) as caught:
+            await wire.store.put(A, "hunter2")
 
-    assert caught.value.remedy
-    assert caught.value.__cause__
-    assert {"PutParameter": 1, "GetParameters": 1} == Counter(wire.operations())
+        assert caught.value.remedy
+        assert caught.value.__cause__
+        assert {"PutParameter": number, "GetParameters": number} == Counter(wire.operations())
 
 
 async def test_lost_answer_of_a_deletion(wire: Wire, clock: ManualClock) -> None:
     """A deletion is sent again after a lost answer, and what is gone by then counts as deleted."""
     wire.ssm.put(A, "x")
+    wire.proxy.add(raw(b"{}"), operation="DeleteParameters", times=1)
     wire.proxy.add(executed(reset()), operation="DeleteParameters", times=1)
 
     assert (A,) == await passing(clock, wire.store.delete(A))
-    assert 2 == wire.proxy.count("DeleteParameters")
+    assert 3 == wire.proxy.count("DeleteParameters")
 
 
 @pytest.mark.parametrize("operation", ["GetParameterHistory", "DescribeParameters"])
@@ -675,7 +697,8 @@ async def test_broken_pages(wire: Wire, clock: ManualClock, operation: str) -> N
             return [metadata.name async for metadata in wire.store.describe("/W")]
         return [version.parameter.name for version in await wire.store.history(A)]
 
-    for fault in (reset(), raw(b"{}"), raw(b'{"Parameters": [1]}'), raw(b'{"Parameters": "x"}')):
+    broken = (b"{}", b'{"Parameters": [1]}', b'{"Parameters": "x"}', b'{"Parameters": [{"Name": "/W/A"}]}')
+    for fault in (reset(), *map(raw, broken)):
         wire.proxy.add(fault, operation=operation, times=2)
         assert [A] == await passing(clock, read())
     wire.proxy.add(changed(lambda _, page: page | {"NextToken": "0"}), operation=operation)
@@ -687,22 +710,21 @@ async def test_unsent_writes_are_known(wire: Wire, clock: ManualClock) -> None:
     """A refused connection is known to have carried nothing out, and a reset is not."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-    wire.proxy.add(reset())
+    wire.proxy.add(reset(), times=1)
+    wire.proxy.add(reset(rst=True))
     found = []
-    for url in (f"http://127.0.0.1:{port}", "http://no-such-host.invalid", wire.proxy.url):
+    for url in (f"http://127.0.0.1:{port}", "http://no-such-host.invalid", wire.proxy.url, wire.proxy.url):
         async with ParameterStore(endpoint_url=url, clock=clock) as store:
             transport = await store._connected()
             with pytest.raises(StoreUnavailable) as caught:
                 await transport.send(PutParameter(name=A, value="x"))
             found.append(caught.value._not_carried_out)
 
-    assert [True, True, False] == found
+    assert [True, True, False, False] == found
 
 
 async def test_loads_never_write(memory_store: MemoryStore, clock: ManualClock) -> None:
     """An `Env` sends nothing but reads, whatever happens to it."""
-    from aiossmenv import load_env
-
     memory_store.set(A, "1")
     async with load_env("/W", ttl=60) as env:
         memory_store.set(A, "2")
