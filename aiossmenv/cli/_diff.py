@@ -26,6 +26,7 @@ def diff(
     form: files.FileFormat = None,
     json: options.Json = False,
     allow_empty: options.AllowEmpty = False,
+    deadline: options.Deadline = None,
     region: options.Region = None,
     profile: options.Profile = None,
     verbose: options.Verbose = False,
@@ -43,9 +44,8 @@ def diff(
         with reporting(verbose=verbose):
             # Files first, because errors in them are quicker.
             read = {side: _in_file(side, form) for side in _files(sides, form)}
-            read |= asyncio.run(
-                _under_paths([side for side in sides if side not in read], region, profile, allow_empty)
-            )
+            paths = [side for side in sides if side not in read]
+            read |= asyncio.run(_under_paths(paths, region, profile, allow_empty=allow_empty, deadline=deadline))
             difference = compare(read[first], read[second])
             _show(difference, sides, json=json)
     except typer.Exit as error:
@@ -82,7 +82,10 @@ def _in_file(file: str, form: ReadFormat | None) -> dict[str, str]:
 
 
 async def _under_paths(
-    paths: list[str], region: str | None, profile: str | None, allow_empty: bool
+    paths: list[str], region: str | None, profile: str | None, *, allow_empty: bool, deadline: float | None
 ) -> dict[str, dict[str, str]]:
     async with new_store(region, profile) as store:
-        return {path: dict(await load_env(path, environ=None, allow_empty=allow_empty, store=store)) for path in paths}
+        return {
+            path: dict(await load_env(path, environ=None, allow_empty=allow_empty, deadline=deadline, store=store))
+            for path in paths
+        }

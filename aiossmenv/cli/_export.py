@@ -32,6 +32,7 @@ def export(
     keys: options.Key = None,
     expand: options.Expand = None,
     allow_empty: options.AllowEmpty = False,
+    deadline: options.Deadline = None,
     region: options.Region = None,
     profile: options.Profile = None,
     verbose: options.Verbose = False,
@@ -43,7 +44,8 @@ def export(
     """
     formats = options.parse_expand(expand)
     form = form or (format_of(output) if output else None) or Format.dotenv
-    run(_export(paths, form, output, keys, formats, region, profile, allow_empty=allow_empty), verbose=verbose)
+    main = _export(paths, form, output, keys, formats, region, profile, allow_empty=allow_empty, deadline=deadline)
+    run(main, verbose=verbose)
 
 
 async def _export(
@@ -56,6 +58,7 @@ async def _export(
     profile: str | None,
     *,
     allow_empty: bool,
+    deadline: float | None,
 ) -> None:
     if output:
         files.check_target(output)
@@ -66,6 +69,7 @@ async def _export(
             expand=expand,
             environ=None,
             allow_empty=allow_empty,
+            deadline=deadline,
             store=store,
         )
     values = dict(env)

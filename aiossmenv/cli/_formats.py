@@ -264,7 +264,7 @@ def _yaml_pairs(text: str) -> tuple[tuple[str, str], ...] | Fault:
     try:
         # The parser alone: what makes objects of the events drops the text of numbers and dates, and repeated names.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        return tuple(_yaml_file(yaml.parse(text.removeprefix("\ufeff"), Loader=loader)))
+        return tuple(_yaml_file(yaml.parse(text, Loader=loader)))
     except _Refused as error:
         return error.fault
     except yaml.MarkedYAMLError as error:

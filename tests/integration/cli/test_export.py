@@ -239,6 +239,17 @@ async def test_it_waits_out_throttling(proxy: FaultProxy, ssm: Store) -> None:
     assert "X=1\n" == (await asyncio.to_thread(invoke, "export", "/A")).out
 
 
+@pytest.mark.parametrize("command", [("export", "/A"), ("diff", "/A", "/B")])
+async def test_a_deadline_ends_a_read_that_hangs(proxy: FaultProxy, command: tuple[str, ...]) -> None:
+    """--deadline is that of `load_env`."""
+    proxy.add(hang())
+
+    done = await asyncio.to_thread(invoke, *command, "--deadline", "0.2")
+
+    assert (True, "") == (done.status in {1, 2}, done.out)
+    assert "before the deadline" in done.err
+
+
 async def test_an_interrupted_export_leaves_nothing_behind(proxy: FaultProxy, ssm: Store, tmp_path: Path) -> None:
     """Ctrl-C ends it with the status of the signal, without a traceback, a file, or output."""
     await asyncio.to_thread(ssm.put, "/A/X", "1")
