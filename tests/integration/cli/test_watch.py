@@ -249,7 +249,8 @@ async def test_in_a_pipeline_the_terminal_is_the_readers(ssm: Store) -> None:
     await put(ssm, A="1", B="1")
     service = "trap 'echo INT; count=x$count; [ $count != xx ] || exit 0' INT; echo ready; while :; do sleep 0.01; done"
     reader = (
-        "import signal, sys; signal.signal(2, signal.SIG_IGN); print('got', open('/dev/tty').readline())\n"
+        "import signal, sys; signal.signal(2, signal.SIG_IGN); print('passed on', input())\n"
+        "print('got', open('/dev/tty').readline())\n"
         "for line in sys.stdin: print('passed on', line)\n"
         "print('closed')"
     )
@@ -258,9 +259,9 @@ async def test_in_a_pipeline_the_terminal_is_the_readers(ssm: Store) -> None:
         with bash() as shell:
             command = shlex.join(aiossmenv("exec", "--watch", *QUICK, "/APP", "--", "sh", "-c", service))
             shell.sendline(f"{command} | {shlex.join([sys.executable, '-u', '-c', reader])}")
+            shell.expect("passed on ready")
             shell.sendline("typed")
             shell.expect("got typed")
-            shell.expect("passed on ready")
             shell.sendintr()
             shell.expect("passed on INT")
             shell.send("\x1a")
