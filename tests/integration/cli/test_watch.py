@@ -82,10 +82,12 @@ async def test_a_signal_may_tell_the_command_of_a_change(ssm: Store, tmp_path: P
         await running.until(lambda lines: lines[1:] == ["HUP"])
         await put(ssm, A="3")
         await running.until(lambda lines: lines[1:] == ["HUP", "HUP"])
+        # The same value again.
+        await put(ssm, A="3")
         # What reaches us reaches the command, once.
         running.process.send_signal(signal.SIGUSR1)
         await running.until(lambda lines: lines[3:] == ["USR1"])
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.5)
         lines = running.lines
         running.process.send_signal(signal.SIGUSR2)
         status = await running.ended()
