@@ -328,7 +328,7 @@ async def test_a_signal_between_two_programs_is_kept(ssm: Store, tmp_path: Path)
     await put(ssm, A="1", B="1")
     service = f"sh -c 'trap \"\" TERM; exec sleep 60' & {SERVICE}"
 
-    options = (*QUICK, "--stop-timeout", "1")
+    options = (*QUICK, "--stop-timeout", "2")
     async with watched(tmp_path, *options, "/APP", "--", "sh", "-c", service) as running:
 
         async def change(value: str) -> None:
