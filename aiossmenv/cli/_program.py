@@ -119,14 +119,14 @@ def oversize(program: Program, *, total: int, one: int | None) -> str | None:
         faults = [f"{name} by {size - one}" for name, size in sorted(sizes.items()) if size > one]
         faults += [f"argument {number} by {size - one}" for number, size in enumerate(arguments) if size > one]
         if faults:
-            return f"too large for the kernel: {', '.join(faults)} bytes, as NAME=VALUE takes {one - 1} at most"
+            return f"too large for the kernel, in bytes: {', '.join(faults)}; NAME=VALUE takes {one - 1} at most"
     strings = len(os.fsencode(program.path)) + 1 + sum(sizes.values()) + sum(arguments)
     excess = strings + _POINTER * (len(sizes) + len(arguments)) - total
     if excess <= 0:
         return None
     largest = sorted(sizes, key=lambda name: (-sizes[name], name))[:_NAMED]
     return (
-        f"the arguments and the environment are {excess} bytes too large for the kernel, which takes {total};"
+        f"the arguments and the environment take {total + excess} bytes, {excess} too many for the kernel;"
         f" the largest variables are {', '.join(largest)}"
     )
 
