@@ -18,8 +18,9 @@ NOT_EXECUTABLE, NOT_FOUND = 126, 127
 # What chamber's users write where a secret is to stand.
 PLACEHOLDER = "chamberme"
 
-# Linux takes a quarter of the stack's limit, and no more than three quarters of 8 MiB (bprm_stack_limits in fs/exec.c).
-# For one string it takes 32 pages with the NUL (MAX_ARG_STRLEN); macOS has no such limit.
+# Linux takes a quarter of the stack's limit, at least 128 KiB and at most 6 MiB (bprm_stack_limits in fs/exec.c). For
+# one string it takes 32 pages with the NUL (MAX_ARG_STRLEN); macOS has no such limit.
+_TOTAL_AT_LEAST = 128 * 1024
 _TOTAL_AT_MOST = 6 * 1024 * 1024
 _PAGES_OF_ONE = 32
 _POINTER = 8
@@ -94,16 +95,23 @@ def make(command: Sequence[str], variables: Mapping[str, str], *, search_path: s
         arguments=tuple(command),
         environment={_bytes(name): _bytes(value) for name, value in variables.items()},
     )
-    linux = sys.platform == "linux"
-    arg_max = os.sysconf("SC_ARG_MAX")
-    fault = oversize(
-        program,
-        total=min(arg_max, _TOTAL_AT_MOST) if linux else arg_max,
-        one=_PAGES_OF_ONE * os.sysconf("SC_PAGE_SIZE") if linux else None,
-    )
+    one = _PAGES_OF_ONE * os.sysconf("SC_PAGE_SIZE") if sys.platform == "linux" else None
+    fault = oversize(program, total=_limit(), one=one)
     if fault:
         _refuse(fault, "Load fewer or smaller variables: --key names what to load.")
     return program
+
+
+def _limit() -> int:
+    """Return the bytes that the kernel takes for arguments and environment."""
+    if sys.platform != "linux":
+        return os.sysconf("SC_ARG_MAX")
+    import resource
+
+    # Not SC_ARG_MAX, which musl always says is 128 KiB.
+    stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    quarter = _TOTAL_AT_MOST if stack == resource.RLIM_INFINITY else stack // 4
+    return max(_TOTAL_AT_LEAST, min(quarter, _TOTAL_AT_MOST))
 
 
 def oversize(program: Program, *, total: int, one: int | None) -> str | None:
