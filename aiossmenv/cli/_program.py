@@ -18,8 +18,9 @@ NOT_EXECUTABLE, NOT_FOUND = 126, 127
 # What chamber's users write where a secret is to stand.
 PLACEHOLDER = "chamberme"
 
-# Linux takes a quarter of the stack's limit, and no more than three quarters of 8 MiB (bprm_stack_limits in fs/exec.c).
-# For one string it takes 32 pages with the NUL (MAX_ARG_STRLEN); macOS has no such limit.
+# Linux takes a quarter of the stack's limit, at least 128 KiB and at most 6 MiB (bprm_stack_limits in fs/exec.c). For
+# one string it takes 32 pages with the NUL (MAX_ARG_STRLEN); macOS has no such limit.
+_TOTAL_AT_LEAST = 128 * 1024
 _TOTAL_AT_MOST = 6 * 1024 * 1024
 _PAGES_OF_ONE = 32
 _POINTER = 8
@@ -94,16 +95,23 @@ def make(command: Sequence[str], variables: Mapping[str, str], *, search_path: s
         arguments=tuple(command),
         environment={_bytes(name): _bytes(value) for name, value in variables.items()},
     )
-    linux = sys.platform == "linux"
-    arg_max = os.sysconf("SC_ARG_MAX")
-    fault = oversize(
-        program,
-        total=min(arg_max, _TOTAL_AT_MOST) if linux else arg_max,
-        one=_PAGES_OF_ONE * os.sysconf("SC_PAGE_SIZE") if linux else None,
-    )
+    one = _PAGES_OF_ONE * os.sysconf("SC_PAGE_SIZE") if sys.platform == "linux" else None
+    fault = oversize(program, total=_limit(), one=one)
     if fault:
         _refuse(fault, "Load fewer or smaller variables: --key names what to load.")
     return program
+
+
+def _limit() -> int:
+    """Return the bytes that the kernel takes for arguments and environment."""
+    if sys.platform != "linux":
+        return os.sysconf("SC_ARG_MAX")
+    import resource
+
+    # Not SC_ARG_MAX, which musl always says is 128 KiB.
+    stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    quarter = _TOTAL_AT_MOST if stack == resource.RLIM_INFINITY else stack // 4
+    return max(_TOTAL_AT_LEAST, min(quarter, _TOTAL_AT_MOST))
 
 
 def oversize(program: Program, *, total: int, one: int | None) -> str | None:
@@ -119,14 +127,14 @@ def oversize(program: Program, *, total: int, one: int | None) -> str | None:
         faults = [f"{name} by {size - one}" for name, size in sorted(sizes.items()) if size > one]
         faults += [f"argument {number} by {size - one}" for number, size in enumerate(arguments) if size > one]
         if faults:
-            return f"too large for the kernel: {', '.join(faults)} bytes, as NAME=VALUE takes {one - 1} at most"
+            return f"too large for the kernel, in bytes: {', '.join(faults)}; NAME=VALUE takes {one - 1} at most"
     strings = len(os.fsencode(program.path)) + 1 + sum(sizes.values()) + sum(arguments)
     excess = strings + _POINTER * (len(sizes) + len(arguments)) - total
     if excess <= 0:
         return None
     largest = sorted(sizes, key=lambda name: (-sizes[name], name))[:_NAMED]
     return (
-        f"the arguments and the environment are {excess} bytes too large for the kernel, which takes {total};"
+        f"the arguments and the environment take {total + excess} bytes, {excess} too many for the kernel;"
         f" the largest variables are {', '.join(largest)}"
     )
 
