@@ -160,8 +160,6 @@ class RotatingEngine(AsyncEngine):
         self._records: WeakSet[Any] = WeakSet()
         self._renewal: asyncio.Task[None] | None = None
         self._renewals_left = 0
-        create_engine_options["poolclass"] = self._at_home(create_engine_options.get("poolclass"))
-        super().__init__(create_async_engine(self._base, **create_engine_options).sync_engine)
         self._rotating: Rotating[_Login] = Rotating(
             env,
             self._keys.values(),
@@ -174,8 +172,9 @@ class RotatingEngine(AsyncEngine):
             retry_deadline=retry_deadline,
             min_gap=min_gap,
         )
+        create_engine_options["poolclass"] = self._pools(create_engine_options.get("poolclass"))
+        super().__init__(create_async_engine(self._base, **create_engine_options).sync_engine)
         event.listen(self.sync_engine, "do_connect", self._do_connect)
-        event.listen(self.sync_engine, "checkout", self._on_checkout)
         if self._database is MYSQL:
             event.listen(self.sync_engine, "handle_error", _on_error)
 
@@ -223,17 +222,24 @@ class RotatingEngine(AsyncEngine):
     ) -> None:
         await self.aclose()
 
-    def _at_home(self, poolclass: type[Pool] | None) -> type[Pool]:
-        """Return a class of pools that lend nothing in a forked child or on another event loop."""
+    def _pools(self, poolclass: type[Pool] | None) -> type[Pool]:
+        """Return a class of pools that lend nothing elsewhere, and replace what has ended or is to be renewed."""
         pools = poolclass or AsyncAdaptedQueuePool
+        home, running_loop, take = self._rotating._home, asyncio._get_running_loop, pools._do_get
 
-        def connect(pool: Pool) -> Any:
-            # Before a ping, or anything else that uses a connection of another loop.
-            self._rotating._check_place()
-            return pools.connect(pool)
+        # Not a "checkout" listener: with one, SQLAlchemy's checkout takes longer, and a ping comes before it.
+        def do_get(pool: Pool) -> Any:
+            if home.loop is not running_loop():
+                self._rotating._check_place()
+            record = take(pool)
+            has_ended = record.info.get(_ENDED)  # another listener may have made the connection
+            if has_ended and (has_ended() or (_renewing.get() and self._is_old(record))):
+                # Softly: SQLAlchemy then replaces it. If a wait in here were cancelled, the pool would lose a place.
+                record.invalidate(soft=True)
+            return record
 
         # The pool's logger has the name of its class.
-        return type(pools.__name__, (pools,), {"__module__": pools.__module__, "connect": connect})
+        return type(pools.__name__, (pools,), {"__module__": pools.__module__, "_do_get": do_get})
 
     # Logging in.
 
@@ -354,16 +360,9 @@ class RotatingEngine(AsyncEngine):
                 record.invalidate(soft=True)
 
     def _borrow_idle(self) -> None:
-        """Let the pool lend and take back a connection, if one is idle; `_on_checkout()` replaces it if it is old."""
+        """Let the pool lend and take back a connection, if one is idle; it is replaced if it is old."""
         if any(not record.in_use for record in self._records):
             self.sync_engine.pool.connect().close()
-
-    def _on_checkout(self, _: object, record: Any, __: object) -> None:
-        has_ended = record.info.get(_ENDED)  # another listener may have made the connection
-        if has_ended and has_ended():
-            raise exc.DisconnectionError("the server has closed this connection")
-        if _renewing.get() and self._is_old(record):
-            raise exc.DisconnectionError("the credentials of this connection are old")
 
     def _is_old(self, record: Any) -> bool:
         return record.dbapi_connection is not None and not self._rotating._is_current(record.info.get(_LOGIN))
