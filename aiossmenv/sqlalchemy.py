@@ -118,8 +118,8 @@ class RotatingEngine(AsyncEngine):
         env: An `Env`.
         url: Dialect, driver and what is not in the `Env`: `mysql+aiomysql:///app`. It has no user and no password.
         keys: Connect options -> keys of the `Env`: `host` (a host, or `host:port`), `port`, `user`, `password`,
-            `database`; or `dsn`, a URL or a JSON secret that holds them all. Default: `host` from `DB_URL`, `user`
-            from `DB_USER`, `password` from `DB_PASSWORD`.
+            `database`; or `dsn`, a URL or a JSON secret that holds them all. Such a URL may have `charset` (MySQL) or
+            `sslmode` (PostgreSQL). Default: `host` from `DB_URL`, `user` from `DB_USER`, `password` from `DB_PASSWORD`.
         start_deadline: As for `Rotating`. Default: 10.
         build_timeout: As for `Rotating`, for each login. Default: 5.
         drain_timeout: Seconds that `aclose()` waits for connections that are in use. Default: 30.
