@@ -21,7 +21,8 @@ class Database:
 
     *name*: for a text. *schemes*: of its URLs, without a driver. *engines*: what AWS secrets call it. *example*: a URL.
     *query*: the options that its URL may have. *rejected*: error codes of a login that mean that the credentials are
-    not valid (any more, or yet). *transient*: those that mean that a later login may succeed.
+    not valid (any more, or yet). *transient*: those that mean that a later login may succeed. *latin1*: its drivers
+    encode a password as Latin-1, although the server was told it in UTF-8.
     """
 
     name: str
@@ -30,7 +31,8 @@ class Database:
     example: str
     rejected: frozenset[int | str]
     transient: frozenset[int | str]
-    query: frozenset[str] = frozenset()
+    query: frozenset[str]
+    latin1: bool = False
 
     def classify(self, error: Exception) -> Literal["auth_failed", "transient"] | None:
         """Return what an error of a login means; see `Rotating`."""
@@ -51,8 +53,8 @@ class Database:
             values: Keys -> values.
 
         Returns:
-            `host`, `port` (a number), `user`, `password`, `database`, and what else *keys* names; an empty value is
-            left out.
+            `host`, `port` (a number), `user`, `password` (as the drivers take it), `database`, and what else *keys* or
+            a URL names; an empty value is left out.
 
         Raises:
             RotationFailed: A value is not what its option needs.
@@ -69,7 +71,11 @@ class Database:
                     remedy=f"Map `dsn` to the key of a {self.name} secret.",
                 )
         read = [self.read(option, values[key]) or {} for option, key in in_order]
-        return {option: value for options in read for option, value in options.items() if value != ""}
+        found = {option: value for options in read for option, value in options.items() if value != ""}
+        if self.latin1 and "password" in found:
+            # With "surrogatepass" nothing raises here. The server then rejects such a password.
+            found["password"] = found["password"].encode(errors="surrogatepass").decode("latin-1")
+        return found
 
     def read(self, option: str, text: str) -> dict[str, Any] | None:
         """Return the connect options that the value of a key holds, or `None` if it is not what *option* needs."""
@@ -162,6 +168,7 @@ MYSQL = Database(
     engines=frozenset({"mysql", "mariadb", "aurora", "aurora-mysql"}),
     example="mysql://user:password@host:3306/db?charset=utf8mb4",
     query=frozenset({"charset"}),
+    latin1=True,
     # 3118 is MySQL's 4151. 4150 and 3955 are in neither: the account is blocked because of too many bad logins.
     rejected=frozenset({1044, 1045, 1698, 1820, 1862, 3118, 4151}),
     transient=frozenset({1040, 1053, 1203, 1226, 2003, 2006, 2013}),
@@ -171,7 +178,8 @@ POSTGRESQL = Database(
     name="PostgreSQL",
     schemes=frozenset({"postgresql", "postgres"}),
     engines=frozenset({"postgres", "postgresql", "aurora-postgresql"}),
-    example="postgresql://user:password@host:5432/db",
+    example="postgresql://user:password@host:5432/db?sslmode=require",
+    query=frozenset({"sslmode"}),
     # The password or the user is wrong or not allowed, or has no right to connect to the database.
     rejected=frozenset({"28P01", "28000", "42501"}),
     # Connection exceptions, too many connections, and a server that starts, stops or recovers.

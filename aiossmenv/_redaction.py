@@ -11,13 +11,15 @@ from aiossmenv._errors import RotationFailed
 
 
 def without_frames(error: Exception | None) -> Exception | None:
-    """Strip an error, and those it came from, of their frames: a driver's hold the password."""
+    """Strip an error, and those it came from, of frames and of texts that were not encoded: both hold passwords."""
     stripped: set[BaseException] = set()
     found: list[BaseException | None] = [error]
     while found:
         one = found.pop()
         if one and one not in stripped:
             stripped.add(one.with_traceback(None))
+            if isinstance(one, UnicodeEncodeError):
+                one.object, one.args = "", (one.encoding, "", one.start, one.end, one.reason)
             found += [one.__cause__, one.__context__]
     return error
 

@@ -2,6 +2,7 @@
 
 import select
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 
@@ -44,4 +45,4 @@ def _poller(descriptor: int) -> Callable[[], object]:
         return lambda: select.select([descriptor], [], [], 0)[0]
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    return lambda: poll.poll(0)
+    return partial(poll.poll, 0)

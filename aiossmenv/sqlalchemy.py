@@ -28,9 +28,13 @@ turn, and let the old one live (or set it to NOLOGIN) until the next rotation.
 
 The pool is SQLAlchemy's. It does not lend an idle connection that the server has closed, as far as this side can see
 without a question; `pool_pre_ping=True` asks. A server that refuses writes because it has become a replica (errors 1290
-and 1836 of MySQL) loses all idle connections. The URL of the engine holds no credentials, so `engine.url` shows none.
+and 1836 of MySQL) loses all idle connections. With `pool_use_lifo=True` old connections are replaced when they are
+needed. The URL of the engine holds no credentials, so `engine.url` shows none.
 
-After a fork make a new engine in the child, as SQLAlchemy says.
+A `do_connect` listener of yours is called for each login, with the credentials in *cparams*. It may change them, or
+make the connection; for the login that proves new credentials, `conn_rec` is `None`.
+
+In a forked child and on another event loop the engine lends nothing: make a new one there.
 """
 
 import asyncio
@@ -39,6 +43,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import dropwhile, islice
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
@@ -50,7 +55,7 @@ from aiossmenv._rotating import Rotating, RotatingStatus, Source, State
 from aiossmenv._sockets import ending_of
 
 try:
-    from sqlalchemy import URL, AsyncAdaptedQueuePool, NullPool, event, exc, make_url, util
+    from sqlalchemy import URL, AsyncAdaptedQueuePool, NullPool, Pool, event, exc, make_url, util
     from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 except ImportError as error:  # pragma: no cover - a test runs this in an interpreter that has no SQLAlchemy
     raise ImportError("aiossmenv.sqlalchemy needs SQLAlchemy: pip install 'aiossmenv[sqlalchemy]'") from error
@@ -67,6 +72,8 @@ _DRIVERS: Mapping[str, Database] = {
     "postgresql+psycopg_async": POSTGRESQL,
 }
 _KEYS: Mapping[str, str] = {"host": "DB_URL", "user": "DB_USER", "password": "DB_PASSWORD"}
+# Options of the URL or of connect_args= that say where the server is.
+_PLACES = frozenset({"host", "hostaddr", "unix_socket", "service", "read_default_file"})
 _OPTIONS = frozenset({"dsn", "host", "port", "user", "password", "database"})
 # What of create_async_engine() would log in without us, or share what is ours.
 _NOT_OURS = {
@@ -75,7 +82,7 @@ _NOT_OURS = {
     "pool": "its connections would have other credentials; pass poolclass=",
 }
 # Codes with which a MySQL server refuses to write, because it has become a replica.
-_READ_ONLY = frozenset({1290, 1836})
+_READ_ONLY = ((1290,), (1836,))
 # Seconds between two replacements of idle connections: other tasks must not notice them.
 _RENEW_PAUSE = 0.005
 # Seconds that closing waits for the one that is under way.
@@ -111,8 +118,8 @@ class RotatingEngine(AsyncEngine):
         env: An `Env`.
         url: Dialect, driver and what is not in the `Env`: `mysql+aiomysql:///app`. It has no user and no password.
         keys: Connect options -> keys of the `Env`: `host` (a host, or `host:port`), `port`, `user`, `password`,
-            `database`; or `dsn`, a URL or a JSON secret that holds them all. Default: `host` from `DB_URL`, `user`
-            from `DB_USER`, `password` from `DB_PASSWORD`.
+            `database`; or `dsn`, a URL or a JSON secret that holds them all. Such a URL may have `charset` (MySQL) or
+            `sslmode` (PostgreSQL). Default: `host` from `DB_URL`, `user` from `DB_USER`, `password` from `DB_PASSWORD`.
         start_deadline: As for `Rotating`. Default: 10.
         build_timeout: As for `Rotating`, for each login. Default: 5.
         drain_timeout: Seconds that `aclose()` waits for connections that are in use. Default: 30.
@@ -153,7 +160,6 @@ class RotatingEngine(AsyncEngine):
         self._records: WeakSet[Any] = WeakSet()
         self._renewal: asyncio.Task[None] | None = None
         self._renewals_left = 0
-        super().__init__(create_async_engine(self._base, **create_engine_options).sync_engine)
         self._rotating: Rotating[_Login] = Rotating(
             env,
             self._keys.values(),
@@ -166,8 +172,9 @@ class RotatingEngine(AsyncEngine):
             retry_deadline=retry_deadline,
             min_gap=min_gap,
         )
+        create_engine_options["poolclass"] = self._pools(create_engine_options.get("poolclass"))
+        super().__init__(create_async_engine(self._base, **create_engine_options).sync_engine)
         event.listen(self.sync_engine, "do_connect", self._do_connect)
-        event.listen(self.sync_engine, "checkout", self._on_checkout)
         if self._database is MYSQL:
             event.listen(self.sync_engine, "handle_error", _on_error)
 
@@ -193,6 +200,8 @@ class RotatingEngine(AsyncEngine):
     async def aclose(self) -> None:
         """Wait for connections that are in use, at most *drain_timeout* seconds, and close all; idempotent."""
         await self._rotating.aclose()
+        if self._rotating._home.is_forked():
+            return  # the sockets are the parent's
         if self._renewal:
             self._renewals_left = 0  # not cancelled: SQLAlchemy logs an error of a connection that is cut off
             await asyncio.wait({self._renewal}, timeout=_RENEW_TIMEOUT)
@@ -213,6 +222,25 @@ class RotatingEngine(AsyncEngine):
     ) -> None:
         await self.aclose()
 
+    def _pools(self, poolclass: type[Pool] | None) -> type[Pool]:
+        """Return a class of pools that lend nothing elsewhere, and replace what has ended or is to be renewed."""
+        pools = poolclass or AsyncAdaptedQueuePool
+        home, running_loop, take = self._rotating._home, asyncio._get_running_loop, pools._do_get
+
+        # Not a "checkout" listener: with one, SQLAlchemy's checkout takes longer, and a ping comes before it.
+        def do_get(pool: Pool) -> Any:
+            if home.loop is not running_loop():
+                self._rotating._check_place()
+            record = take(pool)
+            has_ended = record.info.get(_ENDED)  # another listener may have made the connection
+            if has_ended and (has_ended() or (_renewing.get() and self._is_old(record))):
+                # Softly: SQLAlchemy then replaces it. If a wait in here were cancelled, the pool would lose a place.
+                record.invalidate(soft=True)
+            return record
+
+        # The pool's logger has the name of its class.
+        return type(pools.__name__, (pools,), {"__module__": pools.__module__, "_do_get": do_get})
+
     # Logging in.
 
     def _do_connect(self, _: object, record: Any, args: Iterable[Any], params: dict[str, Any]) -> Any:
@@ -221,8 +249,8 @@ class RotatingEngine(AsyncEngine):
 
     async def _connect(self, record: Any, args: tuple[Any, ...], params: dict[str, Any]) -> Any:
         try:
-            async with self._rotating.use(lambda login: self._enter(login, args, params)) as (login, connection):
-                pass
+            async with self._rotating.use(lambda login: self._enter(login, record, args, params)) as entered:
+                login, connection = entered
         except Exception as error:
             # The frames of a driver hold the password.
             without_frames(error)
@@ -234,21 +262,23 @@ class RotatingEngine(AsyncEngine):
 
     @asynccontextmanager
     async def _enter(
-        self, login: _Login, args: tuple[Any, ...], params: Mapping[str, Any]
+        self, login: _Login, record: Any, args: tuple[Any, ...], params: Mapping[str, Any]
     ) -> AsyncIterator[tuple[_Login, Any]]:
         spare, login.spare = login.spare, None
-        if spare is not None and not ending_of(spare.driver_connection)():
-            yield login, spare
-            return
+        if spare is not None:
+            if not ending_of(spare.driver_connection)():
+                yield login, spare
+                return
+            await util.greenlet_spawn(self.dialect.do_terminate, spare)
         async with self._rotating._login(login):
-            connection = await self._log_in(login, args, params)
+            connection = await self._log_in(login, record, args, params)
         yield login, connection
 
-    async def _log_in(self, login: _Login, args: tuple[Any, ...] = (), params: Mapping[str, Any] | None = None) -> Any:
-        given = {**self.dialect.create_connect_args(self._base)[1], **self._connect_args} if params is None else params
+    async def _log_in(self, login: _Login, record: Any, args: Iterable[Any], params: Mapping[str, Any]) -> Any:
         # In a task of its own: a connection that is there when this is cancelled must be closed.
         connecting = asyncio.create_task(
-            util.greenlet_spawn(self.dialect.connect, *args, **{**given, **login.params}), name="aiossmenv login"
+            util.greenlet_spawn(self._log_in_here, record, list(args), {**params, **login.params}),
+            name="aiossmenv login",
         )
         try:
             return await asyncio.shield(connecting)
@@ -259,11 +289,25 @@ class RotatingEngine(AsyncEngine):
                 await util.greenlet_spawn(self.dialect.do_terminate, connecting.result())
             raise
         finally:
-            del connecting, given  # a traceback may show the variables of this frame
+            del connecting  # a traceback may show the variables of this frame
+
+    def _log_in_here(self, record: Any, args: list[Any], params: dict[str, Any]) -> Any:
+        """Log in as SQLAlchemy does, which has asked those listeners that are before ours, if there is a record."""
+        listeners = iter(self.dialect.dispatch.do_connect)
+        if record is not None:
+            listeners = islice(dropwhile(self._is_not_ours, listeners), 1, None)
+        for listener in filter(self._is_not_ours, listeners):
+            connection = listener(self.dialect, record, args, params)
+            if connection is not None:
+                return connection
+        return self.dialect.connect(*args, **params)
+
+    def _is_not_ours(self, listener: object) -> bool:
+        return listener != self._do_connect
 
     async def _create(self, values: Mapping[str, str]) -> _Login:
         options = self._database.connect_options(self._keys, values)
-        if options.get("host") or self._base.host or self._base.query.keys() & {"host", "unix_socket", "service"}:
+        if options.get("host") or self._base.host or _PLACES & (self._base.query.keys() | self._connect_args.keys()):
             return _Login(values, self._params(options))
         # Below, no variable holds a value.
         del options
@@ -275,6 +319,8 @@ class RotatingEngine(AsyncEngine):
     def _params(self, options: dict[str, Any]) -> dict[str, Any]:
         """Return the options as the driver takes them, without what it gets for the engine's own URL anyway."""
         names = {"user": "username"}
+        if "sslmode" in options and self.driver == "asyncpg":
+            options["ssl"] = options.pop("sslmode")
         parts = {names.get(option, option): options.pop(option) for option in _OPTIONS & options.keys()}
         url = self._base.set(**parts).update_query_dict(options)
         before = self.dialect.create_connect_args(self._base)[1]
@@ -283,7 +329,8 @@ class RotatingEngine(AsyncEngine):
         }
 
     async def _probe(self, login: _Login) -> None:
-        login.spare = await self._log_in(login)
+        given = {**self.dialect.create_connect_args(self._base)[1], **self._connect_args}
+        login.spare = await self._log_in(login, None, (), given)
         self._rotating._logged_in = login.values
 
     # Replacing what older credentials opened.
@@ -313,16 +360,9 @@ class RotatingEngine(AsyncEngine):
                 record.invalidate(soft=True)
 
     def _borrow_idle(self) -> None:
-        """Let the pool lend and take back a connection, if one is idle; `_on_checkout()` replaces it if it is old."""
+        """Let the pool lend and take back a connection, if one is idle; it is replaced if it is old."""
         if any(not record.in_use for record in self._records):
             self.sync_engine.pool.connect().close()
-
-    def _on_checkout(self, _: object, record: Any, __: object) -> None:
-        has_ended = record.info.get(_ENDED)  # another listener may have made the connection
-        if has_ended and has_ended():
-            raise exc.DisconnectionError("the server has closed this connection")
-        if _renewing.get() and self._is_old(record):
-            raise exc.DisconnectionError("the credentials of this connection are old")
 
     def _is_old(self, record: Any) -> bool:
         return record.dbapi_connection is not None and not self._rotating._is_current(record.info.get(_LOGIN))
@@ -355,6 +395,6 @@ def _reasons(base: URL, keys: Mapping[str, str], options: Mapping[str, Any]) -> 
 
 def _on_error(context: Any) -> None:
     # SQLAlchemy then replaces all connections that are as old as this one.
-    arguments = getattr(context.original_exception, "args", ())
-    if arguments and arguments[0] in _READ_ONLY:
+    # Not of an error that is no database's: that may hold anything.
+    if isinstance(context.sqlalchemy_exception, exc.DBAPIError) and context.original_exception.args[:1] in _READ_ONLY:
         context.is_disconnect = True

@@ -629,7 +629,7 @@ async def rotate_under_load(
     server: AnyServer,
     scenario: Scenario,
     rotations: int,
-    driver: str | None = None,
+    driver: "str | Callable[[EnvLike, Scenario], AbstractAsyncContextManager[Target]] | None" = None,
     *,
     least: int = 1,
     store: "Store | None" = None,
@@ -641,7 +641,7 @@ async def rotate_under_load(
     On a busy machine builds can be slower than rotations. The run then continues, for up to five times as many
     rotations, until the pool has had *least* generations. *store*: the Parameter Store of a scenario that reads over
     HTTP. *relayed*: send logins through a relay that records them; this makes them slower. *driver*: that of a
-    `RotatingEngine`, instead of a `RotatingPool`.
+    `RotatingEngine`, instead of a `RotatingPool`; or what opens the target.
     """
     rng = random.Random(scenario.name)
     async with new_account(server) as account:
@@ -652,7 +652,10 @@ async def rotate_under_load(
             rotator.address = relay.address if relayed else server.address
             rotator.store = Http(store, rotator.parameters) if store else Memory(scenario.reading, rotator.parameters)
             opening: AbstractAsyncContextManager[EnvLike] = rotator.store.opened()
-            async with opening as env, _opened(env, driver, scenario) as target:
+            async with (
+                opening as env,
+                driver(env, scenario) if callable(driver) else _opened(env, driver, scenario) as target,
+            ):
                 rotator.watch(env)
                 load = rotator.load = Load(target, account, scenario, rng)
                 rotated = getattr(rotator, scenario.rotate)

@@ -1,23 +1,35 @@
 """`RotatingEngine` on MariaDB and PostgreSQL: one engine whose connections follow the keys, for each driver."""
 
+import ast
 import asyncio
+import gc
+import hashlib
+import inspect
 import json
 import logging
+import re
+import ssl
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import AsyncIterator
 from functools import partial
+from textwrap import dedent
 from typing import Any
+from urllib.parse import quote
 
 import asyncpg
 import pytest
-from sqlalchemy import AsyncAdaptedQueuePool, NullPool, StaticPool, event, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import AsyncAdaptedQueuePool, NullPool, StaticPool, String, TypeDecorator, event, literal, select, text
+from sqlalchemy.exc import DBAPIError, OperationalError, StatementError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from aiossmenv import RotationFailed
+from aiossmenv import sqlalchemy as our_module
 from aiossmenv.sqlalchemy import RotatingEngine
-from embedded import MariaDB
+from certificates import Authority
+from embedded import MariaDB, MySQL, Store
 from postgres import PostgreSQL
 from rotations import Account, AnyServer, Source, new_account
 from timing import eventually, our_tasks
@@ -69,6 +81,26 @@ async def session_of(engine: AsyncEngine, driver: str) -> int:
 def follows(engine: RotatingEngine, generation: int) -> bool:
     """Return whether so many sets of credentials have been current."""
     return engine.generation == generation
+
+
+@pytest.mark.parametrize("driver", ["postgresql+asyncpg"])
+async def test_example_of_the_module(ssm: Store, server: AnyServer, account: Account, driver: str) -> None:
+    """The example in the module's docstring works unchanged."""
+    example = re.search(r"^    .*\n(?:    .*\n|\n)+", our_module.__doc__ or "", re.MULTILINE)
+    assert example
+    assert driver in example[0]
+    for key, value in {"DB_URL": server.address, "DB_USER": account.name, "DB_PASSWORD": "first"}.items():
+        await asyncio.to_thread(ssm.put, f"/FAKEBOOK/TEST/{key}", value)
+    # A user's own schema comes before others.
+    await server.execute(f"CREATE SCHEMA {account.name} CREATE TABLE visits (n INT)")
+    await server.execute(f"GRANT ALL ON SCHEMA {account.name} TO PUBLIC")
+    await server.execute(f"GRANT ALL ON {account.name}.visits TO PUBLIC")
+
+    code = compile(dedent(example[0]), "docstring", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    await eval(code, {})
+
+    assert [(1,)] == await server.execute(f"SELECT n FROM {account.name}.visits")
+    await server.execute(f"DROP SCHEMA {account.name} CASCADE")
 
 
 async def test_one_engine_for_the_life_of_an_app(source: Source, account: Account, driver: str) -> None:
@@ -162,6 +194,75 @@ async def test_a_statement_is_never_tried_again(source: Source, driver: str) -> 
         assert ["SELECT nothing_of_this_name"] == asked
 
 
+async def test_an_error_of_a_users_own_type(source: Source, driver: str) -> None:
+    """An error that a user's own type raises is raised as SQLAlchemy raises it, whatever it holds."""
+
+    class Refusing(TypeDecorator[str]):
+        impl = String
+        cache_ok = True
+
+        def process_bind_param(self, value: str | None, _: object) -> str:
+            raise ValueError({"not": "hashable"}, value)
+
+    async with opened(source, driver) as engine:
+        with pytest.raises(StatementError, match="not.*hashable"):
+            async with engine.connect() as connection:
+                await connection.execute(select(literal("x", Refusing())))
+
+
+async def test_listeners_of_a_user(source: Source, account: Account, driver: str) -> None:
+    """A `do_connect` listener is called for each login, that of new credentials too; it may change them, or log in."""
+    source.publish(DB_USER="another")
+    engine = opened(source, driver)
+    made: list[Any] = []
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def correct(_: object, __: object, ___: object, options: dict[str, Any]) -> None:
+        options["user"] = account.name
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def log_in(dialect: Any, _: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+        made.append(dialect.connect(*arguments, **options))
+        return made[-1]
+
+    async with engine:
+        async with engine.connect(), engine.connect():
+            assert 2 == len(made)
+            await account.set_password("second")
+            source.publish(DB_PASSWORD="second")
+            await eventually(lambda: engine._renewal and engine._renewal.done())
+        async with engine.connect() as connection:
+            raw = await connection.get_raw_connection()
+            assert raw.dbapi_connection in made[2:]
+
+
+async def test_a_listener_that_was_there_first(
+    source: Source, account: Account, server: AnyServer, driver: str
+) -> None:
+    """A connection that an earlier listener makes is SQLAlchemy's to manage, and is not replaced."""
+    host, _, port = server.address.rpartition(":")
+    async with opened(source, driver) as engine:
+
+        @event.listens_for(engine.sync_engine, "do_connect", insert=True)
+        def log_in(dialect: Any, _: object, arguments: list[Any], options: dict[str, Any]) -> Any:
+            own = {"host": host, "port": int(port), "user": f"{account.name}", "password": "first"}
+            return dialect.connect(*arguments, **options | own)
+
+        before = await session_of(engine, driver)
+        source.publish(DB_USER="another")
+        await eventually(lambda: engine.generation == 2 or engine.status.failures)
+        assert before == await session_of(engine, driver)
+
+
+async def test_the_connection_that_proved_has_ended(source: Source, account: Account, driver: str) -> None:
+    """If the server ended the connection that proved the credentials, it is closed, and another login follows."""
+    async with opened(source, driver) as engine:
+        await account.kill()
+        await asyncio.sleep(0.02)
+        await session_of(engine, driver)
+        gc.collect()  # an open one would warn
+
+
 async def test_what_does_not_heal_is_the_drivers_error(source: Source, account: Account, driver: str) -> None:
     """After the deadline SQLAlchemy's own error is raised, and no frame of the chain shows the password."""
     async with opened(source, driver, retry_deadline=0.3) as engine, engine.connect():
@@ -215,6 +316,60 @@ async def test_forms_of_credentials(account: Account, server: AnyServer, driver:
     async with RotatingEngine(Source(**values), f"{driver}://", keys) as engine, engine.connect() as connection:
         query = "SELECT current_database()" if scheme == "postgresql" else "SELECT database()"
         assert "app" == (await connection.execute(text(query))).scalar_one()
+
+
+async def test_where_the_server_is(account: Account, server: AnyServer, driver: str) -> None:
+    """Options of the driver may say where the server is, so that the `Env` holds only user and password."""
+    keys, source = {"user": "U", "password": "W"}, Source(U=account.name, W="first")
+    places: list[dict[str, Any]] = [{"host": "127.0.0.1", "port": server.port}]
+    if isinstance(server, MariaDB):
+        places.append({"unix_socket": server.socket})
+    for options in places:
+        async with RotatingEngine(source, f"{driver}:///app", keys, connect_args=options) as engine:
+            assert await session_of(engine, driver)
+
+
+async def test_options_of_a_url(account: Account, server: AnyServer, driver: str) -> None:
+    """The option that a URL in the `Env` may have reaches the server: `charset`, or `sslmode`."""
+    name = "sslmode" if isinstance(server, PostgreSQL) else "charset"
+    scheme = "postgres" if isinstance(server, PostgreSQL) else "mysql"
+    url = f"{scheme}://{account.name}:first@{server.address}/app?{name}="
+    first, second = ("disable", "require") if isinstance(server, PostgreSQL) else ("latin1", "utf8mb4")
+    source = Source(DSN=url + first)
+    async with RotatingEngine(source, f"{driver}://", {"dsn": "DSN"}) as engine:
+        if name == "charset":
+            async with engine.connect() as connection:
+                assert "latin1" == (await connection.execute(text("SELECT @@character_set_client"))).scalar_one()
+        source.publish(DSN=url + second)
+        # The server has no TLS.
+        await eventually(lambda: engine.state == ("DEGRADED" if name == "sslmode" else "READY"))
+        await eventually(lambda: name == "sslmode" or engine.generation == 2)
+
+
+@pytest.mark.parametrize("form", ["keys", "url"])
+async def test_any_password(account: Account, server: AnyServer, driver: str, form: str) -> None:
+    """A password may have any character, ASCII or not."""
+    plain = "p@s/s:w#r d%21?&=+[łé😀]"
+    await account.set_password(plain)
+    scheme = "postgresql" if isinstance(server, PostgreSQL) else "mysql"
+    url = f"{scheme}://{account.name}:{quote(plain, safe='')}@{server.address}/app"
+    source, keys = Source(DB_URL=server.address, DB_USER=account.name, DB_PASSWORD=plain), our_module._KEYS
+    if form == "url":
+        source, keys = Source(DSN=url), {"dsn": "DSN"}
+    async with RotatingEngine(source, f"{driver}:///app", keys) as engine:
+        assert await session_of(engine, driver)
+
+
+async def test_a_password_that_cannot_be_encoded(source: Source, driver: str) -> None:
+    """A character that is none is an error that shows nothing of the password."""
+    source.publish(DB_PASSWORD="hidden-one\ud800")
+    with pytest.raises(RotationFailed) as caught:
+        async with opened(source, driver, start_deadline=0.2):
+            pass
+    error: BaseException | None = caught.value
+    while error:
+        assert "hidden-one" not in f"{error!r} {error}"
+        error = error.__cause__ or error.__context__
 
 
 async def test_the_secret_of_another_kind_of_database(driver: str) -> None:
@@ -281,9 +436,11 @@ async def test_closing_ends_with_its_deadline(source: Source, driver: str) -> No
         await connection.close()
 
 
-async def test_another_loop_is_refused(source: Source, driver: str) -> None:
-    """A login on another event loop is refused at once, with the remedy."""
-    async with opened(source, driver, poolclass=NullPool) as engine:
+@pytest.mark.parametrize("options", [{"poolclass": NullPool}, {}, {"pool_pre_ping": True}])
+async def test_another_loop_is_refused(source: Source, driver: str, options: dict[str, Any]) -> None:
+    """On another event loop the engine neither logs in nor lends an idle connection, and leaves both as they are."""
+    async with opened(source, driver, **options) as engine:
+        before = await session_of(engine, driver)
 
         async def elsewhere() -> None:
             async with engine.connect():
@@ -291,6 +448,59 @@ async def test_another_loop_is_refused(source: Source, driver: str) -> None:
 
         with pytest.raises(RotationFailed, match="another event loop"):
             await asyncio.to_thread(asyncio.run, elsewhere())
+        assert (before == await session_of(engine, driver)) == ("poolclass" not in options)
+
+
+_FORKING = """
+    import asyncio, os, sys
+    from sqlalchemy import text
+    from aiossmenv import RotationFailed
+    from aiossmenv.sqlalchemy import RotatingEngine
+    from rotations import Source
+
+    async def main(address, user, driver):
+        source = Source(DB_URL=address, DB_USER=user, DB_PASSWORD="first")
+        async with RotatingEngine(source, f"{driver}:///app") as engine:
+            async with engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+
+            async def in_child():
+                try:
+                    async with engine.connect():
+                        print("lent")
+                except RotationFailed as error:
+                    print(error.args[0].partition(" retiring> ")[2], flush=True)
+                await engine.aclose()
+
+            def fork():
+                if not (child := os.fork()):
+                    asyncio.run(in_child())
+                    os._exit(0)
+                os.waitpid(child, 0)
+
+            await asyncio.to_thread(fork)
+            async with engine.connect() as connection:
+                print((await connection.execute(text("SELECT 2"))).scalar_one(), len(engine._records))
+
+    asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("driver", ["postgresql+psycopg"])
+async def test_a_child_process_is_refused(account: Account, server: AnyServer, driver: str) -> None:
+    """A forked child neither uses nor closes its parent's connections."""
+    run = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", dedent(_FORKING), server.address, account.name, driver],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    assert "" == run.stderr
+    assert ["was opened before a fork, and its connections belong to the parent process", "2 1"] == (
+        run.stdout.splitlines()
+    )
 
 
 async def test_logins_that_are_cancelled_leave_nothing(source: Source, account: Account, driver: str) -> None:
@@ -327,7 +537,44 @@ async def test_a_server_that_became_a_replica(source: Source, server: AnyServer,
 
 @pytest.mark.parametrize("driver", ["mysql+aiomysql"])
 def test_the_pool_is_sqlalchemys(source: Source, driver: str) -> None:
-    """Options of the pool work as SQLAlchemy's."""
+    """Options of the pool work as SQLAlchemy's, and its logger has SQLAlchemy's name."""
     engine = opened(source, driver, pool_size=7)
     assert isinstance(engine.pool, AsyncAdaptedQueuePool)
     assert 7 == engine.pool.size()
+    assert isinstance(engine.pool.logger, logging.Logger)
+    assert "sqlalchemy.pool.impl.AsyncAdaptedQueuePool" == engine.pool.logger.name
+
+
+def test_private_names_of_sqlalchemy_are_known() -> None:
+    """The one private method of SQLAlchemy that we override has the source of releases that were reviewed: 2.0, 2.1."""
+    sources = [inspect.getsource(pool._do_get) for pool in (AsyncAdaptedQueuePool, NullPool)]
+    assert ["765070dd194a6c65", "e584d65ea22cce93"] == [
+        hashlib.sha256(source.encode()).hexdigest()[:16] for source in sources
+    ]
+
+
+@pytest.mark.parametrize("way", ["TLS", "RSA"])
+@pytest.mark.parametrize("driver", ["mysql+aiomysql", "mysql+asyncmy"])
+async def test_mysql(mysql_server: MySQL, authority: Authority, driver: str, way: str) -> None:
+    """On MySQL, whose logins are `caching_sha2_password`, the engine follows too, over TLS and without."""
+    options: dict[str, Any] = {"poolclass": NullPool}
+    if way == "TLS":
+        certificate = authority.issue()
+        for name, value in {"ca": authority.bundle, "cert": certificate, "key": certificate}.items():
+            await mysql_server.execute(f"SET GLOBAL ssl_{name} = '{value}'")
+        # It offers TLS from now on, which clients use only if they are told to.
+        await mysql_server.execute("ALTER INSTANCE RELOAD TLS")
+        options["connect_args"] = {"ssl": ssl.create_default_context(cafile=authority.bundle)}
+    async with new_account(mysql_server) as account:
+        source = Source(DB_URL=mysql_server.address, DB_USER=account.name, DB_PASSWORD="first")
+        async with opened(source, driver, **options) as engine:
+            for password in ("second", "third"):
+                # The connection that proved the credentials.
+                assert await session_of(engine, driver)
+                await account.set_password(password)
+                source.store(DB_PASSWORD=password)
+                async with engine.connect() as connection:
+                    name, version = (await connection.execute(text("SHOW STATUS LIKE 'Ssl_version'"))).one()
+                    assert ("Ssl_version", "TLSv1.3" if way == "TLS" else "") == (name, version)
+            assert (3, 2) == (engine.generation, engine.status.auth_failures)
+        assert 0 == await account.remaining_connections()

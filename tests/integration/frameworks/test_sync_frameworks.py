@@ -114,7 +114,10 @@ async def test_alembic_without_its_url(ssm: Store, project: Path) -> None:
 async def django(*arguments: str, folder: Path) -> tuple[int, str, str]:
     """Run a command of Django with our example as its settings."""
     return await run(
-        "django", *arguments, folder=folder, PYTHONPATH=str(EXAMPLES), DJANGO_SETTINGS_MODULE="django_settings"
+        *("django", *arguments),
+        folder=folder,
+        PYTHONPATH=os.pathsep.join(filter(None, [str(EXAMPLES), os.environ.get("PYTHONPATH")])),
+        DJANGO_SETTINGS_MODULE="django_settings",
     )
 
 
