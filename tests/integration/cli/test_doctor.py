@@ -360,6 +360,7 @@ async def test_a_key_that_does_not_decrypt(ssm: Store, proxy: FaultProxy, descri
         each["text"] for each in findings if each["subject"].startswith("KMS") and each["level"] == "ok"
     ]
     assert "PATH" in about(findings, "variables")["text"]
+    assert "load" not in errors(findings)
 
 
 async def test_a_key_that_an_error_does_not_name(ssm: Store, proxy: FaultProxy) -> None:

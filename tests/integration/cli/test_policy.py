@@ -33,7 +33,7 @@ def test_it_works_without_credentials_and_without_a_network() -> None:
     assert 0 == done.status
     assert f"{MINE}/*".replace("eu-central-1:123456789012", "*:*") == json.loads(done.out)["Statement"][1]["Resource"]
     assert ["region", "account"] == [line.split()[2] for line in done.err.splitlines()]
-    assert "there are no credentials" in done.err
+    assert ": there are no credentials. Pass --account." in done.err
 
 
 def test_options_are_enough() -> None:
