@@ -270,6 +270,27 @@ _NAME_REMEDIES = {
 }
 
 
+def readable_name(name: str) -> str:
+    """
+    Return the *name* of a parameter that may be read, without spaces around it; it may be an ARN, or have a selector.
+
+    Raises `InvalidPath` for what no parameter is called.
+    """
+    text = name.strip()
+    if is_reference(text) or text.startswith("arn:"):
+        return text
+    base = split_selector(text)[0]
+    fault = _mistake(text, _NAME_REMEDIES)
+    if not fault and not (_PATH.fullmatch("/" + base.removeprefix("/")) and base.strip("/") and _is_selector(text)):
+        fault = (
+            "a name is made of single slashes and of letters, digits and _ . -, and may end in :3 or :label",
+            "Check for a doubled or a final slash, a space or a character that Parameter Store does not know.",
+        )
+    if fault:
+        raise InvalidPath(fault[0], parameter=name, remedy=fault[1])
+    return text
+
+
 def full_name(name: str) -> str:
     """
     Return the full *name* of a parameter that may be written or deleted, without spaces around it.

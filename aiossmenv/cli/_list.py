@@ -7,7 +7,7 @@ import typer
 from aiossmenv._errors import AccessDenied, EmptyPath, ParameterNotFound
 from aiossmenv._load import default_paths
 from aiossmenv._models import Parameter, ParameterHistory
-from aiossmenv._naming import normal_path, relative_name, upper_snake
+from aiossmenv._naming import normal_path, readable_name, relative_name, upper_snake
 from aiossmenv._ssm.store import ParameterStore
 from aiossmenv._ssm.transport import FetchedParameter, Query
 from aiossmenv.cli import _options as options
@@ -93,7 +93,7 @@ async def _get(
 ) -> None:
     check_reveal(reveal=reveal and not raw, pipe=pipe)
     async with new_store(region, profile) as store:
-        wanted = tuple(name.strip() for name in names)
+        wanted = tuple(map(readable_name, names))
         results = await store._read([Query(names=wanted, may_list=False)], decrypt="all" if reveal or raw else "none")
         items: list[FetchedParameter] = []
         for name in wanted:
@@ -117,7 +117,7 @@ async def _get(
 async def _history(name: str, region: str | None, profile: str | None, *, reveal: bool, pipe: bool, json: bool) -> None:
     check_reveal(reveal=reveal, pipe=pipe)
     async with new_store(region, profile) as store:
-        versions = await store.history(name, with_decryption=reveal)
+        versions = await store.history(readable_name(name), with_decryption=reveal)
     if json:
         print_json([_version_as_json(version, reveal=reveal) for version in versions])
         return
