@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 import typer
@@ -98,7 +98,9 @@ def new_store(region: str | None, profile: str | None) -> ParameterStore:
 
 class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        typer.echo(f"aiossmenv: {record.levelname.lower()}: {record.getMessage()}", err=True)
+        # What reads standard error may have ended, which must not end what is logged.
+        with suppress(OSError):
+            typer.echo(f"aiossmenv: {record.levelname.lower()}: {record.getMessage()}", err=True)
 
 
 def _log_to_stderr(*, verbose: bool) -> None:
