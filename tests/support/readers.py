@@ -16,7 +16,7 @@ from typing import cast
 
 import dotenv
 
-SHELLS = [shell for shell in ("sh", "dash", "bash", "busybox", "zsh", "ksh") if shutil.which(shell)]
+SHELLS = [shell for shell in ("sh", "dash", "bash", "busybox", "zsh") if shutil.which(shell)]
 
 
 def by_shell(shell: str, script: str, source: str) -> dict[str, str]:

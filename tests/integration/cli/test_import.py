@@ -117,19 +117,23 @@ def test_a_dry_run_writes_nothing(ssm: Store, env_file: Path) -> None:
     assert {"/P/OLD": "x"} == held(ssm)
 
 
-def test_types_and_keys_of_parameters_stay(ssm: Store, tmp_path: Path) -> None:
-    """A String stays one, a SecureString keeps its KMS key, and options decide for what is new."""
+async def test_types_and_keys_of_parameters_stay(proxy: FaultProxy, ssm: Store, tmp_path: Path) -> None:
+    """A String stays one, and a SecureString keeps its KMS key, because PutParameter itself would take the default."""
     ssm.client.put_parameter(Name="/P/A", Value="old", Type="SecureString", KeyId="alias/mine")
+    ssm.client.put_parameter(Name="/P/B", Value="old", Type="SecureString")
     ssm.client.put_parameter(Name="/P/T", Value="old", Type="String")
     file = tmp_path / "it.json"
-    file.write_text('{"A": "1", "T": "2", "NEW": "3"}')
+    file.write_text('{"A": "1", "B": "2", "T": "3", "NEW": "4"}')
 
-    assert 0 == importing(file, "/P", "--yes").status
+    assert 0 == (await imported(file, "/P", "--yes")).status
 
-    after = described(ssm)
-    assert {"/P/A": "1", "/P/T": "2", "/P/NEW": "3"} == held(ssm)
-    assert ("alias/mine", "alias/aws/ssm") == (after["/P/A"]["KeyId"], after["/P/NEW"]["KeyId"])
-    assert "String" == after["/P/T"]["Type"]
+    sent = {call.body["Name"]: call.body for call in proxy.calls if call.operation == PUT}
+    assert {
+        "/P/A": ("SecureString", "alias/mine", None),
+        "/P/B": ("SecureString", "alias/aws/ssm", None),
+        "/P/T": ("String", None, None),
+        "/P/NEW": ("SecureString", None, None),
+    } == {name: (body["Type"], body.get("KeyId"), body.get("Tier")) for name, body in sent.items()}
 
 
 def test_options_decide_for_what_is_written(ssm: Store, tmp_path: Path) -> None:
@@ -318,7 +322,7 @@ async def test_an_error_midway_says_what_is_not_written(
     file.write_text("".join(f"K{number}=s3cr3t\n" for number in range(8)))
     proxy.add(fault, operation=PUT, when=nth(3))
 
-    done = await imported(file, "/P", "--yes")
+    done = await imported(file, "/P", "--yes", "--verbose")
 
     assert 1 == done.status
     assert said in done.err
@@ -326,7 +330,7 @@ async def test_an_error_midway_says_what_is_not_written(
     assert f"{len(written)} of 8 changes are made" in done.err
     assert 3 == len(written)
     missing = {f"/P/K{number}" for number in range(8)} - written.keys()
-    assert missing == set(re.findall(r"/P/K\d", done.err.splitlines()[0]))
+    assert missing == set(re.findall(r"/P/K\d", next(line for line in done.err.splitlines() if "changes" in line)))
     assert "s3cr3t" not in done.out + done.err
 
     proxy.clear()
