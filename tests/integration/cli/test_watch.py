@@ -257,6 +257,33 @@ async def test_a_terminal_is_the_commands(ssm: Store) -> None:
     await asyncio.to_thread(use)
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_a_terminal_that_hangs_up_ends_both(ssm: Store, *, stopped: bool) -> None:
+    """It ends a command in the foreground and one that is stopped, and nothing of us stays."""
+    await put(ssm, A="1")
+    service = f"print(os.getppid(), os.getpid(), 'pids')\n{INTERACTIVE}"
+
+    def use() -> list[str]:
+        with bash() as shell:
+            command = aiossmenv(
+                "exec", "--watch", *QUICK, "/APP", "--", sys.executable, "-u", "-c", f"import os; {service}"
+            )
+            shell.sendline(shlex.join(command))
+            shell.expect(r"(\d+) (\d+) pids.*ready 1")
+            pids = list(shell.match.groups())
+            if stopped:
+                shell.send("\x1a")
+                shell.expect("Stopped.*prompt> ")
+        return pids
+
+    pids = await asyncio.to_thread(use)
+
+    end = time.monotonic() + 10
+    while {None, "Z"} < {None, "Z", *map(state, pids)}:
+        assert time.monotonic() < end
+        await asyncio.sleep(0.05)
+
+
 async def test_in_a_pipeline_the_terminal_is_the_readers(ssm: Store) -> None:
     """Behind a pipe a pager may read the terminal; Ctrl-C still reaches the command once, and Ctrl-Z stops both."""
     await put(ssm, A="1", B="1")
