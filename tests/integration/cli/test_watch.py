@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -270,6 +271,7 @@ async def test_a_terminal_that_hangs_up_ends_both(ssm: Store, *, stopped: bool) 
             )
             shell.sendline(shlex.join(command))
             shell.expect(r"(\d+) (\d+) pids.*ready 1")
+            assert isinstance(shell.match, re.Match)
             pids = list(shell.match.groups())
             if stopped:
                 shell.send("\x1a")
@@ -416,7 +418,7 @@ async def test_the_program_inherits_what_we_did(ssm: Store, tmp_path: Path) -> N
 )  # fmt: skip
 def test_options_that_cannot_be_are_refused(options: tuple[str, ...], said: str) -> None:
     """A wrong use says which option it is, with status 2, before anything is read."""
-    done = invoke("exec", *options, "/APP", "--", "true")
+    done = invoke("exec", *options, "/APP", "--", "false")
 
     assert (2, "") == (done.status, done.out)
     assert said in done.err
