@@ -71,22 +71,24 @@ def test_a_signal_that_ends_the_command_ends_ours(ssm: Store) -> None:
     [
         (("exec", "/APP"), 2, "-- CMD"),
         (("exec", "/APP", "--"), 2, "-- CMD"),
-        (("exec", "/APP", "--no-such", "--", "true"), 2, "--no-such"),
-        (("exec", "/APP", "--deadline", "0", "--", "true"), 2, "--deadline"),
-        (("exec", "/APP", "--expand", "json", "--expand", "A=json", "--", "true"), 2, "KEY=dotenv"),
+        (("exec", "/APP", "--no-such", "--", "false"), 2, "--no-such"),
+        (("exec", "/APP", "--deadline", "0", "--", "false"), 2, "--deadline"),
+        (("exec", "/APP", "--expand", "json", "--expand", "A=json", "--", "false"), 2, "KEY=dotenv"),
+        (("exec", "/APP", "--expand", "A=yaml", "--", "false"), 2, "'A=yaml'"),
         (("exec", "/APP", "--", "no-such-program"), 127, "there is no program 'no-such-program' in PATH"),
         (("exec", "/APP", "--", ""), 127, "there is no program ''"),
         (("exec", "/APP", "--", "/etc/passwd"), 126, "/etc/passwd is not executable"),
         (("exec", "/APP", "--", "/etc"), 126, "/etc is not a file"),
-        (("exec", "/OTHER", "--", "true"), 1, "EmptyPath"),
-        (("exec", "/APP", "--required", "X", "--required", "B", "--", "true"), 1, "required, and not there: B, X"),
-        (("exec", "/STEERS", "--", "true"), 1, "'LD_PRELOAD' of /STEERS/LD_PRELOAD"),
+        (("exec", "/OTHER", "--", "false"), 1, "EmptyPath"),
+        (("exec", "/APP", "--required", "X", "--required", "B", "--", "false"), 1, "required, and not there: B, X"),
+        (("exec", "/STEERS", "--", "false"), 1, "'LD_PRELOAD' of /STEERS/LD_PRELOAD"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_started_is_one_line_and_a_status(
     ssm: Store, arguments: tuple[str, ...], status: int, said: str
 ) -> None:
     """Each failure has the exit status that shells give it, one line that says why, and no value."""
+    # If one of them started, this process would become `false`, and the test would not pass.
     ssm.put("/APP/A", "not-shown")
     ssm.put("/STEERS/LD_PRELOAD", "not-shown")
 
@@ -104,16 +106,17 @@ def test_strict_names_all_that_is_missing(ssm: Store) -> None:
     ssm.put("/APP/A", "A of the store")
     os.environ |= {"A": "chamberme", "B": "chamberme"}
 
-    refused = invoke("exec", "--strict", "--key", "A", "--key", "c/d", "--key", "/APP/e:3", "/APP", "--", "true")
+    refused = invoke("exec", "--strict", "--key", "A", "--key", "c/d", "--key", "/APP/e:3", "/APP", "--", "false")
     del os.environ["B"]
     done = run("exec", "--strict", "--no-override", "--key", "/APP/A", "/APP", "--", "sh", "-c", "echo $A")
 
     assert 1 == refused.status
     assert "required, and not there: B, C_D, E" in refused.err
     assert ("A of the store\n", "") == (done.out, done.err)
-    os.environ["X"] = "chamberme"
-    expanded = invoke("exec", "--strict", "--expand", "N=json", "--key", "A", "--key", "N", "/APP", "--", "true")
+    # What is expanded is no variable by itself.
+    expanded = invoke("exec", "--strict", "--expand", "N=json", "--key", "A", "--key", "N", "/APP", "--", "false")
     assert 1 == expanded.status
+    assert "not in Parameter Store: /APP/N" in expanded.err
 
 
 def test_a_script_without_a_first_line_is_refused(ssm: Store, tmp_path: Path) -> None:
@@ -161,5 +164,5 @@ def test_what_the_kernel_does_not_take_is_named(ssm: Store) -> None:
 
     ssm.put("/APP/A", "not-shown")
     os.environ |= {name: value for name, value in many.items() if name != "A"}
-    done = invoke("exec", "/APP", "--", *command)
+    done = invoke("exec", "/APP", "--", "false")
     assert (126, True, False) == (done.status, "too many for the kernel" in done.err, "shown" in done.err)

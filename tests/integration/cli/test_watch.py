@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -257,6 +258,34 @@ async def test_a_terminal_is_the_commands(ssm: Store) -> None:
     await asyncio.to_thread(use)
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_a_terminal_that_hangs_up_ends_both(ssm: Store, *, stopped: bool) -> None:
+    """It ends a command in the foreground and one that is stopped, and nothing of us stays."""
+    await put(ssm, A="1")
+    service = f"print(os.getppid(), os.getpid(), 'pids')\n{INTERACTIVE}"
+
+    def use() -> list[str]:
+        with bash() as shell:
+            command = aiossmenv(
+                "exec", "--watch", *QUICK, "/APP", "--", sys.executable, "-u", "-c", f"import os; {service}"
+            )
+            shell.sendline(shlex.join(command))
+            shell.expect(r"(\d+) (\d+) pids.*ready 1")
+            assert isinstance(shell.match, re.Match)
+            pids = list(shell.match.groups())
+            if stopped:
+                shell.send("\x1a")
+                shell.expect("Stopped.*prompt> ")
+        return pids
+
+    pids = await asyncio.to_thread(use)
+
+    end = time.monotonic() + 10
+    while {None, "Z"} < {None, "Z", *map(state, pids)}:
+        assert time.monotonic() < end
+        await asyncio.sleep(0.05)
+
+
 async def test_in_a_pipeline_the_terminal_is_the_readers(ssm: Store) -> None:
     """Behind a pipe a pager may read the terminal; Ctrl-C still reaches the command once, and Ctrl-Z stops both."""
     await put(ssm, A="1", B="1")
@@ -389,7 +418,7 @@ async def test_the_program_inherits_what_we_did(ssm: Store, tmp_path: Path) -> N
 )  # fmt: skip
 def test_options_that_cannot_be_are_refused(options: tuple[str, ...], said: str) -> None:
     """A wrong use says which option it is, with status 2, before anything is read."""
-    done = invoke("exec", *options, "/APP", "--", "true")
+    done = invoke("exec", *options, "/APP", "--", "false")
 
     assert (2, "") == (done.status, done.out)
     assert said in done.err
