@@ -5,9 +5,10 @@ Both are SQLAlchemy engines, which get the same load and rotations in turn: 20 t
 the secret to Secrets Manager and to Parameter Store, which moto serves over HTTP. The plugin reads it from the one, and
 `load_env` from the other. The plugin's engine has `pool_pre_ping=True`. It takes about four minutes, and needs MariaDB
 and PostgreSQL. Where the wrapper is not installed, it says so and ends. The wrapper needs a newer boto3 than aioboto3
-allows, and SQLAlchemy 2.0 for PostgreSQL, so give it an environment of its own:
+allows, and SQLAlchemy 2.0 for PostgreSQL, so give it an environment of its own; pip reports the conflict and installs:
 
     python -m venv .venv/wrapper
+    .venv/wrapper/bin/pip install --upgrade pip
     .venv/wrapper/bin/pip install '.[mysql,sqlalchemy]' --group test
     .venv/wrapper/bin/pip install --upgrade aws-advanced-python-wrapper 'sqlalchemy<2.1' aiobotocore boto3
     .venv/wrapper/bin/python tests/benchmarks/wrapper.py
