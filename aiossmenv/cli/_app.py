@@ -35,12 +35,13 @@ def _print_version(*, wanted: bool) -> None:
 @app.callback()
 def _options(
     _version: Annotated[
-        bool, typer.Option("--version", callback=lambda value: _print_version(wanted=value), is_eager=True)
+        bool, typer.Option("--version", help="Show the version and exit.", callback=lambda value: _print_version(wanted=value), is_eager=True)
     ] = False,
 ) -> None:
     """Parameter Store for people, and for programs in other languages."""
 
 
+app.command("exec", cls=ExecCommand, short_help="Run a program with the variables.")(exec_)
 for _name, _run, _summary in (
     ("list", list_, "List what is under a path."),
     ("get", get, "Show parameters by name."),
@@ -54,4 +55,3 @@ for _name, _run, _summary in (
     ("doctor", doctor, "Say what this role can do here, and what would fail."),
 ):
     app.command(_name, short_help=_summary)(_run)
-app.command("exec", cls=ExecCommand, short_help="Run a program with the variables.")(exec_)
