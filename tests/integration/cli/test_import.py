@@ -137,7 +137,7 @@ async def test_types_and_keys_of_parameters_stay(proxy: FaultProxy, ssm: Store, 
 
 
 def test_options_decide_for_what_is_written(ssm: Store, tmp_path: Path) -> None:
-    """--type, --key-id and --tier are those of PutParameter."""
+    """--type, --key-id and --tier are those of PutParameter; a String that is there has no key."""
     file = tmp_path / "it.yaml"
     file.write_text(f"A: {'x' * 5_000}\n")
 
@@ -145,6 +145,9 @@ def test_options_decide_for_what_is_written(ssm: Store, tmp_path: Path) -> None:
     assert ("alias/mine", "Advanced") == tuple(described(ssm)["/P/A"][name] for name in ("KeyId", "Tier"))
     assert 0 == importing(file, "/Q", "--yes", "--type", "String", "--tier", "Advanced").status
     assert "String" == described(ssm)["/Q/A"]["Type"]
+    ssm.put("/R/A", "old", "String")
+    assert 0 == importing(file, "/R", "--yes", "--key-id", "alias/mine", "--tier", "Advanced").status
+    assert "String" == described(ssm)["/R/A"]["Type"]
     assert 2 == importing(file, "/P", "--type", "String", "--key-id", "alias/mine").status
     assert 2 == importing(file, "/P", "--type", "Text").status
 
