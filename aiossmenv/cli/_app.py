@@ -35,7 +35,13 @@ def _print_version(*, wanted: bool) -> None:
 @app.callback()
 def _options(
     _version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", callback=lambda value: _print_version(wanted=value), is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Show the version and exit.",
+            callback=lambda value: _print_version(wanted=value),
+            is_eager=True,
+        ),
     ] = False,
 ) -> None:
     """Parameter Store for people, and for programs in other languages."""
