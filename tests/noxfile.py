@@ -21,15 +21,17 @@ PAGES = ["aiossmenv", *(f"aiossmenv.{page}" for page in ("fastapi", "mysql", "py
 SSM = "tests/integration/ssm"
 FRAMEWORKS = "tests/integration/frameworks"
 DATABASES = "tests/integration/databases"
+CLI = "tests/integration/cli"
 LOOPS = [f"{SSM}/test_{name}.py" for name in ("engine", "refresh", "loops", "closing")]
-# Tests without a server that may depend on the interpreter or the loop.
+# Tests without a server that may depend on the interpreter, and those of them that may depend on the loop.
 UNIT = [
     *(f"tests/unit/test_{name}.py" for name in ("concurrency", "env", "events", "reader", "reader_cases", "surface")),
     *(f"tests/unit/test_{name}.py" for name in ("rotating", "rotating_refresh", "rotating_edges", "sync", "testing")),
 ]
+ON_LOOP = [f"tests/unit/test_{name}.py" for name in ("concurrency", "env", "events", "rotating_edges", "sync")]
 SDK = [
-    *(f"{SSM}/test_{name}.py" for name in ("configuration", "sources", "pinning", "tls", "load", "store", "loops")),
-    f"{SSM}/test_closing.py",
+    *(f"{SSM}/test_{name}.py" for name in ("configuration", "sources", "pinning", "tls", "store", "loops", "closing")),
+    f"{SSM}/test_contract.py",
 ]
 
 nox.options.default_venv_backend = "none"
@@ -164,7 +166,7 @@ def frameworks(session: nox.Session) -> None:
 @nox.session
 def cli(session: nox.Session) -> None:
     """Run the tests of the command line."""
-    measured(session, "tests/integration/cli")
+    measured(session, CLI)
 
 
 @nox.session
@@ -178,7 +180,7 @@ def uvloop(session: nox.Session) -> None:
     """Run the tests that depend on the loop on uvloop."""
     pools = [f"{DATABASES}/test_{name}.py" for name in ("pool", "connections", "engine")]
     programs = environment(session, f"tests-{CHOSEN}")
-    test(session, programs, "tests/integration/test_loop.py", *UNIT, *LOOPS, *pools, TEST_LOOP="uvloop", **FAST)
+    test(session, programs, "tests/integration/test_loop.py", *ON_LOOP, *LOOPS, *pools, TEST_LOOP="uvloop", **FAST)
 
 
 @nox.session
@@ -206,10 +208,14 @@ def python(session: nox.Session, version: str) -> None:
     found = interpreter(version)
     if version == CHOSEN or found is None:
         session.skip(f"Python {version} is not installed, or is the chosen one")
-    # One of them has the SQLAlchemy that most have today.
-    older, engines = (["sqlalchemy[asyncio]<2.1"], [f"{DATABASES}/test_engine.py"]) if version == "3.12" else ([], [])
-    programs = environment(session, f"tests-{version}", found, *older)
-    test(session, programs, *UNIT, *LOOPS, f"{FRAMEWORKS}/test_forks.py", *engines, **FAST)
+    forks = f"{FRAMEWORKS}/test_forks.py"
+    # One of them has the SQLAlchemy that most have today, and is between two that run the rest.
+    if version == "3.12":
+        programs = environment(session, f"tests-{version}", found, "sqlalchemy[asyncio]<2.1")
+        test(session, programs, *ON_LOOP, *LOOPS, forks, f"{DATABASES}/test_engine.py", **FAST)
+    else:
+        programs = environment(session, f"tests-{version}", found)
+        test(session, programs, *UNIT, *LOOPS, forks, f"{CLI}/test_watch.py", **FAST)
 
 
 @nox.session
