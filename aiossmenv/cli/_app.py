@@ -1,6 +1,5 @@
 """The commands, by their names."""
 
-from importlib.metadata import version as version_of
 from typing import Annotated
 
 import typer
@@ -28,6 +27,9 @@ app = typer.Typer(
 
 def _print_version(*, wanted: bool) -> None:
     if wanted:
+        # Here, because that takes 50 ms.
+        from importlib.metadata import version as version_of
+
         typer.echo(f"aiossmenv {version_of('aiossmenv')}")
         raise typer.Exit
 

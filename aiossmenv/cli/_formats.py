@@ -88,11 +88,11 @@ def warnings(values: Mapping[str, str], form: Format) -> Iterator[str]:
 _NAMED = 20
 
 
-def listed(texts: Iterable[str], separator: str = ", ") -> str:
+def listed(texts: Iterable[str]) -> str:
     """Return the first twenty of *texts*, and how many more there are."""
     every = list(texts)
     more = len(every) - _NAMED
-    return separator.join(every[:_NAMED]) + (f"{separator}and {more:,} more" if more > 0 else "")
+    return ", ".join(every[:_NAMED]) + (f", and {more:,} more" if more > 0 else "")
 
 
 _DOTENV_KEY = re.compile(r"[A-Za-z0-9_.-]+")

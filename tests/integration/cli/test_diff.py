@@ -62,13 +62,21 @@ def test_a_side_may_be_a_file(two: Store, tmp_path: Path) -> None:
     named.write_text("A=s3cr3t\nB=0ther\nDB_URL=s3cr3t\n")
     other.write_text('{"A": "s3cr3t", "B": "0ther", "db": {"url": "s3cr3t"}}')
 
+    # As a shell passes `<(command)`: neither a name with a suffix nor what looks like a file.
+    reads, writes = os.pipe()
+    os.write(writes, named.read_bytes())
+    os.close(writes)
+
     for done in (
+        invoke("diff", "/ONE", f"/dev/fd/{reads}", "--format", "dotenv"),
+        invoke("diff", "-", "/ONE", "--format", "dotenv", stdin=named.read_text()),
         invoke("diff", "/ONE", str(named)),
         invoke("diff", str(named), "/ONE"),
         invoke("diff", "/ONE", str(other), "--format", "json"),
         invoke("diff", "/ONE", "-", "--format", "dotenv", stdin=named.read_text()),
     ):
         assert (1, {"B": "different"}) == (done.status, rows(done))
+    os.close(reads)
     assert (2, "") == _all(invoke("diff", str(named), "/ONE", "--format", "json"))[:2]
 
 
