@@ -50,7 +50,7 @@ def warned(values: dict[str, str], word: str) -> set[str]:
     return {key for key, value in values.items() if any(word in text for text in warnings({key: value}, Format.dotenv))}
 
 
-few = settings(max_examples=15)
+few = settings(max_examples=10)
 # Reasons for one kind of quotes, with what is replaced in the other kind.
 PAIRS = [
     first + second for first in ("'", "\r", "\\", "\\\\") for second in ("$X", "`exit 9`", "${X}", '"', "\\", "\n")

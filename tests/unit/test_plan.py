@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aiossmenv import KeyCollision, Parameter
@@ -145,6 +145,7 @@ def test_no_value_is_in_a_repr() -> None:
 NAMES = st.dictionaries(st.sampled_from("ABCDEF"), st.sampled_from("12"), min_size=1)
 
 
+@settings(max_examples=40)
 @given(wanted=NAMES, before=NAMES, prune=st.booleans(), done=st.integers(0, 6))
 def test_a_second_import_does_the_rest(wanted: dict[str, str], before: dict[str, str], prune: bool, done: int) -> None:
     """After the first changes of a plan are made, the plan is what is left of it; after all of them, nothing."""
@@ -166,6 +167,7 @@ def test_a_second_import_does_the_rest(wanted: dict[str, str], before: dict[str,
     assert (wanted if prune else before | wanted) == after
 
 
+@settings(max_examples=40)
 @given(first=NAMES, second=NAMES)
 def test_two_sets_differ_by_the_keys_that_one_has_and_by_values(first: dict[str, str], second: dict[str, str]) -> None:
     """Each differing key is in one of the three groups, and equal sets have none."""
