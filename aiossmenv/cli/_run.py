@@ -16,8 +16,8 @@ from aiossmenv._errors import AiossmenvError
 from aiossmenv._ssm.store import ParameterStore
 from aiossmenv.cli._wording import in_words_of_the_command
 
-# Exit statuses.
-FAILED, WRONG_USE = 1, 2
+# The exit status after an error.
+FAILED = 1
 
 # What typer itself answers: an option that cannot be, an exit status, an interrupted prompt.
 _TYPERS = (typer.BadParameter, typer.Exit, typer.Abort)
@@ -82,7 +82,7 @@ def describe(error: BaseException) -> str:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""  # noqa: PTH119
-    return f"{type(error).__name__}{where}"
+    return f"internal error: {type(error).__name__}{where}"
 
 
 def note(text: str) -> None:

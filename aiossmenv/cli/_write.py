@@ -1,17 +1,18 @@
 """`set` and `delete`: one parameter is written, or some are removed."""
 
+import asyncio
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import typer
 
-from aiossmenv._errors import AccessDenied, AiossmenvError, ParameterNotFound
+from aiossmenv._errors import AccessDenied, ParameterNotFound
 from aiossmenv._models import ParameterHistory
 from aiossmenv._naming import full_name
 from aiossmenv._ssm.store import ParameterStore
 from aiossmenv.cli import _options as options
-from aiossmenv.cli._run import fail, new_store, note, run
+from aiossmenv.cli._run import fail, new_store, reporting
 
 
 def set_(
@@ -50,13 +51,9 @@ def set_(
     tags = _tags(tag or [])
 
     async def put() -> None:
-        full = full_name(name)
-        # Asked for before anything is sent: an answer to a prompt may take minutes.
-        secret = _value(full, value)
         async with new_store(region, profile) as store:
-            before = None if new else await _newest(store, full)
-            if before and before.type == "SecureString" and not key_id and not before.key_id:
-                note(f"the KMS key of {full} cannot be read, so this version gets the key alias/aws/ssm")
+            known = new or kind in {"String", "StringList"} or (kind and key_id)
+            before = None if known else await _newest(store, full)
             written = await store.put(
                 full,
                 secret,
@@ -71,7 +68,11 @@ def set_(
         came = "new, " if written.previous_version == 0 else f"{earlier} -> "
         typer.echo(f"{full}: {came}version {written.version}")
 
-    run(put(), verbose=verbose)
+    with reporting(verbose=verbose):
+        full = full_name(name)
+        # Before a loop runs, which would not let Ctrl-C end the prompt.
+        secret = _value(full, value)
+        asyncio.run(put())
 
 
 def delete(
@@ -84,9 +85,6 @@ def delete(
     """Delete parameters, with all their versions."""
 
     async def remove() -> None:
-        wanted = tuple(dict.fromkeys(map(full_name, names)))
-        if not yes:
-            confirm(f"Delete {', '.join(wanted)} with all versions?")
         async with new_store(region, profile) as store:
             deleted = await store.delete(*wanted)
             for name in deleted:
@@ -99,10 +97,14 @@ def delete(
                     remedy="Check the name and the region.",
                 )
 
-    run(remove(), verbose=verbose)
+    with reporting(verbose=verbose):
+        wanted = tuple(dict.fromkeys(map(full_name, names)))
+        if not yes:
+            _confirm(f"Delete {', '.join(wanted)} with all versions?")
+        asyncio.run(remove())
 
 
-def confirm(question: str) -> None:
+def _confirm(question: str) -> None:
     """Ask on the terminal, and stop the command unless the answer is yes."""
     if not sys.stdin.isatty():
         fail("this asks before it changes anything, and standard input is no terminal", "Add --yes.")
@@ -139,12 +141,13 @@ def _tags(given: list[str]) -> Mapping[str, str]:
 
 
 async def _newest(store: ParameterStore, name: str) -> ParameterHistory | None:
-    """Return what is known of the parameter: its type and KMS key shall stay. `None`: it is new, or unknown."""
+    """Return what is known of the parameter, whose type and KMS key shall stay, or `None` if it is new."""
     try:
         return (await store.history(name, with_decryption=False))[-1]
     except ParameterNotFound:
         return None
     except AccessDenied as error:
-        denial: AiossmenvError = error
-    note(f"type and KMS key of {name} cannot be read: {denial}")
-    return None
+        # PutParameter by itself takes the default key, with which other roles could decrypt it.
+        more = "Without it type and KMS key of a parameter are not known: pass --type and --key-id, or --new."
+        error.remedy = f"{error.remedy} {more}" if error.remedy else more
+        raise

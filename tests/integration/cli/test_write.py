@@ -109,6 +109,18 @@ def test_prompt(ssm: Store) -> None:
     assert "geheim" == value(ssm, "/APP/A")
 
 
+def test_an_interrupted_prompt_writes_nothing(ssm: Store) -> None:
+    """Ctrl-C at a prompt ends the command at once."""
+    child = on_terminal("set", "/APP/A")
+    child.expect("Value of /APP/A.*: ?")
+    child.waitnoecho()
+    child.sendcontrol("c")
+    child.expect(pexpect.EOF)
+
+    assert 1 == child.wait()
+    assert [] == ssm.client.describe_parameters()["Parameters"]
+
+
 def test_delete(ssm: Store) -> None:
     """Several parameters are deleted; one that is not there is an error after that."""
     ssm.put("/APP/A", "1")
@@ -137,11 +149,15 @@ def test_delete_asks(ssm: Store) -> None:
 
 
 async def test_set_without_the_right_to_read(ssm: Store, proxy: FaultProxy) -> None:
-    """A role that may only write writes a SecureString, and is told that type and key are not known."""
+    """
+    A role that may only write is told to name type and key: a version with the default key could be read by others.
+    """
     proxy.add(error("AccessDeniedException"), when=lambda call: call.operation != "PutParameter")
 
-    done = await invoke_in_thread("set", "/APP/A", "x")
+    refused = await invoke_in_thread("set", "/APP/A", "x")
+    written = await invoke_in_thread("set", "/APP/A", "x", "--type", "SecureString", "--key-id", "alias/ours")
 
-    assert (0, "/APP/A: an unknown version -> version 1\n") == (done.status, done.out)
-    assert "type and KMS key" in done.err
-    assert "x" == value(ssm, "/APP/A")
+    assert (1, "") == (refused.status, refused.out)
+    assert "pass --type and --key-id, or --new" in refused.err
+    assert (0, "/APP/A: an unknown version -> version 1\n") == (written.status, written.out)
+    assert ("alias/ours", "SecureString") == key_and_type(ssm, "/APP/A")
