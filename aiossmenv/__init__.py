@@ -10,7 +10,7 @@ Secrets and settings from AWS Systems Manager Parameter Store, in the environmen
 `load_env` has the options, `load_env_sync` is the same for code that is not async, `Env` is what they return, and
 `AiossmenvError` has the tree of errors with what to do about each: `help(aiossmenv.AiossmenvError)`. The modules
 `aiossmenv.mysql`, `aiossmenv.sqlalchemy`, `aiossmenv.fastapi`, `aiossmenv.pydantic` and `aiossmenv.testing` describe
-themselves. This page says what happens unless an option says otherwise.
+themselves, and so does the command, `aiossmenv --help`. This page says what happens unless an option says otherwise.
 
 ## Loading
 
