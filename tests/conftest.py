@@ -50,6 +50,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     os.environ.update(before)
 
 
+@pytest.fixture(autouse=True)
+def first_refreshes() -> Iterator[None]:
+    """Let no first refresh begin at once, as one in fifty would: the time of it is random."""
+    with ParameterStore.override_defaults(random=lambda: 0.5):
+        yield
+
+
 @pytest.fixture(scope="session")
 def moto() -> Iterator[Store]:
     """Run one Parameter Store for all tests, because all moto servers of a process share their state."""

@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 MYSQL = VENV / "mysql"
 CHOSEN = f"{sys.version_info.major}.{sys.version_info.minor}"
-PAGES = ["aiossmenv", *(f"aiossmenv.{page}" for page in ("cli", "fastapi", "mysql", "pydantic", "sqlalchemy", "testing"))]
+PAGES = [
+    "aiossmenv",
+    *(f"aiossmenv.{page}" for page in ("cli", "fastapi", "mysql", "pydantic", "sqlalchemy", "testing")),
+]
 
 SSM = "tests/integration/ssm"
 FRAMEWORKS = "tests/integration/frameworks"
