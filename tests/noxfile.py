@@ -181,7 +181,7 @@ def databases(session: nox.Session) -> None:
 @nox.session
 def uvloop(session: nox.Session) -> None:
     """Run the tests that depend on the loop on uvloop."""
-    pools = [f"{DATABASES}/test_{name}.py" for name in ("pool", "connections", "engine")]
+    pools = [f"{DATABASES}/test_{name}.py" for name in ("pool", "engine")]
     programs = environment(session, f"tests-{CHOSEN}")
     test(session, programs, "tests/integration/test_loop.py", *ON_LOOP, *LOOPS, *pools, TEST_LOOP="uvloop", **FAST)
 
@@ -201,7 +201,7 @@ def newest_sdk(session: nox.Session) -> None:
         pip = (str(folder / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check", "install")
         session.run(*pip, "--no-compile", "--upgrade", "aiobotocore", "boto3", external=True)
         (folder / "complete").touch()
-    run(session, folder / "bin", "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *SDK, **FAST)
+    run(session, folder / "bin", "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", QUICK, *SDK, **FAST)
 
 
 @nox.session
@@ -215,7 +215,7 @@ def python(session: nox.Session, version: str) -> None:
     # One of them has the SQLAlchemy that most have today, and is between two that run the rest.
     if version == "3.12":
         programs = environment(session, f"tests-{version}", found, "sqlalchemy[asyncio]<2.1")
-        test(session, programs, *ON_LOOP, *LOOPS, forks, f"{DATABASES}/test_engine.py", **FAST)
+        test(session, programs, *ON_LOOP, forks, f"{DATABASES}/test_engine.py", **FAST)
     else:
         programs = environment(session, f"tests-{version}", found)
         test(session, programs, *UNIT, *LOOPS, forks, f"{CLI}/test_watch.py", **FAST)
@@ -241,5 +241,7 @@ def docs(session: nox.Session) -> None:
     run(session, programs, *pdoc, str(VENV / "docs"), *PAGES)
 
 
+# Tests that only wait are not repeated.
+QUICK = "not until_the_deadline"
 # Repeated runs use fewer examples, and no MySQL.
 FAST = {"HYPOTHESIS_PROFILE": "fast", "MYSQL_ROOT": ""}

@@ -695,4 +695,4 @@ async def test_a_bug_in_a_check_hides_no_other() -> None:
     (found,) = await within(1, "clock", check())
 
     assert ("error", "clock") == (found.level, found.subject)
-    assert found.text.startswith("ValueError at test_doctor.py:")
+    assert found.text.startswith("internal error: ValueError at test_doctor.py:")

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pexpect
@@ -42,8 +43,9 @@ def test_version() -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_script(shell: str) -> None:
     """Each shell gets a script that completes the command."""
+    program = str(Path(sys.executable).with_name("aiossmenv"))
     done = subprocess.run(
-        ["aiossmenv"], capture_output=True, text=True, check=False, env=environ(f"source_{shell}"), timeout=30
+        [program], capture_output=True, text=True, check=False, env=environ(f"source_{shell}"), timeout=30
     )
 
     assert 0 == done.returncode, done.stderr
@@ -70,4 +72,5 @@ def test_completion() -> None:
 
 def environ(complete: str = "") -> dict[str, str]:
     """Return an environment in which the command completes."""
-    return {**os.environ, **PLAIN, **({"_AIOSSMENV_COMPLETE": complete} if complete else {})}
+    programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, **PLAIN, "PATH": programs, **({"_AIOSSMENV_COMPLETE": complete} if complete else {})}

@@ -30,7 +30,7 @@ from timing import eventually
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 MARKER = "s3cret-marker"
-ROTATIONS = 20
+ROTATIONS = 12
 
 
 @asynccontextmanager
