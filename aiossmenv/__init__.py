@@ -88,7 +88,7 @@ returns within 5 seconds, and the last good values stay unless they are older th
 No value is in a repr, a log of any level, an error, its causes, or the variables of our frames. The SDK's logs of what
 Parameter Store answers are withheld too. Not hidden are `os.environ`, and with it child processes, `/proc` and core
 dumps (`environ=None` sets no variables); what your own functions and drivers raise; and plain `str` fields of settings
-(use `SecretStr`). No value is written to a disk.
+(use `SecretStr`). No value is written to a disk, except by the command `aiossmenv export --output`.
 
 ## Costs
 
