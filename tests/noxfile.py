@@ -33,8 +33,7 @@ UNIT = [
 ]
 ON_LOOP = [f"tests/unit/test_{name}.py" for name in ("concurrency", "env", "events", "rotating_edges", "sync")]
 SDK = [
-    *(f"{SSM}/test_{name}.py" for name in ("configuration", "sources", "pinning", "tls", "store", "loops", "closing")),
-    f"{SSM}/test_contract.py",
+    *(f"{SSM}/test_{name}.py" for name in ("configuration", "sources", "pinning", "tls", "contract")),
 ]
 
 nox.options.default_venv_backend = "none"
@@ -218,7 +217,7 @@ def python(session: nox.Session, version: str) -> None:
         test(session, programs, *ON_LOOP, forks, f"{DATABASES}/test_engine.py", **FAST)
     else:
         programs = environment(session, f"tests-{version}", found)
-        test(session, programs, *UNIT, *LOOPS, forks, f"{CLI}/test_watch.py", **FAST)
+        test(session, programs, *UNIT, *LOOPS, forks, **FAST)
 
 
 @nox.session

@@ -218,7 +218,8 @@ async def test_failed_refreshes_change_nothing(
     environ: dict[str, str] = {}
     env = await load_env(PATH, environ=environ, store=store, deadline=5)
     held = NAMES
-    for at in [*places(name), *([] if name == "a token that repeats" else [PAGES])]:  # a read by name has no pages
+    # The last page, and a read by name, which has no pages.
+    for at in [*places(name)[-1:], *([] if name == "a token that repeats" else [PAGES])]:
         fault_in_refresh(proxy, LASTING[name], at)
         await change(f"changed {at}")
         began = clock.now()
