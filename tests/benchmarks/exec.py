@@ -1,9 +1,10 @@
 """
-Measure `aiossmenv exec`: `tests/benchmarks/run exec`. It takes about a minute on two cores.
+Measure the command line: `tests/benchmarks/run exec`. It takes about two minutes on two cores.
 
-First: `exec` of `true` beside a program that only awaits `load_env`, in pairs, one after the other; medians of both and
-of the differences. Then: 50 rotations of two parameters under a service in sh that `exec --watch` runs, while two other
-processes keep both cores busy: how often it was started, and how often with two values that do not match.
+First: `export` of 10,000 parameters beside a program that only awaits `load_env`, in pairs, over TLS: medians of the
+times, and the most memory. Then: `exec` of `true` beside such a program, in pairs, one after the other; medians of both
+and of the differences. Then: 50 rotations of two parameters under a service in sh that `exec --watch` runs, while two
+other processes keep both cores busy: how often it was started, and how often with two values that do not match.
 """
 
 import argparse
@@ -15,8 +16,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-# Python adds only the script's own directory to sys.path; these modules are in two other directories.
+if TYPE_CHECKING:
+    from benchmarks.store import Store as BenchmarkStore
+else:
+    # As a script: Python adds only the script's own directory to sys.path.
+    from store import Store as BenchmarkStore
+
+# These modules are in two other directories.
 sys.path += [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2] / "examples")]
 
 from command import aiossmenv
@@ -24,6 +32,32 @@ from embedded import Store, embedded_store
 from watched import rotate
 
 ALONE = "import asyncio\nfrom aiossmenv import load_env\nasync def main(): await load_env('/APP')\nasyncio.run(main())"
+
+
+EXPORTED = 10_000
+LOAD_ALL = ALONE.replace("load_env('/APP')", "load_env('/all', environ=None)")
+
+
+def measure_export(pairs: int) -> None:
+    """Print what `export` takes beside the load alone."""
+    commands = {"load_env": [sys.executable, "-c", LOAD_ALL], "export": aiossmenv("export", "/all")}
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    memory = dict.fromkeys(commands, 0.0)
+    with BenchmarkStore() as store:
+        store.configure({"/all": EXPORTED})
+        environ = os.environ | store.environment("https")
+        for turn in range(pairs + 1):
+            for name, command in commands.items():
+                began = time.perf_counter()
+                process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL)
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = status
+                assert status == 0
+                memory[name] = max(memory[name], usage.ru_maxrss / 1024)
+                if turn:  # the first one fills the caches
+                    seconds[name].append(time.perf_counter() - began)
+    told = (f"{name} {statistics.median(all_):.3f} s, {memory[name]:.0f} MB" for name, all_ in seconds.items())
+    print(f"{EXPORTED:,} parameters, {pairs} pairs: {'; '.join(told)}", flush=True)
 
 
 def measure_start(pairs: int) -> None:
@@ -60,13 +94,14 @@ def measure_rotations(store: Store, rotations: int) -> bool:
 
 
 def main() -> int:
-    """Measure both; return the exit status."""
-    parser = argparse.ArgumentParser(description="Measure aiossmenv exec.")
+    """Measure all; return the exit status."""
+    parser = argparse.ArgumentParser(description="Measure the command line.")
     parser.add_argument("--pairs", type=int, default=15, help="default: %(default)s")
     parser.add_argument("--rotations", type=int, default=50, help="default: %(default)s")
     options = parser.parse_args()
     for name in [name for name in os.environ if name.startswith(("AWS_", "SSM_"))]:
         del os.environ[name]
+    measure_export(options.pairs)
     with embedded_store() as store:
         os.environ.update(store.environment)
         store.put("/APP/A", "0")
