@@ -1,6 +1,8 @@
 """How a command fails: one line, and with --verbose what led to it; no value, whatever the error holds."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 import typer
@@ -37,6 +39,16 @@ def test_an_error_that_is_nobodys_shows_no_value(capsys: pytest.CaptureFixture[s
     assert "internal error: KeyError at test_errors.py:" in printed
     assert "caused by internal error: ValueError" in printed
     assert SECRET not in printed
+
+
+def test_without_the_extra() -> None:
+    """Where the extra is not installed, the command says so in one line."""
+    program = "import sys; sys.modules['typer'] = None; from aiossmenv.cli import main; main()"
+
+    done = subprocess.run([sys.executable, "-c", program, "list"], capture_output=True, text=True, check=False)
+
+    assert 1 == done.returncode
+    assert "aiossmenv: the command line needs typer: pip install 'aiossmenv[cli]'\n" == done.stderr
 
 
 def test_an_interrupt_and_a_closed_pipe_are_statuses_of_signals() -> None:
