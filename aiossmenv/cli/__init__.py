@@ -4,9 +4,9 @@ The command `aiossmenv`, for people and for programs in other languages: `pip in
 `aiossmenv --help` lists its commands, and `aiossmenv COMMAND --help` the options of one. All that the SDK reads holds
 here too: `AWS_PROFILE`, `AWS_REGION`, `AWS_ENDPOINT_URL_SSM` and the files of the AWS configuration.
 
-The exit status is 0 when all went well, 1 after an error, and 2 for an option or an argument that cannot be. `exec` ends
-as its program does, and `diff` as diff(1). Errors go to standard error, and name no value. Values are shown by `export`,
-and by `--reveal` and `--raw`, and nowhere else.
+The exit status is 0 when all went well, 1 after an error, and 2 for an option or an argument that cannot be. `exec`
+ends as its program does, and `diff` as diff(1). Errors go to standard error, and name no value. Values are shown by
+`export`, by `--reveal` and by `--raw`.
 """
 
 import sys
