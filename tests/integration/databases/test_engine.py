@@ -265,7 +265,7 @@ async def test_the_connection_that_proved_has_ended(source: Source, account: Acc
 
 async def test_what_does_not_heal_is_the_drivers_error(source: Source, account: Account, driver: str) -> None:
     """After the deadline SQLAlchemy's own error is raised, and no frame of the chain shows the password."""
-    async with opened(source, driver, retry_deadline=0.3) as engine, engine.connect():
+    async with opened(source, driver, retry_deadline=2) as engine, engine.connect():
         source.publish(DB_PASSWORD="stored-wrong-once")
         await account.set_password("second")
         began = time.monotonic()
@@ -273,7 +273,7 @@ async def test_what_does_not_heal_is_the_drivers_error(source: Source, account: 
         with pytest.raises((DBAPIError, asyncpg.InvalidPasswordError)) as caught:
             async with engine.connect():
                 pass
-        assert 0.1 < time.monotonic() - began < 3
+        assert 1 < time.monotonic() - began < 8
     error: BaseException | None = caught.value
     while error:
         trace = traceback.TracebackException.from_exception(error, capture_locals=True)
