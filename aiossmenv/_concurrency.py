@@ -207,6 +207,19 @@ async def wait_for(task: "asyncio.Task[object]", clock: Clock, seconds: float) -
     return task.done()
 
 
+async def cancel_and_wait(task: "asyncio.Task[object]") -> None:
+    """
+    Cancel *task*, and wait until it has ended.
+
+    It may end with an error all the same, when its deadline and that of its caller come together. That error is
+    retrieved here: else asyncio would log it, with its traceback, as one that was never retrieved.
+    """
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
+
+
 async def for_each(items: Iterable[V], do: Callable[[V], Awaitable[None]], *, at_once: int) -> None:
     """
     Call *do* with each of *items*, *at_once* at a time, and wait for all.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from aiossmenv._concurrency import Clock, Home, SingleFlight, process, wait_for
+from aiossmenv._concurrency import Clock, Home, SingleFlight, cancel_and_wait, process, wait_for
 from aiossmenv._errors import AiossmenvError, StaleEnv, StoreUnavailable
 from aiossmenv._models import Change, Status
 from aiossmenv._schedule import Kind, Schedule
@@ -273,9 +273,7 @@ class Refresher:
         except Exception as error:
             self._warn_once(error)
         finally:
-            if not trying.done():
-                trying.cancel()
-                await asyncio.wait({trying})
+            await cancel_and_wait(trying)
         return ()
 
     def _warn_once(self, error: Exception) -> None:

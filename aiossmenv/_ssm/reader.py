@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from aiossmenv._concurrency import Clock, for_each, wait_for
+from aiossmenv._concurrency import Clock, cancel_and_wait, for_each, wait_for
 from aiossmenv._errors import (
     AiossmenvError,
     DecryptionFailed,
@@ -117,8 +117,7 @@ class Reader(Sender):
                 if failure is None:
                     return Results(read.results.parameters, read.results.digests)
         finally:
-            reading.cancel()
-            await asyncio.wait({reading})
+            await cancel_and_wait(reading)
             read.end()
             for is_back, denial in self.permissions.report():
                 if is_back:

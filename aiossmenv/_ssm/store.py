@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self, overload
 
 from cachetools import TTLCache
 
-from aiossmenv._concurrency import Clock, Home, LoopClock, SingleFlight, wait_for
+from aiossmenv._concurrency import Clock, Home, LoopClock, SingleFlight, cancel_and_wait, wait_for
 from aiossmenv._errors import AiossmenvError, InvalidPath, ParameterNotFound
 from aiossmenv._models import Parameter, ParameterHistory, ParameterMetadata, ParameterType, Tier, Written
 from aiossmenv._naming import base_name, full_name, normal_path
@@ -505,8 +505,7 @@ class ParameterStore:
             page = asking.result()
             return isinstance(page, Page) and bool(page.parameters)
         finally:
-            asking.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+            await cancel_and_wait(asking)
 
     def _account_for_suspend(self, seconds: float) -> None:
         """Note that the process was suspended, and the clock with it: denials end sooner."""

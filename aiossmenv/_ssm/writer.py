@@ -17,7 +17,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from aiossmenv._concurrency import Clock, wait_for
+from aiossmenv._concurrency import Clock, cancel_and_wait, wait_for
 from aiossmenv._errors import (
     AiossmenvError,
     ParameterAlreadyExists,
@@ -378,8 +378,7 @@ class Writer(Sender):
             done = await wait_for(working, self.clock, end - self.clock.now())
             return working.result() if done else None
         finally:
-            working.cancel()
-            await asyncio.wait({working})
+            await cancel_and_wait(working)
 
     async def _back_off(self, failures: int, end: float) -> bool:
         """Wait before the next try; return whether there is one."""

@@ -44,6 +44,7 @@ from aiossmenv._ssm.transport import (
     batches,
 )
 from aiossmenv.cli._findings import Finding, Level, counted, named, of_error, would_load
+from aiossmenv.cli._program import kernel_limit
 from aiossmenv.cli._run import describe
 
 if TYPE_CHECKING:
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
 
 # Reads in a second that an account has by default.
 _QUOTA = 40
-# Bytes that the kernel gives to the arguments and the environment of a program; on Windows characters, of the latter.
-_ARG_MAX = os.sysconf("SC_ARG_MAX") if hasattr(os, "sysconf") else 32_767
 # Seconds before a request that may go well later is sent again.
 _PAUSES = (0.1, 0.3)
 # So many names are decrypted one by one where not all can be.
@@ -321,8 +320,9 @@ def _of_size(parameters: Mapping[str, Parameter]) -> list[Finding]:
         for key, parameter in parameters.items()
     }
     size = sum(len(key) + len(value) + 2 + 8 for key, value in pairs.items())
-    text = f"the environment of this process would hold {size:,} bytes; a program gets {_ARG_MAX:,}, arguments included"
-    if size < _ARG_MAX:
+    limit = kernel_limit()
+    text = f"the environment of this process would hold {size:,} bytes; a program gets {limit:,}, arguments included"
+    if size < limit:
         return [Finding("note", "size", text)]
     return [Finding("warning", "size", text, "Child processes cannot be started with it: pass environ=None.")]
 

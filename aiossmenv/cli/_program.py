@@ -23,6 +23,7 @@ PLACEHOLDER = "chamberme"
 _TOTAL_AT_LEAST = 128 * 1024
 _TOTAL_AT_MOST = 6 * 1024 * 1024
 _PAGES_OF_ONE = 32
+_WINDOWS = 32_767
 _POINTER = 8
 # So many of the largest variables are named.
 _NAMED = 3
@@ -96,14 +97,16 @@ def make(command: Sequence[str], variables: Mapping[str, str], *, search_path: s
         environment={_bytes(name): _bytes(value) for name, value in variables.items()},
     )
     one = _PAGES_OF_ONE * os.sysconf("SC_PAGE_SIZE") if sys.platform == "linux" else None
-    fault = oversize(program, total=_limit(), one=one)
+    fault = oversize(program, total=kernel_limit(), one=one)
     if fault:
         _refuse(fault, "Load fewer or smaller variables: --key names what to load.")
     return program
 
 
-def _limit() -> int:
-    """Return the bytes that the kernel takes for arguments and environment."""
+def kernel_limit() -> int:
+    """Return the bytes that the kernel takes for arguments and environment; on Windows characters, of the latter."""
+    if sys.platform == "win32":
+        return _WINDOWS
     if sys.platform != "linux":
         return os.sysconf("SC_ARG_MAX")
     import resource

@@ -1,7 +1,9 @@
 """Writes: the pace at which they are sent, what a deadline cuts off, and which names may be written."""
 
 import asyncio
+import gc
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +21,7 @@ from aiossmenv import (
     StoreUnavailable,
     Throttled,
     Transport,
+    load_env,
 )
 from aiossmenv._naming import full_name
 from aiossmenv._ssm.transport import AddTagsToResource, Answer, DeleteParameters, DescribeParameters, Page, Request
@@ -76,6 +79,55 @@ def store_of(transport: Transport, clock: ManualClock, **options: Any) -> Parame
 async def put_all(store: ParameterStore, count: int) -> int:
     """Write so many parameters; return how many were written."""
     return len([written async for written in store.put_many({f"/W/{n}": "x" for n in range(count)})])
+
+
+# --- Deadlines
+
+
+@dataclass
+class Stubborn:
+    """A transport that never answers, and that ends with an error where it is cancelled."""
+
+    clock: ManualClock
+    region: str | None = "eu-central-1"
+
+    async def send(self, request: Request) -> Answer:
+        """See `Transport`."""
+        try:
+            await self.clock.sleep(3600)
+        except asyncio.CancelledError:
+            raise StoreUnavailable(f"{type(request).__name__} was cut off", transient=False) from None
+        raise AssertionError
+
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing to close."""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda store: store.get(A),
+        lambda store: load_env("/W", store=store, environ=None),
+        lambda store: store.put(A, "x"),
+        lambda store: store.delete(A),
+        lambda store: store.history(A),
+    ],
+)
+async def test_an_error_at_the_deadline_is_not_logged(
+    clock: ManualClock, call: Callable[[ParameterStore], Awaitable[object]]
+) -> None:
+    """
+    A request that ends with an error when its deadline ends it leaves no "exception was never retrieved" in the log.
+    """
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
+    async with store_of(Stubborn(clock), clock, deadline=5) as store:
+        with pytest.raises(StoreUnavailable):
+            await passing(clock, call(store))
+    gc.collect()
+    await asyncio.sleep(0)
+
+    assert [] == reported
 
 
 # --- Pace

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import methodcaller
 from pathlib import Path
 
 import pytest
@@ -114,10 +115,10 @@ NAMED: dict[str, Callable[[str], list[str]]] = {
     "delete": lambda name: ["delete", "--yes", name],
 }
 FAULTS: dict[str, tuple[Callable[[MemoryStore], object], str]] = {
-    "denied": (lambda store: store.deny("ssm:*"), "Allow ssm:"),
-    "throttled": (lambda store: store.throttle(), "Throttled.*throughput"),
-    "failing": (lambda store: store.fail(), "StoreUnavailable.*InternalServerError"),
-    "hanging": (lambda store: store.hang(), "StoreUnavailable.*Check the network"),
+    "denied": (methodcaller("deny", "ssm:*"), "Allow ssm:"),
+    "throttled": (methodcaller("throttle"), "Throttled.*throughput"),
+    "failing": (methodcaller("fail"), "StoreUnavailable.*InternalServerError"),
+    "hanging": (methodcaller("hang"), "StoreUnavailable.*Check the network"),
 }
 
 
@@ -133,8 +134,8 @@ def reads() -> Iterator[Row]:
         for fault, (cause, said) in FAULTS.items():
             yield f"{command}: {fault}", arguments("/APP"), cause, error, said
         if command != "list":
-            deny = lambda store: store.deny("kms:Decrypt")  # noqa: E731 - one line of a table
-            yield f"{command}: no right to decrypt", arguments("/APP"), deny, error, "kms:Decrypt"
+            no_key = methodcaller("deny", "kms:Decrypt")
+            yield f"{command}: no right to decrypt", arguments("/APP"), no_key, error, "kms:Decrypt"
         if command != "import":
             yield f"{command}: nothing there", arguments("/NOTHING"), None, error, "EmptyPath.*/NOTHING.*spelling"
     for command, arguments in NAMED.items():
@@ -171,9 +172,8 @@ def of_files() -> Iterator[Row]:
 
 def writes() -> Iterator[Row]:
     """Yield what is wrong with a write."""
-    denied = lambda store: store.deny("ssm:PutParameter")  # noqa: E731 - one line of a table
-    gone = lambda store: store.deny("ssm:DeleteParameters")  # noqa: E731 - one line of a table
-    no_key = lambda store: store.deny("kms:Encrypt")  # noqa: E731 - one line of a table
+    denied, gone = methodcaller("deny", "ssm:PutParameter"), methodcaller("deny", "ssm:DeleteParameters")
+    no_key = methodcaller("deny", "kms:Encrypt")
     yield "set: no right", ["set", "/APP/PLAIN", SECRET], denied, 1, "Allow ssm:PutParameter on .*/APP/PLAIN"
     yield "set: no right to encrypt", ["set", "/APP/NEW", SECRET], no_key, 1, "kms:Encrypt"
     yield "set: empty", ["set", "/APP/NEW", ""], None, 1, "empty"

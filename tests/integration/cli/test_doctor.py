@@ -400,8 +400,11 @@ async def test_one_name_that_is_denied(ssm: Store, proxy: FaultProxy) -> None:
     """With `--key` a name that the role may not read is an error; the others are not missing."""
     ssm.put("/APP/A", "not-shown")
     ssm.put("/APP/B", "not-shown")
+
+    def of_b(call: Call) -> bool:
+        return "/APP/B" in (call.body.get("Names") or [call.body.get("Name")])
+
     for operation in ("GetParameters", "GetParameter"):
-        of_b = lambda call: "/APP/B" in (call.body.get("Names") or [call.body.get("Name")])  # noqa: E731
         proxy.add(denied(operation, f"{MINE}/B"), operation=operation, when=of_b)
 
     findings = await find("/APP", "--key", "A", "--key", "B")

@@ -1,6 +1,7 @@
 """`list`, `get` and `history`."""
 
 import json
+import re
 
 import pytest
 
@@ -77,17 +78,21 @@ def test_visible() -> None:
     assert r"\x00\x07\x9b" == visible("\x00\x07\x9b")
 
 
-async def test_list_without_the_right_to_describe(ssm: Store, proxy: FaultProxy) -> None:
-    """A role that may not describe parameters sees all but the KMS keys, and a line says so."""
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("AccessDeniedException", "ssm:DescribeParameters"), ("ValidationException", "Check how the path")],
+)
+async def test_list_without_descriptions(ssm: Store, proxy: FaultProxy, code: str, said: str) -> None:
+    """Where parameters cannot be described, all but the KMS keys is listed, and a line says why."""
     ssm.put("/APP/A", "1")
-    proxy.add(error("AccessDeniedException"), when=lambda call: call.operation == "DescribeParameters")
+    proxy.add(error(code), when=lambda call: call.operation == "DescribeParameters")
 
     done = await invoke_in_thread("list", "/APP")
 
     assert 0 == done.status
     assert [["A", "/APP/A", "SecureString", "1"]] == [row[:4] for row in rows(done.out)]
     assert "alias" not in done.out
-    assert "ssm:DescribeParameters" in done.err
+    assert re.search(f"the KMS keys are not shown: .*({said})", done.err)
 
 
 # --- get
